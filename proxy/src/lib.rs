@@ -1,1 +1,7 @@
-//! The sidecar.
+//! The sidecar proxy: everything that touches a socket.
+//!
+//! One pipeline, and its folders are the stations in the order a byte meets them: `listener/` -> `http/` or `tcp/` ->
+//! `cluster/` -> the upstream socket.
+
+pub mod http;
+pub mod io;

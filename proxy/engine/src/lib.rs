@@ -1,1 +1,9 @@
-//! Everything that decides, and nothing that does I/O.
+//! Everything that decides, and nothing that does I/O: time and randomness are parameters, sockets are someone else's.
+//!
+//! The proxy, the control plane (which validates what it sends by the code that will receive it) and the simulator use
+//! the same engine. See `ARCHITECTURE.md` for the way of a byte and of a configuration update.
+
+pub mod config;
+pub mod message;
+pub mod route;
+pub mod stream_info;

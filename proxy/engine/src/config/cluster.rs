@@ -1,0 +1,10 @@
+//! `envoy.config.cluster.v3.Cluster`.
+
+use std::sync::Arc;
+
+/// A cluster as configured.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Arc<str>,
+}
