@@ -4,6 +4,8 @@
 //! the same engine. See `ARCHITECTURE.md` for the way of a byte and of a configuration update.
 
 pub mod config;
+pub mod connection_manager;
 pub mod message;
+pub mod reply;
 pub mod route;
 pub mod stream_info;

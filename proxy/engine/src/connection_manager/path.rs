@@ -1,0 +1,176 @@
+//! Path normalisation: RFC 3986 dot segments, doubled and escaped slashes.
+//!
+//! A route or an authorization rule that sees another path than the application does is a hole, so what cannot be
+//! normalised is refused.
+
+use std::borrow::Cow;
+
+use crate::config::hcm::EscapedSlashes;
+
+/// What the path becomes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Normalized<'a> {
+    /// It goes on as this.
+    Path(Cow<'a, str>),
+    /// The client is sent to this path (307).
+    Redirect(String),
+    /// 400, `path_normalization_failed`.
+    Reject,
+}
+
+/// Normalises the path part of `path`, leaving the query alone. With all options off the path comes back as it is.
+pub fn normalize(path: &str, normalize_path: bool, merge_slashes: bool, slashes: EscapedSlashes) -> Normalized<'_> {
+    let split = path.find(['?', '#']).unwrap_or(path.len());
+    let (mut head, tail) = (Cow::Borrowed(path.get(..split).unwrap_or_default()), path.get(split..).unwrap_or_default());
+
+    let mut redirect = false;
+    if slashes != EscapedSlashes::KeepUnchanged && has_escaped_slash(&head) {
+        match slashes {
+            EscapedSlashes::KeepUnchanged => {}
+            EscapedSlashes::RejectRequest => return Normalized::Reject,
+            EscapedSlashes::UnescapeAndRedirect => redirect = true,
+            EscapedSlashes::UnescapeAndForward => {}
+        }
+        head = Cow::Owned(unescape_slashes(&head));
+    }
+    if normalize_path {
+        match canonical(&head) {
+            Some(canonical) => head = Cow::Owned(canonical),
+            None => return Normalized::Reject,
+        }
+    }
+    if merge_slashes && head.contains("//") {
+        let mut merged = String::with_capacity(head.len());
+        for c in head.chars() {
+            if !(c == '/' && merged.ends_with('/')) {
+                merged.push(c);
+            }
+        }
+        head = Cow::Owned(merged);
+    }
+    match head {
+        Cow::Borrowed(_) => Normalized::Path(Cow::Borrowed(path)),
+        Cow::Owned(mut owned) => {
+            owned.push_str(tail);
+            if redirect { Normalized::Redirect(owned) } else { Normalized::Path(Cow::Owned(owned)) }
+        }
+    }
+}
+
+fn has_escaped_slash(path: &str) -> bool {
+    path.as_bytes()
+        .windows(3)
+        .any(|w| matches!(w, [b'%', b'2', b'f' | b'F'] | [b'%', b'5', b'c' | b'C']))
+}
+
+fn unescape_slashes(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(before);
+        let replacement = match escape.as_bytes() {
+            [b'%', b'2', b'f' | b'F', ..] => Some('/'),
+            [b'%', b'5', b'c' | b'C', ..] => Some('\\'),
+            _ => None,
+        };
+        match replacement {
+            Some(c) => {
+                out.push(c);
+                rest = escape.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push('%');
+                rest = escape.get(1..).unwrap_or_default();
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Removes dot segments (also spelled `%2e`), turns `\` into `/`, decodes escapes of unreserved characters. `None`
+/// where an escape is broken or decodes to NUL.
+fn canonical(path: &str) -> Option<String> {
+    if !path.starts_with('/') {
+        return None;
+    }
+    let mut decoded = String::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(b) = bytes.next() {
+        match b {
+            b'\\' => decoded.push('/'),
+            b'%' => {
+                let (Some(high), Some(low)) = (bytes.next(), bytes.next()) else { return None };
+                let value = u8::try_from(hex(high)? << 4 | hex(low)?).ok()?;
+                match value {
+                    0 => return None,
+                    b'.' | b'-' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => decoded.push(char::from(value)),
+                    _ => {
+                        decoded.push('%');
+                        decoded.push(char::from(high.to_ascii_uppercase()));
+                        decoded.push(char::from(low.to_ascii_uppercase()));
+                    }
+                }
+            }
+            b if b.is_ascii_graphic() => decoded.push(char::from(b)),
+            _ => return None,
+        }
+    }
+    let mut segments: Vec<&str> = Vec::new();
+    let mut ends_in_slash = false;
+    for segment in decoded.split('/').skip(1) {
+        ends_in_slash = matches!(segment, "." | "..");
+        match segment {
+            "." => {}
+            ".." => _ = segments.pop(),
+            segment => segments.push(segment),
+        }
+    }
+    let mut out = String::with_capacity(decoded.len());
+    for segment in &segments {
+        out.push('/');
+        out.push_str(segment);
+    }
+    if ends_in_slash || out.is_empty() {
+        out.push('/');
+    }
+    Some(out)
+}
+
+fn hex(digit: u8) -> Option<u32> {
+    char::from(digit).to_digit(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(input: &str, merge: bool, slashes: EscapedSlashes) -> String {
+        match normalize(input, true, merge, slashes) {
+            Normalized::Path(path) => path.into_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn dot_segments_go_whatever_their_spelling() {
+        let keep = EscapedSlashes::KeepUnchanged;
+        assert_eq!(path("/a/../b?x=/../y", false, keep), "/b?x=/../y");
+        assert_eq!(path("/a/%2e%2E/b/.", false, keep), "/b/");
+        assert_eq!(path("/../../etc", false, keep), "/etc");
+        assert_eq!(path("/a\\..\\b", false, keep), "/b");
+        assert_eq!(path("/a//b", false, keep), "/a//b");
+        assert_eq!(path("/a///b", true, keep), "/a/b");
+        assert_eq!(path("/%zz", false, keep), "Reject");
+        assert_eq!(path("/a%00b", false, keep), "Reject");
+    }
+
+    #[test]
+    fn escaped_slashes_follow_their_action() {
+        assert_eq!(path("/a%2fb", false, EscapedSlashes::RejectRequest), "Reject");
+        assert_eq!(path("/a%2fb", false, EscapedSlashes::UnescapeAndForward), "/a/b");
+        assert_eq!(path("/a%5cb", false, EscapedSlashes::UnescapeAndRedirect), "Redirect(\"/a/b\")");
+        assert_eq!(path("/a%2fb", false, EscapedSlashes::KeepUnchanged), "/a%2Fb");
+    }
+}

@@ -1,0 +1,302 @@
+//! A request head, from the codec to the filters: what a hop adds, takes away and believes.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, TE, UPGRADE, VIA};
+use http::{HeaderName, HeaderValue, Method};
+
+use super::names::*;
+use super::path::{Normalized, normalize};
+use super::xfcc;
+use crate::config::hcm::{EscapedSlashes, HttpConnectionManager, StripHostPort, UnderscoresAction};
+use crate::message::{RequestHead, Scheme};
+use crate::stream_info::{Address, ConnectionInfo};
+
+/// What the decision needs beside the request.
+#[derive(Debug)]
+pub struct RequestContext<'a> {
+    /// The settings.
+    pub hcm: &'a HttpConnectionManager,
+    /// The downstream connection.
+    pub connection: &'a ConnectionInfo,
+    /// Whether this request asks for an upgrade that the route allows.
+    pub upgrade: bool,
+    /// 128 random bits, for the request id.
+    pub random: u128,
+}
+
+/// Why a request is answered here, before any filter.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RequestRejected {
+    /// Answer with this status and `%RESPONSE_CODE_DETAILS%`.
+    Reply(u16, &'static str),
+    /// 307 to this path, `path_normalization_failed` has not happened: escaped slashes were unescaped.
+    Redirect(String),
+}
+
+/// Prepares `head` for the filters and returns the client's address as we believe it.
+pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Result<Address, RequestRejected> {
+    let hcm = cx.hcm;
+    underscores(head, hcm.underscores)?;
+    host(head, cx);
+    path(head, hcm)?;
+
+    if !cx.upgrade {
+        head.headers.remove(&CONNECTION);
+        head.headers.remove(&UPGRADE);
+    }
+    // TE is hop by hop; the one token that speaks of the whole way is trailers.
+    if let Some(te) = head.headers.get(&TE) {
+        let trailers = te.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+        if trailers {
+            head.headers.set(TE, HeaderValue::from_static("trailers"));
+        } else {
+            head.headers.remove(&TE);
+        }
+    }
+    head.headers.retain(|name, _| {
+        !matches!(name.as_str(), "x-envoy-internal" | "keep-alive" | "proxy-connection" | "transfer-encoding")
+    });
+
+    let secure = cx.connection.tls.is_some();
+    let own_scheme = HeaderValue::from_static(if secure { "https" } else { "http" });
+    let direct = &cx.connection.direct_remote_address;
+    let direct_ip = ip_of(direct);
+    let mut remote = None;
+    if hcm.use_remote_address {
+        if hcm.xff_num_trusted_hops > 0 {
+            remote = from_xff(head, hcm.xff_num_trusted_hops.saturating_sub(1));
+        }
+        remote = remote.or_else(|| Some(direct.clone()));
+        if !hcm.skip_xff_append
+            && let Some(ip) = direct_ip
+        {
+            let ip = if ip.is_loopback() { ip_of(&cx.connection.local_address).unwrap_or(ip) } else { ip };
+            append(head, X_FORWARDED_FOR, ",", &ip.to_string());
+        }
+        if hcm.xff_num_trusted_hops == 0 || !head.headers.contains(&X_FORWARDED_PROTO) {
+            head.headers.set(X_FORWARDED_PROTO, own_scheme.clone());
+        }
+        if hcm.append_x_forwarded_port
+            && (hcm.xff_num_trusted_hops == 0 || !head.headers.contains(&X_FORWARDED_PORT))
+            && let Address::Ip(local) = &cx.connection.local_address
+        {
+            head.headers.set(X_FORWARDED_PORT, HeaderValue::from(local.port()));
+        }
+    } else {
+        remote = remote.or_else(|| from_xff(head, hcm.xff_num_trusted_hops));
+    }
+    if !head.headers.contains(&X_FORWARDED_PROTO) {
+        head.headers.append(X_FORWARDED_PROTO, own_scheme);
+    }
+    // The scheme of HTTP/1 is what the forwarding header says, where it says one that we know.
+    match head.headers.get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(proto) if proto.eq_ignore_ascii_case(b"https") => head.scheme = Scheme::Https,
+        Some(proto) if proto.eq_ignore_ascii_case(b"http") => head.scheme = Scheme::Http,
+        _ => {}
+    }
+
+    // No address counts as internal unless it is configured so, which is refused in this version: every request is
+    // external, and what only an internal client may say is taken away.
+    let edge = hcm.use_remote_address;
+    if edge {
+        head.headers.retain(|name, _| !is_edge_only(name));
+    }
+    head.headers.retain(|name, _| !is_internal_only(name));
+    if let Some(via) = &hcm.via
+        && let Ok(via) = via.to_str()
+    {
+        append(head, VIA, ", ", via);
+    }
+    let remote = remote.unwrap_or_else(|| direct.clone());
+    if edge
+        && let Some(ip) = ip_of(&remote)
+        && let Ok(value) = HeaderValue::from_str(&ip.to_string())
+    {
+        head.headers.set(X_ENVOY_EXTERNAL_ADDRESS, value);
+    }
+    if hcm.generate_request_id {
+        let replace = edge && !hcm.preserve_external_request_id;
+        if replace || !head.headers.contains(&X_REQUEST_ID) {
+            head.headers.set(X_REQUEST_ID, request_id(cx.random));
+        }
+    }
+    xfcc::apply(
+        &mut head.headers,
+        cx.connection.tls.as_deref(),
+        hcm.forward_client_cert,
+        hcm.client_cert_details,
+    );
+    Ok(remote)
+}
+
+fn is_edge_only(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "x-envoy-decorator-operation" | "x-envoy-downstream-service-cluster" | "x-envoy-downstream-service-node"
+    )
+}
+
+fn is_internal_only(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "x-envoy-retriable-status-codes"
+            | "x-envoy-retriable-header-names"
+            | "x-envoy-retry-on"
+            | "x-envoy-retry-grpc-on"
+            | "x-envoy-max-retries"
+            | "x-envoy-upstream-alt-stat-name"
+            | "x-envoy-upstream-rq-timeout-ms"
+            | "x-envoy-upstream-rq-per-try-timeout-ms"
+            | "x-envoy-upstream-rq-timeout-alt-response"
+            | "x-envoy-expected-rq-timeout-ms"
+            | "x-envoy-force-trace"
+            | "x-envoy-ip-tags"
+            | "x-envoy-original-url"
+            | "x-envoy-hedge-on-per-try-timeout"
+    )
+}
+
+fn underscores(head: &mut RequestHead, action: UnderscoresAction) -> Result<(), RequestRejected> {
+    match action {
+        UnderscoresAction::Allow => {}
+        UnderscoresAction::DropHeader => head.headers.retain(|name, _| !name.as_str().contains('_')),
+        UnderscoresAction::RejectRequest => {
+            if head.headers.iter().any(|(name, _)| name.as_str().contains('_')) {
+                return Err(RequestRejected::Reply(400, "http.unexpected_underscore"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn host(head: &mut RequestHead, cx: &RequestContext<'_>) {
+    let hcm = cx.hcm;
+    if hcm.strip_host_port == StripHostPort::Keep && !hcm.strip_trailing_host_dot {
+        return;
+    }
+    let Some(text) = head.authority.as_ref().and_then(|a| a.to_str().ok()) else { return };
+    let (mut name, mut port) = split_port(text);
+    if head.method != Method::CONNECT {
+        let strip = match hcm.strip_host_port {
+            StripHostPort::Keep => false,
+            StripHostPort::Any => true,
+            StripHostPort::Matching => match &cx.connection.local_address {
+                Address::Ip(local) => port.and_then(|p| p.parse().ok()) == Some(local.port()),
+                Address::Pipe(_) => false,
+            },
+        };
+        if strip {
+            port = None;
+        }
+    }
+    if hcm.strip_trailing_host_dot {
+        name = name.strip_suffix('.').unwrap_or(name);
+    }
+    let new = match port {
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    };
+    if new != text
+        && let Ok(value) = HeaderValue::from_str(&new)
+    {
+        head.authority = Some(value);
+    }
+}
+
+/// `[::1]:80` -> (`[::1]`, `80`).
+fn split_port(host: &str) -> (&str, Option<&str>) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            if name.contains(':') && !name.ends_with(']') { (host, None) } else { (name, Some(port)) }
+        }
+        _ => (host, None),
+    }
+}
+
+fn path(head: &mut RequestHead, hcm: &HttpConnectionManager) -> Result<(), RequestRejected> {
+    if !hcm.normalize_path && !hcm.merge_slashes && hcm.escaped_slashes == EscapedSlashes::KeepUnchanged {
+        return Ok(());
+    }
+    if head.method == Method::CONNECT && head.connect_protocol.is_none() || head.path.as_bytes() == b"*" {
+        return Ok(());
+    }
+    const FAILED: RequestRejected = RequestRejected::Reply(400, "path_normalization_failed");
+    let new = match normalize(
+        head.path.to_str().map_err(|_| FAILED)?,
+        hcm.normalize_path,
+        hcm.merge_slashes,
+        hcm.escaped_slashes,
+    ) {
+        Normalized::Path(Cow::Borrowed(_)) => return Ok(()),
+        Normalized::Path(Cow::Owned(path)) => path,
+        Normalized::Redirect(path) => return Err(RequestRejected::Redirect(path)),
+        Normalized::Reject => return Err(FAILED),
+    };
+    head.path = HeaderValue::from_str(&new).map_err(|_| FAILED)?;
+    Ok(())
+}
+
+fn ip_of(address: &Address) -> Option<IpAddr> {
+    match address {
+        Address::Ip(address) => Some(address.ip()),
+        Address::Pipe(_) => None,
+    }
+}
+
+fn append(head: &mut RequestHead, name: HeaderName, separator: &str, value: &str) {
+    let joined = match head.headers.get(&name).and_then(|present| present.to_str().ok()).filter(|v| !v.is_empty()) {
+        Some(present) => HeaderValue::from_str(&format!("{present}{separator}{value}")),
+        None => HeaderValue::from_str(value),
+    };
+    if let Ok(joined) = joined {
+        head.headers.set(name, joined);
+    }
+}
+
+/// The address that stands `skip` places from the right in `x-forwarded-for`.
+fn from_xff(head: &RequestHead, skip: u32) -> Option<Address> {
+    let value = head.headers.get(&X_FORWARDED_FOR)?.to_str().ok()?;
+    let text = value.rsplit(',').nth(usize::try_from(skip).ok()?)?.trim();
+    let ip: IpAddr = text.parse().ok()?;
+    Some(Address::Ip((ip, 0).into()))
+}
+
+/// A version 4 UUID.
+fn request_id(random: u128) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bits = random & !(0xf << 76) | 0x4 << 76;
+    let bits = bits & !(0x3 << 62) | 0x2 << 62;
+    let mut text = [b'-'; 36];
+    let mut shift = 128u32;
+    for (at, slot) in text.iter_mut().enumerate() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            shift = shift.saturating_sub(4);
+            let digit = usize::try_from(bits >> shift & 0xf).unwrap_or_default();
+            *slot = HEX.get(digit).copied().unwrap_or(b'0');
+        }
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_a_version_4_uuid() {
+        let id = request_id(u128::MAX);
+        assert_eq!(id.to_str().ok(), Some("ffffffff-ffff-4fff-bfff-ffffffffffff"));
+        assert_eq!(request_id(0).to_str().ok(), Some("00000000-0000-4000-8000-000000000000"));
+    }
+
+    #[test]
+    fn a_port_is_told_from_an_address() {
+        assert_eq!(split_port("a.b:80"), ("a.b", Some("80")));
+        assert_eq!(split_port("[::1]:80"), ("[::1]", Some("80")));
+        assert_eq!(split_port("[::1]"), ("[::1]", None));
+        assert_eq!(split_port("::1"), ("::1", None));
+        assert_eq!(split_port("a.b"), ("a.b", None));
+    }
+}

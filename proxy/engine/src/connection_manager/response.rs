@@ -1,0 +1,53 @@
+//! A response head, from the filters to the codec.
+
+use http::HeaderValue;
+use http::header::{DATE, SERVER, VIA};
+
+use super::names::X_REQUEST_ID;
+use crate::config::hcm::{HttpConnectionManager, ServerHeaderTransformation};
+use crate::message::ResponseHead;
+
+/// Finishes `head` for the downstream. `upgrade`: both sides agreed on one. `request_id`: what the request carried,
+/// where the response shall repeat it. `date`: the current one, for responses that have none.
+pub fn finish_response(
+    head: &mut ResponseHead,
+    hcm: &HttpConnectionManager,
+    upgrade: bool,
+    local: bool,
+    request_id: Option<&HeaderValue>,
+    date: &HeaderValue,
+) {
+    if !upgrade {
+        head.headers.retain(|name, _| {
+            !matches!(
+                name.as_str(),
+                "connection" | "upgrade" | "transfer-encoding" | "keep-alive" | "proxy-connection"
+            )
+        });
+    }
+    if let Some(id) = request_id {
+        head.headers.set(X_REQUEST_ID, id.clone());
+    }
+    if let Some(via) = &hcm.via {
+        let joined = match head.headers.get(&VIA).and_then(|v| v.to_str().ok()).zip(via.to_str().ok()) {
+            Some((present, via)) => HeaderValue::from_str(&format!("{present}, {via}")).ok(),
+            None => Some(via.clone()),
+        };
+        if let Some(joined) = joined {
+            head.headers.set(VIA, joined);
+        }
+    }
+    match hcm.server_header {
+        ServerHeaderTransformation::Overwrite => head.headers.set(SERVER, hcm.server_name.clone()),
+        ServerHeaderTransformation::AppendIfAbsent if !head.headers.contains(&SERVER) => {
+            head.headers.append(SERVER, hcm.server_name.clone());
+        }
+        ServerHeaderTransformation::PassThrough if local => {
+            head.headers.set(SERVER, hcm.server_name.clone());
+        }
+        ServerHeaderTransformation::AppendIfAbsent | ServerHeaderTransformation::PassThrough => {}
+    }
+    if !head.headers.contains(&DATE) {
+        head.headers.append(DATE, date.clone());
+    }
+}
