@@ -73,10 +73,7 @@ impl LocalReply {
 /// Whether a request is gRPC: `content-type: application/grpc` or `application/grpc+...`.
 pub fn is_grpc(request: &RequestHead) -> bool {
     request.headers.get(&CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
+        value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
     })
 }
 

@@ -21,7 +21,8 @@ pub enum Normalized<'a> {
 /// Normalises the path part of `path`, leaving the query alone. With all options off the path comes back as it is.
 pub fn normalize(path: &str, normalize_path: bool, merge_slashes: bool, slashes: EscapedSlashes) -> Normalized<'_> {
     let split = path.find(['?', '#']).unwrap_or(path.len());
-    let (mut head, tail) = (Cow::Borrowed(path.get(..split).unwrap_or_default()), path.get(split..).unwrap_or_default());
+    let (mut head, tail) =
+        (Cow::Borrowed(path.get(..split).unwrap_or_default()), path.get(split..).unwrap_or_default());
 
     let mut redirect = false;
     if slashes != EscapedSlashes::KeepUnchanged && has_escaped_slash(&head) {
@@ -58,9 +59,7 @@ pub fn normalize(path: &str, normalize_path: bool, merge_slashes: bool, slashes:
 }
 
 fn has_escaped_slash(path: &str) -> bool {
-    path.as_bytes()
-        .windows(3)
-        .any(|w| matches!(w, [b'%', b'2', b'f' | b'F'] | [b'%', b'5', b'c' | b'C']))
+    path.as_bytes().windows(3).any(|w| matches!(w, [b'%', b'2', b'f' | b'F'] | [b'%', b'5', b'c' | b'C']))
 }
 
 fn unescape_slashes(path: &str) -> String {
@@ -105,7 +104,9 @@ fn canonical(path: &str) -> Option<String> {
                 let value = u8::try_from(hex(high)? << 4 | hex(low)?).ok()?;
                 match value {
                     0 => return None,
-                    b'.' | b'-' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => decoded.push(char::from(value)),
+                    b'.' | b'-' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                        decoded.push(char::from(value))
+                    }
                     _ => {
                         decoded.push('%');
                         decoded.push(char::from(high.to_ascii_uppercase()));

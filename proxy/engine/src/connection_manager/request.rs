@@ -122,12 +122,7 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
             head.headers.set(X_REQUEST_ID, request_id(cx.random));
         }
     }
-    xfcc::apply(
-        &mut head.headers,
-        cx.connection.tls.as_deref(),
-        hcm.forward_client_cert,
-        hcm.client_cert_details,
-    );
+    xfcc::apply(&mut head.headers, cx.connection.tls.as_deref(), hcm.forward_client_cert, hcm.client_cert_details);
     Ok(remote)
 }
 

@@ -19,10 +19,7 @@ pub fn finish_response(
 ) {
     if !upgrade {
         head.headers.retain(|name, _| {
-            !matches!(
-                name.as_str(),
-                "connection" | "upgrade" | "transfer-encoding" | "keep-alive" | "proxy-connection"
-            )
+            !matches!(name.as_str(), "connection" | "upgrade" | "transfer-encoding" | "keep-alive" | "proxy-connection")
         });
     }
     if let Some(id) = request_id {
