@@ -1,0 +1,145 @@
+//! Envoy as the oracle: the same bootstrap, the same scripted upstreams and the same client bytes go to Envoy and to us, and
+//! what each did is compared line by line.
+//!
+//! `SCENARIO=part-of-a-name` runs only those scenarios, `SHOW=1` prints what Envoy did in each, `DIFFERENCES=file` writes every
+//! difference there.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a suite reports what went wrong by failing"
+)]
+
+mod cases;
+mod mutations;
+mod observation;
+mod report;
+mod run;
+mod scenario;
+mod side;
+mod verdicts;
+
+use std::sync::{Mutex, PoisonError};
+
+use mutations::MUTATIONS;
+use report::{Report, diff, say};
+use run::{Observations, run};
+use scenario::Scenario;
+use side::Side;
+
+/// One run at a time: two at once would only slow each other, and timeouts are part of the scenarios.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The scenarios of this run.
+fn scenarios() -> Vec<Scenario> {
+    let wanted = std::env::var("SCENARIO").unwrap_or_default();
+    cases::all().into_iter().filter(|scenario| scenario.name.contains(&wanted)).collect()
+}
+
+fn missing<'a>(observations: &'a Observations, name: &str) -> &'a observation::Observation {
+    observations.get(name).unwrap_or_else(|| panic!("{name} was not run"))
+}
+
+#[test]
+#[ignore = "the proxy does not serve yet"]
+fn outrigger_does_what_envoy_does() {
+    let Some(envoy) = Side::envoy("outrigger_does_what_envoy_does") else { return };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let scenarios = scenarios();
+    let theirs = run(&envoy, &scenarios);
+    let ours = run(&Side::Outrigger, &scenarios);
+    let report = Report::new(&scenarios, &theirs, &ours);
+    if let Some(file) = std::env::var_os("DIFFERENCES") {
+        let text = format!("{}\n`-` is Envoy, `+` is ours.\n\n{}", report.table(), report.differences);
+        std::fs::write(file, text).expect("a file that can be written");
+    }
+    say(&report.table());
+    assert!(report.wrong.is_empty(), "- is Envoy, + is ours\n{}", report.wrong);
+}
+
+#[test]
+fn verdicts_are_honest() {
+    let names: Vec<String> = cases::all().into_iter().map(|scenario| scenario.name).collect();
+    let mut on_purpose = 0;
+    for (name, verdict) in verdicts::VERDICTS {
+        assert!(names.iter().any(|n| n == name), "a verdict on {name}, which is no scenario");
+        match verdict {
+            verdicts::Verdict::Differs { .. } => on_purpose += 1,
+            verdicts::Verdict::Known(why) => {
+                assert!(why.starts_with("not in this version: ") || why.starts_with("to fix: "), "{name}: {why}");
+            }
+        }
+    }
+    assert!(on_purpose <= verdicts::MOST_ON_PURPOSE, "{on_purpose} scenarios differ on purpose");
+}
+
+/// `UPDATE=1` writes the page.
+#[test]
+fn the_page_of_differences_is_current() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/differences-from-envoy.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(file, verdicts::page()).expect("a file that can be written");
+    }
+    let page = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(page == verdicts::page(), "docs/differences-from-envoy.md is old: run this test with UPDATE=1");
+}
+
+#[test]
+fn names_are_unique() {
+    let mut names: Vec<String> = cases::all().into_iter().map(|scenario| scenario.name).collect();
+    names.sort();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn envoy_agrees_with_itself_in_three_runs() {
+    let Some(envoy) = Side::envoy("envoy_agrees_with_itself_in_three_runs") else { return };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let scenarios = scenarios();
+    let first = run(&envoy, &scenarios);
+    if std::env::var_os("SHOW").is_some() {
+        for (name, observation) in &first {
+            say(&format!("== {name}\n{}", observation.lines.join("\n")));
+        }
+    }
+    let mut failures = String::new();
+    for round in 1..=3 {
+        let again = run(&envoy, &scenarios);
+        for scenario in &scenarios {
+            let lines = diff(missing(&first, &scenario.name), missing(&again, &scenario.name));
+            if !lines.is_empty() {
+                failures.push_str(&format!("{} in run {round}:\n{}\n", scenario.name, lines.join("\n")));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "Envoy differs from itself:\n{failures}");
+}
+
+#[test]
+fn one_changed_field_shows() {
+    let Some(envoy) = Side::envoy("one_changed_field_shows") else { return };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = cases::all();
+    let mut both = Vec::new();
+    for (number, (name, mutation)) in MUTATIONS.iter().enumerate() {
+        let original =
+            all.iter().find(|scenario| scenario.name == *name).unwrap_or_else(|| panic!("no scenario {name}"));
+        both.push(original.mutated(number, mutation));
+        both.push(original.clone());
+    }
+    both.sort_by(|a, b| a.name.cmp(&b.name));
+    both.dedup_by(|a, b| a.name == b.name);
+    let observations = run(&envoy, &both);
+    let unseen: Vec<String> = MUTATIONS
+        .iter()
+        .enumerate()
+        .filter(|(number, (name, _))| {
+            missing(&observations, name) == missing(&observations, &format!("m{number}_{name}"))
+        })
+        .map(|(_, (name, mutation))| format!("{name} with {} = {}", mutation.pointer, mutation.value))
+        .collect();
+    assert!(unseen.is_empty(), "no difference was seen for:\n{}", unseen.join("\n"));
+}

@@ -1,0 +1,108 @@
+//! Two observations side by side, and the table at the end of a run.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write;
+
+use crate::observation::Observation;
+use crate::run::Observations;
+use crate::scenario::Scenario;
+use crate::verdicts::{self, Verdict};
+
+/// The lines in which two observations differ, `-` the left side's and `+` the right side's; empty if they are equal.
+pub(crate) fn diff(left: &Observation, right: &Observation) -> Vec<String> {
+    let (a, b) = (&left.lines, &right.lines);
+    // The longest common subsequence, from the end.
+    let mut common = vec![vec![0usize; b.len() + 1]; a.len() + 1];
+    for i in (0..a.len()).rev() {
+        for j in (0..b.len()).rev() {
+            common[i][j] = if a[i] == b[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    let mut lines = Vec::new();
+    while i < a.len() || j < b.len() {
+        if i < a.len() && j < b.len() && a[i] == b[j] {
+            (i, j) = (i + 1, j + 1);
+        } else if i < a.len() && (j == b.len() || common[i + 1][j] >= common[i][j + 1]) {
+            lines.push(format!("  - {}", a[i]));
+            i += 1;
+        } else {
+            lines.push(format!("  + {}", b[j]));
+            j += 1;
+        }
+    }
+    lines
+}
+
+/// What comes of comparing all scenarios.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Per area: scenarios, equal, differing on purpose, known, wrong.
+    areas: BTreeMap<&'static str, [usize; 5]>,
+    /// What makes the suite fail.
+    pub(crate) wrong: String,
+    /// Every difference, listed or not, with its lines.
+    pub(crate) differences: String,
+}
+
+impl Report {
+    /// Compares `left`, the oracle's, with `right`, by the verdicts.
+    pub(crate) fn new(scenarios: &[Scenario], left: &Observations, right: &Observations) -> Self {
+        let mut report = Self::default();
+        for scenario in scenarios {
+            let name = scenario.name.as_str();
+            let nothing = Observation::default();
+            let lines = diff(left.get(name).unwrap_or(&nothing), right.get(name).unwrap_or(&nothing));
+            let verdict = verdicts::of(name);
+            let column = match (lines.is_empty(), verdict) {
+                (true, None) => 1,
+                (false, Some(Verdict::Differs { .. })) => 2,
+                (false, Some(Verdict::Known(_))) => 3,
+                (true, Some(_)) => {
+                    let _ = writeln!(report.wrong, "{name} is equal now: take it off the list of verdicts");
+                    4
+                }
+                (false, None) => {
+                    let _ = writeln!(report.wrong, "{name} differs:\n{}", lines.join("\n"));
+                    4
+                }
+            };
+            if !lines.is_empty() {
+                let note = match verdict {
+                    None => String::new(),
+                    Some(Verdict::Known(why)) => format!(" ({why})"),
+                    Some(Verdict::Differs { .. }) => " (on purpose)".to_owned(),
+                };
+                let _ = writeln!(report.differences, "## {} / {name}{note}\n{}\n", scenario.area, lines.join("\n"));
+            }
+            let row = report.areas.entry(scenario.area).or_default();
+            row[0] += 1;
+            row[column] += 1;
+        }
+        report
+    }
+
+    /// The table.
+    pub(crate) fn table(&self) -> String {
+        let mut table = format!(
+            "{:<22}{:>10}{:>8}{:>12}{:>8}{:>8}\n",
+            "area", "scenarios", "equal", "on purpose", "known", "wrong"
+        );
+        let mut sum = [0; 5];
+        let mut row = |name: &str, row: &[usize; 5]| {
+            let _ = writeln!(table, "{name:<22}{:>10}{:>8}{:>12}{:>8}{:>8}", row[0], row[1], row[2], row[3], row[4]);
+        };
+        for (area, counts) in &self.areas {
+            row(area, counts);
+            sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        row("all", &sum);
+        table
+    }
+}
+
+/// Writes past the capture of the test runner: the table belongs to the log of a good run too.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
