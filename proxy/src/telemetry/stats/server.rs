@@ -1,0 +1,48 @@
+//! What the process has once. The control thread writes it, except for [`FileStats`].
+
+use super::scope::metric_structs;
+
+metric_structs! {
+    /// `server.`
+    ServerStats (single) {
+        counters { dynamic_unknown_fields, static_unknown_fields }
+        gauges {
+            concurrency, days_until_first_cert_expiring, hot_restart_epoch, live, memory_allocated, memory_heap_size,
+            memory_physical_size, parent_connections, state, total_connections, uptime, version,
+        }
+        histograms { initialization_time_ms: Milliseconds }
+    }
+
+    /// `listener_manager.`
+    ListenerManagerStats (single) {
+        counters {
+            listener_added, listener_create_failure, listener_create_success, listener_in_place_updated,
+            listener_modified, listener_removed, listener_stopped,
+        }
+        gauges {
+            total_filter_chains_draining, total_listeners_active, total_listeners_draining, total_listeners_warming,
+            workers_started,
+        }
+    }
+
+    /// `cluster_manager.`
+    ClusterManagerStats (single) {
+        counters { cluster_added, cluster_modified, cluster_removed, cluster_updated }
+        gauges { active_clusters, warming_clusters }
+    }
+
+    /// One xDS subscription: `listener_manager.lds.`, `cluster_manager.cds.`
+    SubscriptionStats (single) {
+        counters { init_fetch_timeout, update_attempt, update_failure, update_rejected, update_success }
+        gauges { update_time, version }
+        histograms { update_duration: Milliseconds }
+    }
+
+    /// `filesystem.`: access logs in files. Several threads write it.
+    FileStats (single) {
+        shared_counters {
+            flushed_by_timer, reopen_failed, write_buffered, write_completed, write_dropped, write_failed,
+        }
+        gauges { write_total_buffered }
+    }
+}
