@@ -3,9 +3,11 @@
 //! The proxy, the control plane (which validates what it sends by the code that will receive it) and the simulator use
 //! the same engine. See `ARCHITECTURE.md` for the way of a byte and of a configuration update.
 
+pub mod balance;
 pub mod config;
 pub mod connection_manager;
 pub mod message;
 pub mod reply;
+pub mod resilience;
 pub mod route;
 pub mod stream_info;

@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod bootstrap;
 pub mod cluster;
+pub mod endpoint;
 pub mod hcm;
 pub mod listener;
 pub mod report;
