@@ -104,7 +104,8 @@ impl Responder {
         }
     }
 
-    /// Writes out what is buffered; ready when more body may be sent.
+    /// Ready when more body may be sent. HTTP/1 writes only what is above its bound, so that head and first piece leave
+    /// together: where nothing more is at hand, `poll_flush` writes the rest.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match self {
             Responder::H1(r) => r.poll_ready(cx),
@@ -192,7 +193,8 @@ impl ClientStream {
         }
     }
 
-    /// Writes out what is buffered; ready when more body may be sent.
+    /// Ready when more body may be sent. HTTP/1 writes only what is above its bound, so that head and first piece leave
+    /// together: where nothing more is at hand, `poll_reply` writes the rest.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match self {
             ClientStream::H1(s) => s.poll_ready(cx),

@@ -1,0 +1,439 @@
+//! The client side: one request at a time on a connection that a pool owns.
+//!
+//! [`ClientConnection`] is the idle connection, [`ClientStream`] and the response's body are the busy one; all three
+//! are handles of the same state. When request and response have ended, whoever notices gives the connection back.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::UPGRADE;
+use http::{Method, StatusCode};
+use outrigger_engine::message::{Headers, RequestHead};
+
+use super::body::{Body, Decoder, Length, Side};
+use super::encode::{self, Encoder};
+use super::transport::Transport;
+use super::{ClientSettings, Limits, head};
+use crate::http::codec::{self, CloseReason, Frame, Owner, OwnerRef, Reply, StreamError, Tunnel};
+use crate::io::Io;
+
+struct Shared {
+    transport: Transport,
+    settings: Rc<ClientSettings>,
+    /// The pool owns idle connections, and busy ones keep the pool.
+    idle_owner: Weak<dyn Owner>,
+    owner: Option<OwnerRef>,
+    /// Of the current request; handles of an earlier one have a lower number.
+    generation: u32,
+    created: Instant,
+    requests: u32,
+    method: Method,
+    /// The request asks for an upgrade.
+    upgrade: bool,
+    encoder: Encoder,
+    decoder: Decoder,
+    response: Response,
+    keep_alive: bool,
+    /// A byte of the response has come.
+    started: bool,
+    /// The owner has been told of the end, or has the connection, or [`Lease`] will tell it.
+    settled: bool,
+}
+
+/// How far the response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Response {
+    Head,
+    Body,
+    /// 101, or 2xx to CONNECT.
+    Tunnel,
+    End,
+}
+
+/// An idle upstream connection. Its owner may drop it, and is not told then.
+pub struct ClientConnection {
+    shared: Rc<RefCell<Shared>>,
+}
+
+impl ClientConnection {
+    /// A connection that no request has used, of `owner`.
+    pub fn new(io: Io, settings: Rc<ClientSettings>, owner: &OwnerRef) -> Self {
+        let decoder = Decoder::new(Length::None, limits(&settings), false);
+        ClientConnection {
+            shared: Rc::new(RefCell::new(Shared {
+                transport: Transport::new(io, Bytes::new()),
+                settings,
+                idle_owner: Rc::downgrade(owner),
+                owner: None,
+                generation: 0,
+                created: Instant::now(),
+                requests: 0,
+                method: Method::GET,
+                upgrade: false,
+                encoder: Encoder::End,
+                decoder,
+                response: Response::End,
+                keep_alive: true,
+                started: false,
+                settled: true,
+            })),
+        }
+    }
+
+    /// Takes the connection for a request. From now on its owner will be told how it ends.
+    pub fn start(self) -> ClientStream {
+        let mut shared = self.shared.borrow_mut();
+        shared.generation = shared.generation.wrapping_add(1);
+        shared.requests = shared.requests.saturating_add(1);
+        shared.encoder = Encoder::Head;
+        shared.response = Response::Head;
+        shared.keep_alive = true;
+        shared.started = false;
+        shared.settled = false;
+        shared.owner = shared.idle_owner.upgrade();
+        let generation = shared.generation;
+        drop(shared);
+        ClientStream { shared: self.shared, generation, body_taken: false }
+    }
+
+    /// Whether a request may be sent: looks for a FIN, a reset or bytes that nobody asked for, without waiting.
+    pub fn is_alive(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        self.poll_idle(&mut cx).is_pending()
+    }
+
+    /// Ready when the idle connection was closed by the peer, or broke, or sent what nobody asked for.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let mut shared = self.shared.borrow_mut();
+        if !shared.transport.is_open() {
+            return Poll::Ready(CloseReason::Remote);
+        }
+        match ready!(shared.transport.poll_fill(cx, 0)) {
+            Ok(true) => Poll::Ready(CloseReason::Protocol),
+            Ok(false) | Err(_) => Poll::Ready(CloseReason::Remote),
+        }
+    }
+
+    /// Requests that this connection has taken.
+    pub fn requests(&self) -> u32 {
+        self.shared.borrow().requests
+    }
+
+    /// Time since it was made.
+    pub fn age(&self) -> Duration {
+        self.shared.borrow().created.elapsed()
+    }
+}
+
+impl fmt::Debug for ClientConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConnection").finish_non_exhaustive()
+    }
+}
+
+fn limits(settings: &ClientSettings) -> Limits {
+    Limits { bytes: settings.max_head_bytes, count: settings.max_headers }
+}
+
+/// What the owner is to be told, once the state is no longer borrowed.
+enum Settle {
+    Nothing,
+    Idle,
+    Closed(CloseReason),
+}
+
+impl Shared {
+    /// Ends the exchange, if it is over: back to the owner, or closed.
+    fn settle(&mut self) -> Settle {
+        if self.settled || self.response != Response::End {
+            return Settle::Nothing;
+        }
+        let reusable = self.keep_alive
+            && self.encoder.is_end()
+            && self.transport.is_open()
+            && self.transport.output.is_empty()
+            && !self.transport.eof;
+        if !reusable {
+            return self.close(CloseReason::Local);
+        }
+        if !self.transport.input.is_empty() {
+            return self.close(CloseReason::Protocol);
+        }
+        self.settled = true;
+        self.generation = self.generation.wrapping_add(1);
+        Settle::Idle
+    }
+
+    fn close(&mut self, reason: CloseReason) -> Settle {
+        self.transport.close();
+        self.response = Response::End;
+        self.generation = self.generation.wrapping_add(1);
+        if std::mem::replace(&mut self.settled, true) { Settle::Nothing } else { Settle::Closed(reason) }
+    }
+
+    fn fail(&mut self, error: StreamError) -> Settle {
+        self.close(match error {
+            StreamError::Protocol(_) | StreamError::TooLarge(_) => CloseReason::Protocol,
+            StreamError::Local => CloseReason::Local,
+            _ => CloseReason::Remote,
+        })
+    }
+}
+
+/// Runs `act` and tells the owner what came of it.
+fn act<R>(shared: &Rc<RefCell<Shared>>, act: impl FnOnce(&mut Shared) -> (R, Settle)) -> R {
+    let mut borrowed = shared.borrow_mut();
+    let (result, settle) = act(&mut borrowed);
+    let owner = match settle {
+        Settle::Nothing => return result,
+        _ => borrowed.owner.take(),
+    };
+    drop(borrowed);
+    match (owner, settle) {
+        (Some(owner), Settle::Idle) => owner.idle(ClientConnection { shared: Rc::clone(shared) }),
+        (Some(owner), Settle::Closed(reason)) => owner.closed(reason),
+        _ => {}
+    }
+    result
+}
+
+/// One request on an upstream connection.
+pub struct ClientStream {
+    shared: Rc<RefCell<Shared>>,
+    generation: u32,
+    /// The body of the final response has been handed out, and answers for the rest of the exchange.
+    body_taken: bool,
+}
+
+impl ClientStream {
+    fn send(&mut self, send: impl FnOnce(&mut Shared) -> Result<(), StreamError>) -> Result<(), StreamError> {
+        let generation = self.generation;
+        act(&self.shared, |shared| {
+            if shared.generation != generation {
+                return (Err(StreamError::Local), Settle::Nothing);
+            }
+            match send(shared) {
+                Ok(()) => (Ok(()), Settle::Nothing),
+                Err(error) => (Err(error), shared.fail(error)),
+            }
+        })
+    }
+
+    pub(in crate::http::codec) fn send_head(&mut self, head: RequestHead, end: bool) -> Result<(), StreamError> {
+        self.send(|shared| {
+            if shared.encoder != Encoder::Head {
+                return Err(StreamError::Local);
+            }
+            shared.upgrade = head.headers.contains(&UPGRADE);
+            shared.encoder = encode::request(&mut shared.transport.output, &head, end, shared.settings.header_case);
+            shared.method = head.method;
+            if end { shared.encoder.data(&mut shared.transport.output, Bytes::new(), true) } else { Ok(()) }
+        })
+    }
+
+    pub(in crate::http::codec) fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        self.send(|shared| shared.encoder.data(&mut shared.transport.output, data, end))
+    }
+
+    pub(in crate::http::codec) fn send_trailers(&mut self, trailers: Headers) -> Result<(), StreamError> {
+        self.send(|shared| {
+            let trailers = shared.settings.enable_trailers.then_some(&trailers);
+            shared.encoder.trailers(&mut shared.transport.output, trailers, shared.settings.header_case)
+        })
+    }
+
+    pub(in crate::http::codec) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let mut shared = self.shared.borrow_mut();
+        if shared.generation != self.generation {
+            return Poll::Ready(Err(StreamError::Local));
+        }
+        shared.transport.poll_ready(cx)
+    }
+
+    pub(in crate::http::codec) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, StreamError>> {
+        let generation = self.generation;
+        let rc = Rc::clone(&self.shared);
+        let reply = ready!(act(&self.shared, |shared| {
+            if shared.generation != generation || shared.response != Response::Head {
+                return (Poll::Ready(Err(StreamError::Local)), Settle::Nothing);
+            }
+            // A failed write does not end it: the answer that explains it may already be here.
+            let _ = shared.transport.poll_flush(cx);
+            match shared.poll_response(cx) {
+                Poll::Pending => (Poll::Pending, Settle::Nothing),
+                Poll::Ready(Err(error)) => (Poll::Ready(Err(error)), shared.fail(error)),
+                Poll::Ready(Ok(response)) => {
+                    let reply = shared.reply(response, &rc);
+                    (Poll::Ready(Ok(reply)), shared.settle())
+                }
+            }
+        }))?;
+        self.body_taken |= matches!(reply, Reply::Response(_, codec::Body::H1(_)));
+        Poll::Ready(Ok(reply))
+    }
+
+    /// Whether a byte of the response has come. After a failure without one, the peer may have closed the connection
+    /// just before it would have read the request.
+    pub fn response_started(&self) -> bool {
+        self.shared.borrow().started
+    }
+
+    /// Whether all of the request has gone to the kernel.
+    pub fn is_sent(&self) -> bool {
+        let shared = self.shared.borrow();
+        shared.encoder.is_end() && shared.transport.output.is_empty()
+    }
+
+    /// Takes the transport after `101 Switching Protocols`, or a 2xx to CONNECT, was received.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Local`] where there was no such reply.
+    pub fn into_tunnel(self) -> Result<(Tunnel, Lease), StreamError> {
+        let mut shared = self.shared.borrow_mut();
+        if shared.generation != self.generation || shared.response != Response::Tunnel {
+            return Err(StreamError::Local);
+        }
+        let tunnel = shared.transport.take().ok_or(StreamError::Local)?;
+        shared.settled = true;
+        shared.response = Response::End;
+        Ok((tunnel, Lease { owner: shared.owner.take() }))
+    }
+}
+
+impl Shared {
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<head::Response, StreamError>> {
+        let Shared { transport, settings, method, .. } = self;
+        let parse = |bytes: &[u8]| head::response(bytes, settings, method);
+        let outcome = transport.poll_head(cx, settings.max_head_bytes, parse);
+        self.started |= !self.transport.input.is_empty() || matches!(outcome, Poll::Ready(Ok(Some(_))));
+        match ready!(outcome) {
+            Ok(Some(response)) => Poll::Ready(response),
+            Ok(None) | Err(_) => Poll::Ready(Err(StreamError::ConnectionClosed)),
+        }
+    }
+
+    fn reply(&mut self, response: head::Response, rc: &Rc<RefCell<Shared>>) -> Reply {
+        let head::Response { head, length, keep_alive } = response;
+        let status = head.status;
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+            return Reply::Informational(head);
+        }
+        self.keep_alive &= keep_alive;
+        if (status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade)
+            || (self.method == Method::CONNECT && status.is_success())
+        {
+            self.response = Response::Tunnel;
+            return Reply::Response(head, codec::Body::Empty);
+        }
+        self.decoder = Decoder::new(length, limits(&self.settings), self.settings.enable_trailers);
+        let whole = self.decoder.take_whole(&mut self.transport.input);
+        self.transport.consumed();
+        if self.decoder.is_end() {
+            self.response = Response::End;
+            let body = match (length, whole) {
+                (Length::None, _) => codec::Body::Empty,
+                (_, whole) => codec::Body::Full(whole.unwrap_or_default()),
+            };
+            return Reply::Response(head, body);
+        }
+        self.response = Response::Body;
+        let body = ResponseBody { shared: Rc::clone(rc), generation: self.generation, ended: false };
+        Reply::Response(head, codec::Body::H1(Body(Side::Response(body))))
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        let (generation, body_taken) = (self.generation, self.body_taken);
+        act(&self.shared, |shared| {
+            if shared.generation != generation || (body_taken && shared.encoder.is_end()) {
+                return ((), Settle::Nothing);
+            }
+            ((), shared.close(CloseReason::Local))
+        });
+    }
+}
+
+impl fmt::Debug for ClientStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientStream").finish_non_exhaustive()
+    }
+}
+
+/// The body of a response.
+pub(super) struct ResponseBody {
+    shared: Rc<RefCell<Shared>>,
+    generation: u32,
+    /// All of it has been handed out; the connection may serve somebody else by now.
+    ended: bool,
+}
+
+impl ResponseBody {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let generation = self.generation;
+        let ended = &mut self.ended;
+        act(&self.shared, |shared| {
+            if shared.generation != generation {
+                return (Poll::Ready(Some(Err(StreamError::Local))), Settle::Nothing);
+            }
+            if !shared.transport.output.is_empty() {
+                let _ = shared.transport.poll_flush(cx);
+            }
+            let frame = shared.decoder.poll_frame(&mut shared.transport, cx);
+            let settle = match &frame {
+                Poll::Ready(Some(Err(error))) => {
+                    let error = *error;
+                    shared.fail(error)
+                }
+                Poll::Ready(_) if shared.decoder.is_end() => {
+                    *ended = true;
+                    shared.response = Response::End;
+                    shared.settle()
+                }
+                _ => Settle::Nothing,
+            };
+            (frame, settle)
+        })
+    }
+
+    pub(super) fn is_end(&self) -> bool {
+        self.ended
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let generation = self.generation;
+        act(&self.shared, |shared| {
+            if shared.generation != generation { ((), Settle::Nothing) } else { ((), shared.close(CloseReason::Local)) }
+        });
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}
+
+/// The owner's claim on a connection that has become a tunnel: when it is dropped, the owner learns of the end.
+#[derive(Debug)]
+pub struct Lease {
+    owner: Option<OwnerRef>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(owner) = self.owner.take() {
+            owner.closed(CloseReason::Local);
+        }
+    }
+}
