@@ -13,7 +13,7 @@ use crate::h2load::{self, Latency, Outcome, Pace, Protocol};
 use crate::machine::{Cores, Place, free_ports};
 use crate::peer::{Peer, target};
 use crate::process::{Cpu, Memory, Process, get, pinned};
-use crate::report::{cell, spread, table};
+use crate::report::{cell, table};
 use crate::tcp;
 use crate::template::{Values, render};
 
@@ -401,9 +401,11 @@ fn read_counters(row: &Row, report: &PeerReport, stats: &str, prometheus: &str) 
 
 fn print(row: &Row, peers: &[PeerReport], rate: u32) {
     println!("### {}\n", row.name);
-    let cpu = |peer: Peer| {
-        let report = peers.iter().find(|report| report.peer == peer)?;
-        Some(spread(report.samples.iter().map(|sample| sample.cpu_per_request.sum()))?.0)
+    // Rounds are compared one by one: what disturbed the machine in a round disturbed both proxies.
+    let ratio = |own: &PeerReport, peer: Peer| {
+        let other = peers.iter().filter(|report| report.peer == peer).flat_map(|report| &report.samples);
+        let pairs = own.samples.iter().zip(other);
+        cell(pairs.map(|(own, other)| own.cpu_per_request.sum() / other.cpu_per_request.sum()), 2)
     };
     let rows: Vec<Vec<String>> = peers
         .iter()
@@ -413,14 +415,14 @@ fn print(row: &Row, peers: &[PeerReport], rate: u32) {
             let latency = |value: fn(&Latency) -> u64| {
                 cell(report.samples.iter().filter_map(|sample| Some(value(sample.latency.as_ref()?) as f64)), 0)
             };
-            let ratio = cpu(report.peer).zip(cpu(Peer::Envoy)).map(|(own, envoy)| own / envoy);
             vec![
                 report.peer.to_string(),
                 column(|sample| sample.requests_per_second, 0),
                 column(|sample| sample.cpu_per_request.sum(), 1),
                 column(|sample| sample.cpu_per_request.user, 1),
                 column(|sample| sample.cpu_per_request.system, 1),
-                ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
+                ratio(report, Peer::Envoy),
+                ratio(report, Peer::Haproxy),
                 latency(|latency| latency.p50),
                 latency(|latency| latency.p99),
                 latency(|latency| latency.p999),
@@ -436,6 +438,7 @@ fn print(row: &Row, peers: &[PeerReport], rate: u32) {
         "user",
         "system",
         "of Envoy's",
+        "of HAProxy's",
         "p50 µs",
         "p99 µs",
         "p99.9 µs",

@@ -1,7 +1,7 @@
 //! Numbers for people: medians with their spread, as Markdown tables.
 
 /// Median, lowest and highest of a few values; `None` of none.
-pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64, f64)> {
+fn spread(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64, f64)> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
