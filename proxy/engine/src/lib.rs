@@ -6,6 +6,8 @@
 pub mod balance;
 pub mod config;
 pub mod connection_manager;
+pub mod format;
+pub mod matcher;
 pub mod message;
 pub mod reply;
 pub mod resilience;

@@ -13,3 +13,4 @@ pub mod listener;
 pub mod report;
 pub mod tcp_proxy;
 pub mod tls;
+pub mod value;

@@ -1,0 +1,121 @@
+//! Small values that many messages share: durations, fractions, header names, data sources.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderName;
+use outrigger_proto::envoy::config::core::v3 as core;
+use outrigger_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
+
+use crate::config::report::At;
+use crate::harmless;
+
+/// A duration that is not negative (`google.protobuf.Duration`). `None` where it is not set or was rejected.
+pub fn duration(message: Option<prost_types::Duration>, at: &At<'_>) -> Option<Duration> {
+    let message = message?;
+    match Duration::try_from(message) {
+        Ok(duration) => Some(duration),
+        Err(_) => {
+            at.reject(format_args!("{}s", message.seconds), "must not be negative");
+            None
+        }
+    }
+}
+
+/// A header name, in any case. `None` where it was rejected.
+pub fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
+    match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(name) => Some(name),
+        Err(_) if name.is_empty() => {
+            at.reject("", "must not be empty");
+            None
+        }
+        Err(_) => {
+            at.reject(name, "not a header name");
+            None
+        }
+    }
+}
+
+/// `envoy.type.v3.FractionalPercent`: so many of a hundred, ten thousand or a million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fraction {
+    numerator: u32,
+    denominator: u32,
+}
+
+impl Fraction {
+    /// Reads the message. `None` where it was rejected.
+    pub fn convert(message: FractionalPercent, at: &At<'_>) -> Option<Fraction> {
+        let FractionalPercent { numerator, denominator } = message;
+        let denominator = match DenominatorType::try_from(denominator) {
+            Ok(DenominatorType::Hundred) => 100,
+            Ok(DenominatorType::TenThousand) => 10_000,
+            Ok(DenominatorType::Million) => 1_000_000,
+            Err(_) => {
+                at.field("denominator").reject(denominator, "not one of HUNDRED, TEN_THOUSAND, MILLION");
+                return None;
+            }
+        };
+        Some(Fraction { numerator, denominator })
+    }
+
+    /// Whether `random`, uniform over 64 bits, falls into the fraction.
+    pub fn contains(self, random: u64) -> bool {
+        random % u64::from(self.denominator) < u64::from(self.numerator)
+    }
+}
+
+/// `RuntimeFractionalPercent`: its default value. No runtime layer is consulted. `None` where it was rejected.
+pub fn runtime_fraction(message: core::RuntimeFractionalPercent, at: &At<'_>) -> Option<Fraction> {
+    let core::RuntimeFractionalPercent { default_value, runtime_key } = message;
+    harmless!(at; runtime_key = "the default value holds: no runtime layer is consulted");
+    match default_value {
+        Some(value) => Fraction::convert(value, &at.field("default_value")),
+        None => {
+            at.field("default_value").reject("", "is required");
+            None
+        }
+    }
+}
+
+/// `envoy.config.core.v3.DataSource`. The engine reads neither files nor the environment: the loader does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataSource {
+    /// `inline_string`, `inline_bytes`.
+    Inline(Bytes),
+    /// `filename`.
+    File(Arc<str>),
+    /// `environment_variable`.
+    Environment(Arc<str>),
+}
+
+impl DataSource {
+    /// Reads the message. `None` where it was rejected.
+    pub fn convert(message: core::DataSource, at: &At<'_>) -> Option<DataSource> {
+        use core::data_source::Specifier;
+        let core::DataSource { watched_directory, specifier } = message;
+        harmless!(at; watched_directory = "the file is read once");
+        match specifier {
+            Some(Specifier::InlineString(text)) => Some(DataSource::Inline(text.into())),
+            Some(Specifier::InlineBytes(bytes)) => Some(DataSource::Inline(bytes.into())),
+            Some(Specifier::Filename(name)) if !name.is_empty() => Some(DataSource::File(name.into())),
+            Some(Specifier::EnvironmentVariable(name)) if !name.is_empty() => {
+                Some(DataSource::Environment(name.into()))
+            }
+            Some(Specifier::Filename(_)) => {
+                at.field("filename").reject("", "must not be empty");
+                None
+            }
+            Some(Specifier::EnvironmentVariable(_)) => {
+                at.field("environment_variable").reject("", "must not be empty");
+                None
+            }
+            None => {
+                at.reject("", "one of filename, inline_string, inline_bytes, environment_variable is required");
+                None
+            }
+        }
+    }
+}

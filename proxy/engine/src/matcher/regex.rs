@@ -1,0 +1,186 @@
+//! Regular expressions with RE2's syntax, as Envoy reads them: linear time, bounded size.
+
+use std::borrow::Cow;
+
+use ::regex::bytes;
+use outrigger_proto::envoy::r#type::matcher::v3 as proto;
+
+use crate::config::report::At;
+use crate::harmless;
+
+/// Bytes that one compiled program may take.
+const SIZE_LIMIT: usize = 1 << 20;
+/// Bytes of the cache that each thread keeps for one program.
+const CACHE_LIMIT: usize = 256 << 10;
+
+/// A regular expression that has to match the whole value.
+#[derive(Clone, Debug)]
+pub struct Regex(bytes::Regex);
+
+impl Regex {
+    /// Reads the message. `None` where it was rejected.
+    pub fn convert(message: proto::RegexMatcher, at: &At<'_>) -> Option<Regex> {
+        let pattern = pattern(message, at)?;
+        // Alone first: `a)|(b` is no expression, but in the group it would be one.
+        compile(&pattern, &pattern, at)?;
+        Some(Regex(compile(&format!("^(?:{pattern})$"), &pattern, at)?))
+    }
+
+    /// Whether the whole of `value` matches.
+    pub fn is_match(&self, value: &[u8]) -> bool {
+        self.0.is_match(value)
+    }
+}
+
+/// `RegexMatchAndSubstitute`: every match in a value is replaced.
+#[derive(Clone, Debug)]
+pub struct Substitution {
+    pattern: bytes::Regex,
+    parts: Box<[Part]>,
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Literal(Box<[u8]>),
+    Group(usize),
+}
+
+impl Substitution {
+    /// Reads the message. `None` where it was rejected.
+    pub fn convert(message: proto::RegexMatchAndSubstitute, at: &At<'_>) -> Option<Substitution> {
+        let proto::RegexMatchAndSubstitute { pattern: matcher, substitution } = message;
+        let pattern_at = at.field("pattern");
+        let Some(matcher) = matcher else {
+            pattern_at.reject("", "is required");
+            return None;
+        };
+        let text = pattern(matcher, &pattern_at)?;
+        let pattern = compile(&text, &text, &pattern_at)?;
+        match parse(&substitution, pattern.captures_len()) {
+            Ok(parts) => Some(Substitution { pattern, parts }),
+            Err(reason) => {
+                at.field("substitution").reject(&substitution, reason);
+                None
+            }
+        }
+    }
+
+    /// `value` with every match replaced; borrowed where nothing matches.
+    pub fn replace_all<'v>(&self, value: &'v [u8]) -> Cow<'v, [u8]> {
+        self.pattern.replace_all(value, Parts(&self.parts))
+    }
+}
+
+struct Parts<'a>(&'a [Part]);
+
+impl bytes::Replacer for Parts<'_> {
+    fn replace_append(&mut self, captures: &bytes::Captures<'_>, out: &mut Vec<u8>) {
+        for part in self.0 {
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text),
+                Part::Group(group) => out.extend_from_slice(captures.get(*group).map_or(&[][..], |m| m.as_bytes())),
+            }
+        }
+    }
+}
+
+/// RE2's rewrite syntax: `\0` to `\9` are groups, `\\` is a backslash.
+fn parse(substitution: &str, groups: usize) -> Result<Box<[Part]>, String> {
+    let mut parts = Vec::new();
+    let mut literal = Vec::new();
+    let mut bytes = substitution.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'\\' {
+            literal.push(byte);
+            continue;
+        }
+        match bytes.next() {
+            Some(b'\\') => literal.push(b'\\'),
+            Some(digit) if digit.is_ascii_digit() => {
+                let group = usize::from(digit - b'0');
+                if group >= groups {
+                    return Err(format!(
+                        "names group {group}, but the pattern has {} groups",
+                        groups.saturating_sub(1)
+                    ));
+                }
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+                }
+                parts.push(Part::Group(group));
+            }
+            _ => return Err("a backslash must be followed by a digit or by another backslash".into()),
+        }
+    }
+    if !literal.is_empty() {
+        parts.push(Part::Literal(literal.into()));
+    }
+    Ok(parts.into())
+}
+
+fn pattern(message: proto::RegexMatcher, at: &At<'_>) -> Option<String> {
+    let proto::RegexMatcher { regex, engine_type } = message;
+    harmless!(at; engine_type = "RE2's syntax is the only one");
+    if regex.is_empty() {
+        at.field("regex").reject("", "must not be empty");
+        return None;
+    }
+    Some(regex)
+}
+
+fn compile(source: &str, pattern: &str, at: &At<'_>) -> Option<bytes::Regex> {
+    // RE2's `\d`, `\w`, `\s` and `\b` are ASCII. What needs Unicode says so by a character or by a class.
+    let unicode = !pattern.is_ascii() || pattern.contains(r"\p") || pattern.contains(r"\P") || pattern.contains(r"\x{");
+    match bytes::RegexBuilder::new(source).unicode(unicode).size_limit(SIZE_LIMIT).dfa_size_limit(CACHE_LIMIT).build() {
+        Ok(regex) => Some(regex),
+        Err(error) => {
+            // The last line of a syntax error says what is wrong; those before draw a picture.
+            let text = error.to_string();
+            at.field("regex").reject(pattern, text.lines().last().unwrap_or("not a regular expression"));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::report::Report;
+
+    fn regex(pattern: &str) -> Option<Regex> {
+        Regex::convert(proto::RegexMatcher { regex: pattern.into(), engine_type: None }, &Report::new().root())
+    }
+
+    fn substitution(pattern: &str, substitution: &str) -> Option<Substitution> {
+        let pattern = Some(proto::RegexMatcher { regex: pattern.into(), engine_type: None });
+        let message = proto::RegexMatchAndSubstitute { pattern, substitution: substitution.into() };
+        Substitution::convert(message, &Report::new().root())
+    }
+
+    #[test]
+    fn matches_the_whole_value() {
+        let r = regex("/a|/b+").unwrap();
+        assert!(r.is_match(b"/a") && r.is_match(b"/bbb"));
+        assert!(!r.is_match(b"/a/") && !r.is_match(b"x/a"));
+        assert!(regex(r"\d+").unwrap().is_match(b"42"));
+        assert!(!regex(r"\d+").unwrap().is_match("٤٢".as_bytes()));
+        assert!(regex("é.").unwrap().is_match("éß".as_bytes()));
+    }
+
+    #[test]
+    fn refuses_what_is_no_expression_or_too_big() {
+        for bad in ["", "a)|(b", "(", "a{1000}{1000}{10}", "(?=look)"] {
+            assert!(regex(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn replaces_every_match_with_groups() {
+        let s = substitution("/(v[0-9])/([a-z]+)", r"/\2/\1\\").unwrap();
+        assert_eq!(&*s.replace_all(b"/v1/abc/v2/def"), br"/abc/v1\/def/v2\");
+        assert_eq!(&*s.replace_all(b"/none"), b"/none");
+        assert!(substitution("a", r"\1").is_none());
+        assert!(substitution("a", r"\x").is_none());
+        assert!(substitution("a", r"tail\").is_none());
+    }
+}
