@@ -3,4 +3,5 @@
 //! All of it costs a request next to nothing: counters are plain adds in memory of the worker's own, lines are formatted
 //! into a buffer of the worker's own, and everything else happens on other threads.
 
+pub mod log;
 pub mod stats;
