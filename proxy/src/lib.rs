@@ -3,6 +3,7 @@
 //! One pipeline, and its folders are the stations in the order a byte meets them: `listener/` -> `http/` or `tcp/` ->
 //! `cluster/` -> the upstream socket.
 
+pub mod admin;
 pub mod http;
 pub mod io;
 pub mod telemetry;

@@ -98,7 +98,10 @@ pub enum LogError {
 /// component's name itself.
 const COMPONENTS: &[(&str, &[&str])] = &[
     ("admin", &["outrigger_proxy::admin"]),
-    ("config", &["outrigger_proxy::xds", "outrigger_engine::config", "outrigger_engine::source", "outrigger_engine::xds"]),
+    (
+        "config",
+        &["outrigger_proxy::xds", "outrigger_engine::config", "outrigger_engine::source", "outrigger_engine::xds"],
+    ),
     ("conn_handler", &["outrigger_proxy::listener"]),
     ("connection", &["outrigger_proxy::io", "outrigger_proxy::tls", "rustls", "tokio_rustls"]),
     ("dns", &["outrigger_proxy::cluster::dns", "hickory_resolver", "hickory_proto", "hickory_net"]),

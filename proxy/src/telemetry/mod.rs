@@ -4,4 +4,5 @@
 //! into a buffer of the worker's own, and everything else happens on other threads.
 
 pub mod log;
+pub mod memory;
 pub mod stats;

@@ -141,9 +141,9 @@ mod tests {
     }
 
     fn number(stats: &Stats, name: &str) -> Option<u64> {
-        all(stats).into_iter().find(|(n, _)| n == name).and_then(|(_, value)| match value {
-            Value::Counter(n) | Value::Gauge(n) => Some(n),
-            Value::Histogram(_, h) => Some(h.count()),
+        all(stats).into_iter().find(|(n, _)| n == name).map(|(_, value)| match value {
+            Value::Counter(n) | Value::Gauge(n) => n,
+            Value::Histogram(_, h) => h.count(),
         })
     }
 

@@ -1,0 +1,38 @@
+//! What the kernel says of our memory.
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Resident pages that are not of a file: what we allocated and touched.
+    pub allocated: u64,
+    /// Data segments, touched or not.
+    pub heap: u64,
+    /// Resident pages in all (RSS).
+    pub resident: u64,
+}
+
+/// Reads `/proc/self/status`; zeros where there is none.
+pub fn read() -> MemoryUse {
+    std::fs::read_to_string("/proc/self/status").map_or_else(|_| MemoryUse::default(), |text| parse(&text))
+}
+
+fn parse(status: &str) -> MemoryUse {
+    let bytes = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let kibibytes = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kibibytes.unwrap_or(0).saturating_mul(1024)
+    };
+    MemoryUse { allocated: bytes("RssAnon"), heap: bytes("VmData"), resident: bytes("VmRSS") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_page_is_read() {
+        let text = "Name:\tcat\nVmRSS:\t    1024 kB\nRssAnon:\t     100 kB\nVmData:\t     360 kB\n";
+        assert_eq!(parse(text), MemoryUse { allocated: 102_400, heap: 368_640, resident: 1_048_576 });
+        assert!(read().resident > 0);
+    }
+}
