@@ -12,4 +12,5 @@ pub mod message;
 pub mod reply;
 pub mod resilience;
 pub mod route;
+pub mod source;
 pub mod stream_info;

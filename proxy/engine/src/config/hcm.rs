@@ -8,6 +8,9 @@ use http::HeaderValue;
 use crate::config::access_log::AccessLog;
 use crate::route::RouteTable;
 
+mod convert;
+mod protocol;
+
 /// How a connection's HTTP is read, cleaned, routed and logged.
 #[derive(Clone, Debug)]
 pub struct HttpConnectionManager {

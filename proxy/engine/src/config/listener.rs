@@ -10,6 +10,9 @@ use crate::config::tcp_proxy::TcpProxy;
 use crate::config::tls::DownstreamTls;
 use crate::stream_info::Address;
 
+mod convert;
+pub(crate) use self::convert::access_logs;
+
 /// A listener: addresses to accept on, and the filter chains that take the connections.
 #[derive(Clone, Debug)]
 pub struct Listener {

@@ -5,12 +5,16 @@
 //! The same lines feed `outrigger-proxy validate`.
 
 pub mod access_log;
+pub mod address;
+pub mod any;
 pub mod bootstrap;
 pub mod cluster;
 pub mod endpoint;
 pub mod hcm;
 pub mod listener;
+mod pending;
 pub mod report;
 pub mod tcp_proxy;
+pub mod time;
 pub mod tls;
 pub mod value;

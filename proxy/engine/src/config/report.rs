@@ -7,6 +7,24 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Display, Write as _};
+use std::sync::Arc;
+
+/// A place in a text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The file's name as it was given, or the option (`--config-yaml`).
+    pub source: Arc<str>,
+    /// Counted from 1.
+    pub line: u32,
+    /// In characters, counted from 1.
+    pub column: u32,
+}
+
+impl Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.source, self.line, self.column)
+    }
+}
 
 /// A fault: the resource is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,10 +35,15 @@ pub struct Problem {
     pub value: String,
     /// What is wrong with it, and what would be right.
     pub reason: String,
+    /// Where it stands, if it came from a text.
+    pub location: Option<Location>,
 }
 
 impl Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(location) = &self.location {
+            write!(f, "{location}: ")?;
+        }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
@@ -108,12 +131,18 @@ impl<'a> At<'a> {
 
     /// The value here is wrong: `value` as it was written (it may be empty), and the reason.
     pub fn reject(&self, value: impl Display, reason: impl Display) {
+        self.reject_at(None, value, reason);
+    }
+
+    /// As [`At::reject`], where the place in the text is known.
+    pub fn reject_at(&self, location: Option<Location>, value: impl Display, reason: impl Display) {
         let mut value = value.to_string();
         if let Some((cut, _)) = value.char_indices().nth(120) {
             value.truncate(cut);
             value.push('…');
         }
-        self.report.problems.borrow_mut().push(Problem { path: self.path(), value, reason: reason.to_string() });
+        let problem = Problem { path: self.path(), value, reason: reason.to_string(), location };
+        self.report.problems.borrow_mut().push(problem);
     }
 
     /// The field here is set and has no effect.

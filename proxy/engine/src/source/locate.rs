@@ -1,0 +1,118 @@
+//! From a path back to its place in the text.
+//!
+//! Conversions know paths, not lines: most of the time nothing is wrong, and a table of all places would cost more than
+//! the configuration. When something is wrong, the text is read once more.
+
+use std::sync::Arc;
+
+use super::tree::{Node, Reader, Value};
+use super::{Source, same_name};
+use crate::config::report::{Location, Problem};
+
+/// The texts as trees.
+#[derive(Debug)]
+pub struct Locator<'t> {
+    roots: Vec<(Arc<str>, Node<'t>)>,
+}
+
+impl<'t> Locator<'t> {
+    /// Reads the texts; one that is not YAML is left out.
+    pub fn new(sources: &[Source<'t>]) -> Self {
+        let tree = |source: &Source<'t>| Some((Arc::clone(&source.name), Reader::tree(source.text).ok()?));
+        Locator { roots: sources.iter().filter_map(tree).collect() }
+    }
+
+    /// Gives each problem its place, and sorts them by it.
+    pub fn locate(&self, problems: &mut [Problem]) {
+        for problem in problems.iter_mut().filter(|problem| problem.location.is_none()) {
+            problem.location = self.location(&problem.path);
+        }
+        let source = |problem: &Problem| {
+            let location = problem.location.as_ref()?;
+            self.roots.iter().position(|(name, _)| *name == location.source)
+        };
+        problems.sort_by_key(|problem| (source(problem), problem.location.as_ref().map(|l| (l.line, l.column))));
+    }
+
+    /// Where the value at `path` stands, or, if it is missing, the nearest value around it.
+    pub fn location(&self, path: &str) -> Option<Location> {
+        let mut here: Vec<(&Arc<str>, &Node<'t>)> = self.roots.iter().map(|(name, root)| (name, root)).collect();
+        let mut rest = path;
+        while !rest.is_empty() {
+            let next = step(&mut rest, &here);
+            if next.is_empty() {
+                break;
+            }
+            here = next;
+        }
+        // A later text wins.
+        let (source, node) = here.last()?;
+        let position = node.position;
+        Some(Location { source: Arc::clone(source), line: position.line, column: position.column })
+    }
+}
+
+/// Takes one segment off `rest` and goes there from every node of `here`.
+fn step<'a, 't>(rest: &mut &str, here: &[(&'a Arc<str>, &'a Node<'t>)]) -> Vec<(&'a Arc<str>, &'a Node<'t>)> {
+    let mut found = Vec::new();
+    if let Some(bracket) = rest.strip_prefix('[') {
+        if let Some((index, after)) = bracket.split_once(']').filter(|_| !bracket.starts_with('"')) {
+            *rest = after;
+            // Lists of several texts stand one behind the other.
+            let mut index: usize = index.parse().unwrap_or(usize::MAX);
+            for (source, node) in here {
+                let Value::List(list) = node.value() else { continue };
+                match list.get(index) {
+                    Some(element) => {
+                        found.push((*source, element));
+                        break;
+                    }
+                    None => index -= list.len(),
+                }
+            }
+            return found;
+        }
+        let mut after = "";
+        for (source, node) in here {
+            let Value::Map(map) = node.value() else { continue };
+            for (key, value) in map {
+                if let Some(tail) = rest.strip_prefix(format!("[{:?}]", key.text).as_str()) {
+                    after = tail;
+                    found.push((*source, value));
+                }
+            }
+        }
+        *rest = after;
+        return found;
+    }
+    let path = rest.strip_prefix('.').unwrap_or(rest);
+    let end = path.find(['.', '[']).unwrap_or(path.len());
+    let (name, after) = path.split_at(end);
+    *rest = after;
+    for (source, node) in here {
+        let Value::Map(map) = node.value() else { continue };
+        if let Some((_, value)) = map.iter().find(|(key, _)| same_name(&key.text, name)) {
+            found.push((*source, value));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_to_its_line_or_to_what_is_around_it() {
+        let first = Source::new("a.yaml", "admin:\n  accessLogPath: x\nnode:\n  metadata: {a.b: 1}\nlist:\n  - {x: 1}\n");
+        let second = Source::new("--config-yaml", "list: [{x: 2}]\n");
+        let locator = Locator::new(&[first, second]);
+        let at = |path: &str| locator.location(path).map(|location| location.to_string()).unwrap();
+        assert_eq!(at("admin.access_log_path"), "a.yaml:2:18");
+        assert_eq!(at("admin.address.pipe"), "a.yaml:2:3");
+        assert_eq!(at("node.metadata[\"a.b\"]"), "a.yaml:4:19");
+        assert_eq!(at("list[0].x"), "a.yaml:6:9");
+        assert_eq!(at("list[1].x"), "--config-yaml:1:12");
+        assert_eq!(at("list[2].x"), "--config-yaml:1:7");
+    }
+}
