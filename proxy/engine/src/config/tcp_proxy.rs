@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use outrigger_proto::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use outrigger_proto::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::weighted_cluster::ClusterWeight;
-use outrigger_proto::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{ClusterSpecifier, WeightedCluster};
+use outrigger_proto::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
+    ClusterSpecifier, WeightedCluster,
+};
 
 use crate::config::access_log::AccessLog;
 use crate::config::listener::access_logs;

@@ -71,8 +71,7 @@ impl Encoder<'_> {
             if in_any && key.text == "@type" {
                 continue;
             }
-            let Some(field) =
-                desc.get_field_by_name(&key.text).or_else(|| desc.get_field_by_json_name(&key.text))
+            let Some(field) = desc.get_field_by_name(&key.text).or_else(|| desc.get_field_by_json_name(&key.text))
             else {
                 self.unknown_field(key, desc, at);
                 continue;

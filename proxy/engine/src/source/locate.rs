@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_path_leads_to_its_line_or_to_what_is_around_it() {
-        let first = Source::new("a.yaml", "admin:\n  accessLogPath: x\nnode:\n  metadata: {a.b: 1}\nlist:\n  - {x: 1}\n");
+        let first =
+            Source::new("a.yaml", "admin:\n  accessLogPath: x\nnode:\n  metadata: {a.b: 1}\nlist:\n  - {x: 1}\n");
         let second = Source::new("--config-yaml", "list: [{x: 2}]\n");
         let locator = Locator::new(&[first, second]);
         let at = |path: &str| locator.location(path).map(|location| location.to_string()).unwrap();

@@ -20,8 +20,8 @@ use outrigger_proto::prost::{Message, Name};
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 use self::encode::Encoder;
-pub(crate) use self::scalar::base64;
 pub use self::locate::Locator;
+pub(crate) use self::scalar::base64;
 use self::tree::{Key, Map, Node, Reader, Step, SyntaxError, Value};
 use crate::config::report::{At, Report};
 

@@ -172,7 +172,10 @@ fn integer(scalar: &Scalar<'_>, meaning: Meaning) -> Option<i128> {
                 return Some(value);
             }
             let value = number(&scalar.text)?;
-            #[allow(clippy::cast_possible_truncation, reason = "a cast from a float saturates, and such a value fits no field")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "a cast from a float saturates, and such a value fits no field"
+            )]
             (value.fract() == 0.0).then_some(value as i128)
         }
         _ => None,

@@ -208,9 +208,7 @@ impl<'t> Reader<'t> {
     fn next(&mut self) -> Result<(Event<'t>, Position), SyntaxError> {
         match self.parser.next() {
             Some(Ok((event, span))) => Ok((event, Position::from(&span.start))),
-            Some(Err(error)) => {
-                Err(SyntaxError { position: Position::from(error.marker()), reason: error.info() })
-            }
+            Some(Err(error)) => Err(SyntaxError { position: Position::from(error.marker()), reason: error.info() }),
             None => Err(SyntaxError { position: Position { line: 1, column: 1 }, reason: "the text ends".to_owned() }),
         }
     }

@@ -12,8 +12,8 @@ use pb::http_connection_manager as nested;
 
 use super::protocol::header_value;
 use super::{
-    ClientCertDetails, CodecType, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options,
-    HttpConnectionManager, RouteSource, ServerHeaderTransformation, StripHostPort, UnderscoresAction,
+    ClientCertDetails, CodecType, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, HttpConnectionManager,
+    RouteSource, ServerHeaderTransformation, StripHostPort, UnderscoresAction,
 };
 use crate::config::any;
 use crate::config::listener::access_logs;
@@ -122,10 +122,7 @@ impl HttpConnectionManager {
             max_stream_duration: common.max_stream_duration,
             stream_idle_timeout: timeout("stream_idle_timeout", stream_idle_timeout, Duration::from_mins(5)),
             request_timeout: optional_timeout(request_timeout, &at.field("request_timeout")),
-            request_headers_timeout: optional_timeout(
-                request_headers_timeout,
-                &at.field("request_headers_timeout"),
-            ),
+            request_headers_timeout: optional_timeout(request_headers_timeout, &at.field("request_headers_timeout")),
             drain_timeout: duration(drain_timeout, &at.field("drain_timeout")).unwrap_or(Duration::from_secs(5)),
             delayed_close_timeout: timeout("delayed_close_timeout", delayed_close_timeout, Duration::from_secs(1)),
             underscores: common.underscores,
@@ -227,9 +224,7 @@ impl Common {
                 Ok(Pb::Allow) => UnderscoresAction::Allow,
                 Ok(Pb::RejectRequest) => UnderscoresAction::RejectRequest,
                 Ok(Pb::DropHeader) => UnderscoresAction::DropHeader,
-                Err(_) => {
-                    unknown_value(headers_with_underscores_action, &at.field("headers_with_underscores_action"))
-                }
+                Err(_) => unknown_value(headers_with_underscores_action, &at.field("headers_with_underscores_action")),
             },
             max_requests_per_connection: max_requests_per_connection.filter(|n| *n > 0),
         }

@@ -143,7 +143,8 @@ fn addresses(
 ) -> Vec<Address> {
     let mut addresses = Vec::from_iter(listening_address(address, &at.field("address")));
     let list = at.field("additional_addresses");
-    for (index, pb::AdditionalAddress { address, socket_options, tcp_keepalive }) in additional.into_iter().enumerate() {
+    for (index, pb::AdditionalAddress { address, socket_options, tcp_keepalive }) in additional.into_iter().enumerate()
+    {
         let at = list.index(index);
         unsupported!(at; socket_options, tcp_keepalive);
         addresses.extend(listening_address(address, &at.field("address")));

@@ -374,11 +374,7 @@ impl CertificateValidation {
     }
 }
 
-fn hashes(
-    texts: &[String],
-    at: &At<'_>,
-    parse: impl Fn(&str) -> Result<Vec<u8>, &'static str>,
-) -> Vec<[u8; 32]> {
+fn hashes(texts: &[String], at: &At<'_>, parse: impl Fn(&str) -> Result<Vec<u8>, &'static str>) -> Vec<[u8; 32]> {
     let mut hashes = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
         let bytes = parse(text).and_then(|bytes| bytes.try_into().map_err(|_| "must be a SHA-256: 32 bytes"));

@@ -49,6 +49,9 @@ mod tests {
         ] {
             assert!(check(bad.as_bytes(), "CERTIFICATE").is_err(), "{bad}");
         }
-        assert!(check(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAEC\n-----END ENCRYPTED PRIVATE KEY-----\n", "PRIVATE KEY").is_err());
+        assert!(
+            check(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAEC\n-----END ENCRYPTED PRIVATE KEY-----\n", "PRIVATE KEY")
+                .is_err()
+        );
     }
 }
