@@ -1,0 +1,303 @@
+//! The upstream's side: a connection that carries many requests at a time, and one request on it.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use h2::client::{self, ResponseFuture, SendRequest};
+use outrigger_engine::config::hcm::Http2Options;
+use outrigger_engine::message::{Headers, RequestHead};
+
+use super::head::{self, Limits, Refused};
+use super::keepalive::Keepalive;
+use super::wire::{Link, Policy, Wire};
+use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, gone, stream_error};
+use crate::http::codec::{self, CloseReason, OwnerRef, Reply, ResetCode, StreamError};
+use crate::io::Io;
+
+/// What a cluster asks of HTTP/2.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// `http2_protocol_options`.
+    pub http2: Http2Options,
+    /// Bytes of a response head (60 KiB by default).
+    pub max_headers_bytes: usize,
+    /// Fields of a response head, pseudo-headers included (100 by default).
+    pub max_headers_count: usize,
+}
+
+/// A handle on an upstream connection. Cheap to clone; when the last handle and the last stream are gone, the
+/// connection says GOAWAY and closes.
+#[derive(Clone, Debug)]
+pub struct ClientConnection(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    requests: SendRequest<Bytes>,
+    link: Rc<Link>,
+    limits: Limits,
+    max_streams: usize,
+    counts: Rc<Counts>,
+}
+
+/// What the handles and the driver share.
+#[derive(Debug, Default)]
+struct Counts {
+    active: Cell<usize>,
+    closed: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Counts {
+    fn wake(&self) {
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// One stream's place on a connection, held by its halves.
+#[derive(Debug)]
+pub(super) struct Lease(Rc<Counts>);
+
+impl Lease {
+    fn new(counts: &Rc<Counts>) -> Rc<Self> {
+        counts.active.set(counts.active.get() + 1);
+        Rc::new(Lease(counts.clone()))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        self.0.wake();
+    }
+}
+
+impl ClientConnection {
+    /// Sends the preface and our SETTINGS, and spawns the connection's driver on this thread. `owner` learns once when
+    /// the connection has ended. Requests may be sent before the peer's SETTINGS arrive.
+    ///
+    /// # Errors
+    ///
+    /// The transport broke; `owner` is not called then.
+    pub async fn handshake(io: Io, settings: &ClientSettings, owner: OwnerRef) -> Result<Self, StreamError> {
+        let link = Link::new(io, Bytes::new(), Policy::EndStream, false);
+        let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
+        let http2 = &settings.http2;
+        let (requests, mut connection) = client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(http2.initial_stream_window_size)
+            .initial_connection_window_size(http2.initial_connection_window_size)
+            .header_table_size(http2.hpack_table_size)
+            .max_header_list_size(u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX))
+            .max_send_buffer_size(MAX_SEND_BUFFER)
+            .max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESETS))
+            .handshake(Wire(link.clone()))
+            .await
+            .map_err(|_| StreamError::ConnectionClosed)?;
+        let keepalive = match http2.keepalive {
+            Some(times) => connection.ping_pong().map(|pings| Keepalive::new(pings, times)),
+            None => None,
+        };
+        let counts = Rc::new(Counts::default());
+        let driver = Driver { connection, keepalive, link: link.clone() };
+        let ended = counts.clone();
+        tokio::task::spawn_local(async move {
+            let reason = driver.run().await;
+            ended.closed.set(true);
+            ended.wake();
+            owner.closed(reason);
+        });
+        let max_streams = http2.max_concurrent_streams as usize;
+        Ok(ClientConnection(Rc::new(Shared { requests, link, limits, max_streams, counts })))
+    }
+
+    /// A place for one more request.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Refused`] where there is none: all are taken, or the connection is draining or closed.
+    pub fn open(&self) -> Result<ClientStream, StreamError> {
+        if self.is_draining() || self.active() >= self.max_concurrent() {
+            return Err(StreamError::Refused);
+        }
+        Ok(ClientStream { state: State::Idle, shared: self.0.clone(), lease: Lease::new(&self.0.counts) })
+    }
+
+    /// Ready when [`ClientConnection::open`] is worth a try: there is a place, or there will never be one.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_draining() || self.active() < self.max_concurrent() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.0.counts.waiting.borrow_mut();
+        if !waiting.iter().any(|w| w.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Streams in use.
+    pub fn active(&self) -> usize {
+        self.0.counts.active.get()
+    }
+
+    /// Streams that may be in use at a time: the lower one of our limit and the peer's.
+    pub fn max_concurrent(&self) -> usize {
+        self.0.max_streams.min(self.0.requests.current_max_send_streams())
+    }
+
+    /// Whether no new stream may be opened: the peer has sent GOAWAY, or the connection is closed.
+    pub fn is_draining(&self) -> bool {
+        self.0.counts.closed.get() || self.0.link.goaway().is_some()
+    }
+}
+
+struct Driver {
+    connection: client::Connection<Wire, Bytes>,
+    keepalive: Option<Keepalive>,
+    link: Rc<Link>,
+}
+
+impl Driver {
+    async fn run(mut self) -> CloseReason {
+        let result = poll_fn(|cx| {
+            if let Some(keepalive) = &mut self.keepalive
+                && keepalive.poll(cx).is_ready()
+            {
+                return Poll::Ready(None);
+            }
+            Pin::new(&mut self.connection).poll(cx).map(Some)
+        })
+        .await;
+        let local = matches!(&result, Some(Ok(()))) && self.link.goaway().is_none() && !self.link.saw_end();
+        match result {
+            _ if self.link.violation().is_some() => CloseReason::Protocol,
+            Some(Err(error)) if error.is_library() => CloseReason::Protocol,
+            None => CloseReason::Local,
+            Some(_) if local => CloseReason::Local,
+            Some(_) => CloseReason::Remote,
+        }
+    }
+}
+
+/// A request on an upstream connection.
+#[derive(Debug)]
+pub struct ClientStream {
+    state: State,
+    shared: Rc<Shared>,
+    lease: Rc<Lease>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing sent yet.
+    Idle,
+    /// The head is sent. `response` goes with the final head, `sender` with the end of the request.
+    Open { sender: Option<Sender>, response: Option<ResponseFuture> },
+}
+
+impl ClientStream {
+    pub(in crate::http::codec) fn send_head(&mut self, head: RequestHead, end: bool) -> Result<(), StreamError> {
+        let State::Idle = self.state else { return Err(StreamError::Local) };
+        let Some(request) = head::to_request(head) else {
+            return Err(StreamError::Protocol("http2.invalid_request"));
+        };
+        // A clone each: a handle that has sent a request beyond the peer's limit sends no other.
+        match self.shared.requests.clone().send_request(request, end) {
+            Ok((response, stream)) => {
+                let sender = (!end).then(|| Sender { stream, link: self.shared.link.clone() });
+                self.state = State::Open { sender, response: Some(response) };
+                Ok(())
+            }
+            // No stream was opened: nothing has been sent.
+            Err(error) if error.is_io() || error.is_go_away() => Err(StreamError::Refused),
+            Err(error) => Err(stream_error(&error, &self.shared.link, u32::MAX)),
+        }
+    }
+
+    fn sender(&mut self) -> Result<&mut Sender, StreamError> {
+        match &mut self.state {
+            State::Open { sender: Some(sender), .. } => Ok(sender),
+            _ => Err(StreamError::Local),
+        }
+    }
+
+    fn finish_request(&mut self) {
+        if let State::Open { sender, .. } = &mut self.state {
+            *sender = None;
+        }
+    }
+
+    pub(in crate::http::codec) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        self.sender()?.poll_ready(cx)
+    }
+
+    pub(in crate::http::codec) fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        self.sender()?.send_data(data, end)?;
+        if end {
+            self.finish_request();
+        }
+        Ok(())
+    }
+
+    pub(in crate::http::codec) fn send_trailers(&mut self, trailers: Headers) -> Result<(), StreamError> {
+        self.sender()?.send_trailers(trailers)?;
+        self.finish_request();
+        Ok(())
+    }
+
+    pub(in crate::http::codec) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, StreamError>> {
+        let State::Open { response, .. } = &mut self.state else { return Poll::Ready(Err(StreamError::Local)) };
+        let Some(future) = response else { return Poll::Ready(Err(StreamError::Local)) };
+        let link = &self.shared.link;
+        let limits = self.shared.limits;
+        let id = future.stream_id().as_u32();
+        let refused = |refused| match refused {
+            Refused::Malformed(details) => StreamError::Protocol(details),
+            Refused::TooLarge(details) => StreamError::TooLarge(details),
+            Refused::FieldTooLarge => StreamError::TooLarge("http2.header_list_size_too_large"),
+        };
+        match ready!(future.poll_informational(cx)) {
+            Some(Ok(informational)) if informational.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+                return Poll::Ready(Err(StreamError::Protocol("http2.violation.of.messaging.rule")));
+            }
+            Some(Ok(informational)) => {
+                let head = head::response(informational.into_parts().0, limits).map_err(refused);
+                return Poll::Ready(head.map(Reply::Informational));
+            }
+            Some(Err(error)) => return Poll::Ready(Err(stream_error(&error, link, id))),
+            None => {}
+        }
+        let result = ready!(Pin::new(future).poll(cx));
+        *response = None;
+        Poll::Ready(match result {
+            Ok(reply) => {
+                let (parts, stream) = reply.into_parts();
+                head::response(parts, limits).map_err(refused).map(|head| {
+                    let body = if stream.is_end_stream() {
+                        codec::Body::Empty
+                    } else {
+                        codec::Body::H2(super::Body::new(stream, link.clone(), limits, Some(self.lease.clone())))
+                    };
+                    Reply::Response(head, body)
+                })
+            }
+            // A connection that ended without an error leaves its streams without one.
+            Err(error) if error.is_library() && self.shared.counts.closed.get() => Err(gone(link, id)),
+            Err(error) => Err(stream_error(&error, link, id)),
+        })
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        // A body that is still read holds the stream too, so the crate would not see that the request has no end.
+        if let State::Open { sender: Some(sender), .. } = &mut self.state {
+            sender.send_reset(ResetCode::Cancel);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Frame headers as they pass, in either direction: nine bytes read for each frame, payloads skipped.
+//!
+//! The `h2` crate parses and answers; what it keeps to itself (which request was malformed, the last id of a GOAWAY,
+//! whether a stream's HEADERS were written) and what it allows (floods that Envoy ends) is seen here.
+
+/// DATA.
+pub(super) const DATA: u8 = 0;
+/// HEADERS.
+pub(super) const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+/// RST_STREAM.
+pub(super) const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+/// GOAWAY.
+pub(super) const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const FLAG_END_STREAM: u8 = 1;
+const FLAG_ACK: u8 = 1;
+
+/// Control frames that a peer may have answered in one go: Envoy's `max_outbound_control_frames`.
+const MAX_CONTROL_BURST: u32 = 1000;
+/// Envoy's `max_consecutive_inbound_frames_with_empty_payload`.
+const MAX_EMPTY_FRAMES: u32 = 1;
+/// CONTINUATION frames in one header block: nghttp2's bound, hence Envoy's.
+const MAX_CONTINUATIONS: u32 = 8;
+/// Envoy's `max_inbound_priority_frames_per_stream`.
+const MAX_PRIORITY_PER_STREAM: u64 = 100;
+/// Envoy's `max_inbound_window_update_frames_per_data_frame_sent`.
+const MAX_WINDOW_UPDATES_PER_DATA: u64 = 10;
+
+/// A frame header, and the first bytes of its payload as far as they were asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FrameHead {
+    /// Payload length.
+    pub(super) length: u32,
+    /// Type.
+    pub(super) kind: u8,
+    /// Flags.
+    pub(super) flags: u8,
+    /// Stream.
+    pub(super) stream: u32,
+    /// First eight bytes of the payload (RST_STREAM: four; GOAWAY: eight; others: none).
+    pub(super) payload: [u8; 8],
+}
+
+impl FrameHead {
+    /// The code of RST_STREAM.
+    pub(super) fn reset_code(&self) -> u32 {
+        let [a, b, c, d, ..] = self.payload;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
+    /// Last stream id and code of GOAWAY.
+    pub(super) fn goaway(&self) -> (u32, u32) {
+        let [a, b, c, d, e, f, g, h] = self.payload;
+        (u32::from_be_bytes([a, b, c, d]) & 0x7fff_ffff, u32::from_be_bytes([e, f, g, h]))
+    }
+
+    fn wanted(&self) -> u32 {
+        match self.kind {
+            RST_STREAM => 4.min(self.length),
+            GOAWAY => 8.min(self.length),
+            _ => 0,
+        }
+    }
+}
+
+/// Where in a stream of frames the next byte is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scanner {
+    /// Bytes to skip: the preface, or the rest of a payload.
+    skip: u32,
+    head: [u8; 9],
+    /// Bytes of `head`, then of the wanted payload, that are there.
+    have: u32,
+    frame: FrameHead,
+}
+
+impl Scanner {
+    /// Starts after `skip` bytes, the preface of 24.
+    pub(super) fn new(skip: u32) -> Self {
+        Scanner { skip, head: [0; 9], have: 0, frame: FrameHead::default() }
+    }
+
+    /// How many bytes come before the next frame begins; `None` within a frame header.
+    pub(super) fn boundary(&self) -> Option<usize> {
+        (self.have == 0).then_some(self.skip as usize)
+    }
+
+    /// Walks over `bytes` up to the end of the next frame header (and wanted payload). Returns how many bytes were
+    /// taken, and the frame if there is one.
+    pub(super) fn next(&mut self, bytes: &[u8]) -> (usize, Option<FrameHead>) {
+        let mut taken = 0;
+        if self.skip > 0 {
+            let n = (self.skip as usize).min(bytes.len());
+            self.skip -= n as u32;
+            taken = n;
+        }
+        for byte in bytes.get(taken..).unwrap_or_default() {
+            if self.have < 9 {
+                if let Some(slot) = self.head.get_mut(self.have as usize) {
+                    *slot = *byte;
+                }
+            } else if let Some(slot) = self.frame.payload.get_mut(self.have as usize - 9) {
+                *slot = *byte;
+            }
+            self.have += 1;
+            taken += 1;
+            if self.have == 9 {
+                let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
+                self.frame = FrameHead {
+                    length: u32::from_be_bytes([0, l0, l1, l2]),
+                    kind,
+                    flags,
+                    stream: u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff,
+                    payload: [0; 8],
+                };
+            }
+            if self.have >= 9 && self.have - 9 == self.frame.wanted() {
+                self.skip = self.frame.length - self.frame.wanted();
+                self.have = 0;
+                return (taken, Some(self.frame));
+            }
+        }
+        (taken, None)
+    }
+}
+
+/// Counts of what a peer sent, against Envoy's limits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Floods {
+    control: u32,
+    empty: u32,
+    continuations: u32,
+    priority: u64,
+    window_updates: u64,
+    streams: u64,
+    /// DATA frames that we sent.
+    pub(super) data_sent: u64,
+}
+
+impl Floods {
+    /// Nothing more to read for now: what was asked has been answered.
+    pub(super) fn idle(&mut self) {
+        self.control = 0;
+    }
+
+    /// Counts a frame from the peer. `Err` with Envoy's response code detail when it is one too many.
+    pub(super) fn inbound(&mut self, frame: &FrameHead) -> Result<(), &'static str> {
+        match frame.kind {
+            DATA | HEADERS | CONTINUATION => {
+                if frame.kind == HEADERS {
+                    self.streams = self.streams.saturating_add(1);
+                    self.continuations = 0;
+                }
+                if frame.kind == CONTINUATION {
+                    self.continuations += 1;
+                    if self.continuations > MAX_CONTINUATIONS {
+                        return Err("http2.too_many_continuation_frames");
+                    }
+                }
+                if frame.length == 0 && (frame.flags & FLAG_END_STREAM == 0 || frame.kind == CONTINUATION) {
+                    self.empty += 1;
+                    if self.empty > MAX_EMPTY_FRAMES {
+                        return Err("http2.inbound_empty_frames_flood");
+                    }
+                } else {
+                    self.empty = 0;
+                }
+            }
+            PRIORITY => {
+                self.priority = self.priority.saturating_add(1);
+                if self.priority > MAX_PRIORITY_PER_STREAM.saturating_mul(self.streams.saturating_add(1)) {
+                    return Err("http2.inbound_priority_frames_flood");
+                }
+            }
+            WINDOW_UPDATE => {
+                self.window_updates = self.window_updates.saturating_add(1);
+                let data = self.data_sent.saturating_mul(MAX_WINDOW_UPDATES_PER_DATA);
+                let limit = self.streams.saturating_add(data).saturating_mul(2).saturating_add(5);
+                if self.window_updates > limit {
+                    return Err("http2.inbound_window_update_frames_flood");
+                }
+            }
+            SETTINGS | PING if frame.flags & FLAG_ACK == 0 => {
+                self.control += 1;
+                if self.control > MAX_CONTROL_BURST {
+                    return Err("http2.outbound_control_frames_flood");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        out.extend([kind, flags]);
+        out.extend(stream.to_be_bytes());
+        out.extend(payload);
+        out
+    }
+
+    #[test]
+    fn frames_are_found_however_the_bytes_are_cut() {
+        let mut wire = vec![b'x'; 24];
+        wire.extend(frame(SETTINGS, 0, 0, &[0; 12]));
+        wire.extend(frame(RST_STREAM, 0, 5, &8u32.to_be_bytes()));
+        wire.extend(frame(GOAWAY, 0, 0, &[0, 0, 0, 7, 0, 0, 0, 11, b'd']));
+        wire.extend(frame(PING, 1, 0, &[0; 8]));
+        for step in 1..wire.len() {
+            let mut scanner = Scanner::new(24);
+            let mut seen = Vec::new();
+            for mut piece in wire.chunks(step) {
+                while !piece.is_empty() {
+                    let (taken, found) = scanner.next(piece);
+                    piece = &piece[taken..];
+                    seen.extend(found);
+                }
+            }
+            let kinds: Vec<u8> = seen.iter().map(|f| f.kind).collect();
+            assert_eq!(kinds, [SETTINGS, RST_STREAM, GOAWAY, PING], "cut every {step} bytes");
+            assert_eq!((seen[1].stream, seen[1].reset_code()), (5, 8));
+            assert_eq!(seen[2].goaway(), (7, 11));
+            assert!(step == 1 || scanner.have == 0);
+        }
+    }
+
+    #[test]
+    fn a_window_update_for_each_piece_of_data_is_no_flood() {
+        let mut floods = Floods::default();
+        let update = FrameHead { kind: WINDOW_UPDATE, length: 4, ..FrameHead::default() };
+        for _ in 0..1000 {
+            floods.data_sent += 1;
+            for _ in 0..2 {
+                floods.inbound(&update).unwrap();
+            }
+        }
+        let mut floods = Floods::default();
+        assert_eq!((0..6).filter(|_| floods.inbound(&update).is_err()).count(), 1);
+    }
+}

@@ -1,0 +1,404 @@
+//! The downstream's side: a connection that yields requests, and the way to answer each.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::{Reason, server};
+use outrigger_engine::config::hcm::{Http2Options, HttpConnectionManager};
+use outrigger_engine::message::{Headers, ResponseHead};
+use tokio::io::AsyncWriteExt;
+
+use super::head::{self, Limits, Refused};
+use super::keepalive::Keepalive;
+use super::wire::{Link, Policy, Wire};
+use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, reset, stream_error};
+use crate::http::codec::{self, Exchange, ResetCode, StreamError};
+use crate::io::Io;
+
+/// Envoy's `overload.premature_reset_total_stream_count`.
+const PREMATURE_RESET_STREAMS: u64 = 500;
+/// Envoy's `overload.premature_reset_min_stream_lifetime_seconds`.
+const PREMATURE_RESET_AGE: Duration = Duration::from_secs(1);
+
+/// What a listener's connection manager asks of HTTP/2.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// `http2_protocol_options`.
+    pub http2: Http2Options,
+    /// Bytes of a request head.
+    pub max_headers_bytes: usize,
+    /// Fields of a request head, pseudo-headers included.
+    pub max_headers_count: usize,
+    /// A malformed request ends its stream; otherwise the connection.
+    pub stream_error_on_invalid_http_message: bool,
+}
+
+impl From<&HttpConnectionManager> for ServerSettings {
+    fn from(hcm: &HttpConnectionManager) -> Self {
+        ServerSettings {
+            http2: hcm.http2.clone(),
+            max_headers_bytes: hcm.max_request_headers_bytes,
+            max_headers_count: hcm.max_headers_count,
+            stream_error_on_invalid_http_message: hcm.stream_error_on_invalid_http_message,
+        }
+    }
+}
+
+/// What a connection yields.
+#[allow(clippy::large_enum_variant, reason = "nearly all of what comes is requests, and none is kept in this form")]
+#[derive(Debug)]
+pub enum Incoming {
+    /// A request.
+    Request(Exchange),
+    /// A request that was refused and reset; for the log and the counters, with Envoy's response code detail. The
+    /// connection goes on, unless [`Incoming::End`] follows.
+    Malformed(&'static str),
+    /// Nothing more comes.
+    End(End),
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum End {
+    /// The peer closed it, or the drain is complete.
+    #[error("closed")]
+    Closed,
+    /// The transport broke.
+    #[error("connection reset by the peer")]
+    Broken,
+    /// The peer broke the protocol; Envoy's response code detail.
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    /// No answer to a keepalive PING.
+    #[error("keepalive timeout")]
+    KeepaliveTimeout,
+    /// We ended it ([`ServerConnection::abort`]).
+    #[error("closed locally")]
+    Local,
+}
+
+/// A downstream connection. [`ServerConnection::poll_incoming`] drives it: nothing moves on its streams otherwise.
+#[derive(Debug)]
+pub struct ServerConnection {
+    h2: Option<server::Connection<Wire, Bytes>>,
+    link: Rc<Link>,
+    streams: Rc<Streams>,
+    limits: Limits,
+    keepalive: Option<Keepalive>,
+    end: Option<End>,
+    aborted: bool,
+}
+
+/// Counts of a connection's streams.
+#[derive(Debug, Default)]
+struct Streams {
+    active: Cell<usize>,
+    finished: Cell<u64>,
+    premature: Cell<u64>,
+}
+
+impl Streams {
+    /// Envoy's rule against rapid resets: more than half of 500 streams, or of all where there were more.
+    fn too_many_premature(&self) -> bool {
+        self.premature.get() > 0 && self.premature.get() * 2 >= self.finished.get().max(PREMATURE_RESET_STREAMS)
+    }
+}
+
+impl ServerConnection {
+    /// Reads the preface and sends our SETTINGS. `buffered` was read from `io` before.
+    ///
+    /// # Errors
+    ///
+    /// The peer speaks something else, or is gone; the transport has been closed.
+    pub async fn handshake(io: Io, buffered: Bytes, settings: &ServerSettings) -> Result<Self, End> {
+        let policy =
+            if settings.stream_error_on_invalid_http_message { Policy::EndStream } else { Policy::EndConnection };
+        let link = Link::new(io, buffered, policy, true);
+        let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
+        let http2 = &settings.http2;
+        let mut builder = server::Builder::new();
+        builder
+            .max_concurrent_streams(http2.max_concurrent_streams)
+            .initial_window_size(http2.initial_stream_window_size)
+            .initial_connection_window_size(http2.initial_connection_window_size)
+            .header_table_size(http2.hpack_table_size)
+            // Ours is the limit; the crate's counts 32 bytes a field and answers otherwise than Envoy.
+            .max_header_list_size(u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX))
+            .max_send_buffer_size(MAX_SEND_BUFFER)
+            .max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESETS))
+            .max_pending_accept_reset_streams(PREMATURE_RESET_STREAMS as usize);
+        if http2.allow_connect {
+            builder.enable_connect_protocol();
+        }
+        match builder.handshake(Wire(link.clone())).await {
+            Ok(mut h2) => {
+                let keepalive = match http2.keepalive {
+                    Some(times) => h2.ping_pong().map(|pings| Keepalive::new(pings, times)),
+                    None => None,
+                };
+                let streams = Rc::default();
+                Ok(ServerConnection { h2: Some(h2), link, streams, limits, keepalive, end: None, aborted: false })
+            }
+            Err(error) => {
+                let _ = Wire(link.clone()).shutdown().await;
+                Err(if error.is_io() { End::Broken } else { End::Protocol("http2.bad_preface") })
+            }
+        }
+    }
+
+    /// Drives the connection, and yields its requests. After [`Incoming::End`] it yields the same again.
+    pub fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        if let Some(end) = self.end {
+            return Poll::Ready(Incoming::End(end));
+        }
+        if self.streams.too_many_premature() {
+            return self.end(End::Protocol("too_many_premature_resets"));
+        }
+        if let Some(keepalive) = &mut self.keepalive
+            && keepalive.poll(cx).is_ready()
+        {
+            return self.end(End::KeepaliveTimeout);
+        }
+        loop {
+            let Some(h2) = &mut self.h2 else { return self.end(End::Closed) };
+            let accepted = h2.poll_accept(cx);
+            if let Some(details) = self.link.violation() {
+                return self.end(End::Protocol(details));
+            }
+            if let Some(details) = self.link.take_malformed() {
+                // What `poll_accept` has found must not be lost: a request that is ready is ready again, a stream that
+                // is dropped here would be reset.
+                if accepted.is_pending() {
+                    return Poll::Ready(Incoming::Malformed(details));
+                }
+                self.link.put_malformed(details);
+            }
+            match ready!(accepted) {
+                Some(Ok((request, respond))) => {
+                    if let Some(incoming) = self.accept(request, respond) {
+                        return Poll::Ready(incoming);
+                    }
+                }
+                Some(Err(error)) => {
+                    let end = match error.reason() {
+                        _ if error.is_io() => End::Broken,
+                        _ if self.aborted => End::Local,
+                        _ if error.is_remote() => End::Closed,
+                        _ => End::Protocol("http2.protocol_error"),
+                    };
+                    return self.end(end);
+                }
+                None => return self.end(if self.aborted { End::Local } else { End::Closed }),
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        request: http::Request<h2::RecvStream>,
+        mut respond: server::SendResponse<Bytes>,
+    ) -> Option<Incoming> {
+        let (parts, stream) = request.into_parts();
+        let head = match head::request(parts, self.limits) {
+            Ok(head) => head,
+            Err(Refused::TooLarge(details)) => {
+                respond.send_reset(Reason::INTERNAL_ERROR);
+                return Some(Incoming::Malformed(details));
+            }
+            Err(Refused::FieldTooLarge) => {
+                self.abort(Reason::COMPRESSION_ERROR.into());
+                return None;
+            }
+            Err(Refused::Malformed(details)) => {
+                if self.link.policy() == Policy::EndConnection {
+                    self.link.set_violation(details);
+                    return Some(self.ended(End::Protocol(details)));
+                }
+                self.link.expect_reset(respond.stream_id().as_u32());
+                respond.send_reset(Reason::PROTOCOL_ERROR);
+                return Some(Incoming::Malformed(details));
+            }
+        };
+        let body = if stream.is_end_stream() {
+            codec::Body::Empty
+        } else {
+            codec::Body::H2(super::Body::new(stream, self.link.clone(), self.limits, None))
+        };
+        self.streams.active.set(self.streams.active.get() + 1);
+        let responder = Responder {
+            state: State::Waiting(respond),
+            link: self.link.clone(),
+            streams: self.streams.clone(),
+            started: Instant::now(),
+            head_sent: false,
+        };
+        Some(Incoming::Request(Exchange { head, body, responder: codec::Responder::H2(responder) }))
+    }
+
+    fn end(&mut self, end: End) -> Poll<Incoming> {
+        Poll::Ready(self.ended(end))
+    }
+
+    fn ended(&mut self, end: End) -> Incoming {
+        self.end = Some(end);
+        self.keepalive = None;
+        // Streams that are still open learn of it.
+        self.h2 = None;
+        Incoming::End(end)
+    }
+
+    /// Says GOAWAY in two steps: at once with the highest id, so that the peer opens no more streams, and one round
+    /// trip later with the last id that we have seen. The connection ends with its last stream.
+    pub fn start_drain(&mut self) {
+        if let Some(h2) = &mut self.h2 {
+            h2.graceful_shutdown();
+        }
+    }
+
+    /// Ends the connection with GOAWAY and `code`, whatever is open on it.
+    pub fn abort(&mut self, code: u32) {
+        if let Some(h2) = &mut self.h2 {
+            self.aborted = true;
+            self.link.expect_goaway();
+            h2.abrupt_shutdown(code.into());
+        }
+    }
+
+    /// Requests that are being answered.
+    pub fn active_streams(&self) -> usize {
+        self.streams.active.get()
+    }
+
+    /// After [`Incoming::End`]: closes our direction and waits for the peer to close, throwing away what it sends, so
+    /// that no reset overtakes our last frames. The caller bounds it with `delayed_close_timeout`.
+    pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.link.poll_close(cx)
+    }
+}
+
+/// The way to answer.
+#[derive(Debug)]
+pub struct Responder {
+    state: State,
+    link: Rc<Link>,
+    streams: Rc<Streams>,
+    started: Instant,
+    head_sent: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No final head yet.
+    Waiting(server::SendResponse<Bytes>),
+    /// The head is sent.
+    Sending(Sender),
+    /// All is sent, or the stream is reset.
+    Done,
+}
+
+impl Responder {
+    pub(in crate::http::codec) fn send_informational(&mut self, head: ResponseHead) -> Result<(), StreamError> {
+        match &mut self.state {
+            State::Waiting(respond) => {
+                let id = respond.stream_id().as_u32();
+                respond.send_informational(head::to_response(head)).map_err(|e| stream_error(&e, &self.link, id))
+            }
+            _ => Err(StreamError::Local),
+        }
+    }
+
+    pub(in crate::http::codec) fn send_head(&mut self, head: ResponseHead, end: bool) -> Result<(), StreamError> {
+        let State::Waiting(respond) = &mut self.state else { return Err(StreamError::Local) };
+        let id = respond.stream_id().as_u32();
+        match respond.send_response(head::to_response(head), end) {
+            Ok(stream) => {
+                self.head_sent = true;
+                self.state = if end { State::Done } else { State::Sending(Sender { stream, link: self.link.clone() }) };
+                Ok(())
+            }
+            Err(error) => Err(match self.poll_reset(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(error) => error,
+                Poll::Pending => stream_error(&error, &self.link, id),
+            }),
+        }
+    }
+
+    pub(in crate::http::codec) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        match &mut self.state {
+            State::Sending(sender) => sender.poll_ready(cx),
+            State::Waiting(_) => Poll::Ready(Ok(())),
+            State::Done => Poll::Ready(Err(StreamError::Local)),
+        }
+    }
+
+    pub(in crate::http::codec) fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        let State::Sending(sender) = &mut self.state else { return Err(StreamError::Local) };
+        sender.send_data(data, end)?;
+        if end {
+            self.state = State::Done;
+        }
+        Ok(())
+    }
+
+    pub(in crate::http::codec) fn send_trailers(&mut self, trailers: Headers) -> Result<(), StreamError> {
+        let State::Sending(sender) = &mut self.state else { return Err(StreamError::Local) };
+        sender.send_trailers(trailers)?;
+        self.state = State::Done;
+        Ok(())
+    }
+
+    /// The connection's own task writes: there is nothing to wait for here.
+    pub(in crate::http::codec) fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    pub(in crate::http::codec) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        match &mut self.state {
+            State::Waiting(respond) => {
+                let id = respond.stream_id().as_u32();
+                Poll::Ready(match ready!(respond.poll_reset(cx)) {
+                    Ok(code) => reset(code, &self.link, id),
+                    Err(error) => stream_error(&error, &self.link, id),
+                })
+            }
+            State::Sending(sender) => sender.poll_reset(cx),
+            State::Done => Poll::Pending,
+        }
+    }
+
+    pub(in crate::http::codec) fn reset(mut self, code: ResetCode) {
+        self.send_reset(code);
+    }
+
+    fn send_reset(&mut self, code: ResetCode) {
+        match &mut self.state {
+            State::Waiting(respond) => {
+                if code == ResetCode::Protocol {
+                    self.link.expect_reset(respond.stream_id().as_u32());
+                }
+                respond.send_reset(super::reason(code));
+            }
+            State::Sending(sender) => sender.send_reset(code),
+            State::Done => {}
+        }
+        self.state = State::Done;
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        let streams = &self.streams;
+        streams.active.set(streams.active.get() - 1);
+        streams.finished.set(streams.finished.get() + 1);
+        if !self.head_sent
+            && self.started.elapsed() <= PREMATURE_RESET_AGE
+            && self.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
+        {
+            self.streams.premature.set(self.streams.premature.get() + 1);
+        }
+        self.send_reset(ResetCode::Internal);
+    }
+}

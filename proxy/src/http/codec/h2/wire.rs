@@ -1,0 +1,313 @@
+//! The transport as the `h2` crate sees it, with our scanners between the two.
+//!
+//! The transport belongs to the connection's [`Link`], not to the crate: after the crate is done, the connection can
+//! still be closed without losing what is in flight, and streams can ask what became of it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::scan::{DATA, Floods, FrameHead, GOAWAY, HEADERS, RST_STREAM, Scanner};
+use crate::io::Io;
+
+const PROTOCOL_ERROR: u32 = 1;
+
+/// What a connection's transport, driver and streams know of each other.
+#[derive(Debug)]
+pub(super) struct Link {
+    transport: RefCell<Transport>,
+    violation: Cell<Option<&'static str>>,
+    /// A malformed message ends its stream only, and is reported here.
+    malformed: Cell<Option<&'static str>>,
+    goaway: Cell<Option<(u32, u32)>>,
+    last_headers_sent: Cell<u32>,
+    own_resets: RefCell<Vec<u32>>,
+    own_goaway: Cell<bool>,
+    client: bool,
+    end: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Transport {
+    io: Io,
+    buffered: Bytes,
+    inbound: Scanner,
+    outbound: Scanner,
+    floods: Floods,
+    /// The kind of the last frame that carried a message, and its stream.
+    last_message: (u8, u32),
+    policy: Policy,
+    /// Nothing is written any more: the peer sees the transport close.
+    silent: bool,
+}
+
+/// What happens when the peer sends a malformed message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// The connection ends, without a frame: Envoy's default for a downstream.
+    EndConnection,
+    /// The stream ends: `stream_error_on_invalid_http_message`, and upstreams.
+    EndStream,
+}
+
+impl Link {
+    /// `preface` bytes come before the first frame in (server) or out (client) direction.
+    pub(super) fn new(io: Io, buffered: Bytes, policy: Policy, server: bool) -> Rc<Self> {
+        let (inbound, outbound) = if server { (24, 0) } else { (0, 24) };
+        Rc::new(Link {
+            transport: RefCell::new(Transport {
+                io,
+                buffered,
+                inbound: Scanner::new(inbound),
+                outbound: Scanner::new(outbound),
+                floods: Floods::default(),
+                last_message: (DATA, 0),
+                policy,
+                silent: false,
+            }),
+            violation: Cell::new(None),
+            malformed: Cell::new(None),
+            goaway: Cell::new(None),
+            last_headers_sent: Cell::new(0),
+            own_resets: RefCell::new(Vec::new()),
+            own_goaway: Cell::new(false),
+            client: !server,
+            end: Cell::new(false),
+        })
+    }
+
+    /// Whether we are the client.
+    pub(super) fn is_client(&self) -> bool {
+        self.client
+    }
+
+    /// Whether the peer has closed or reset the transport.
+    pub(super) fn saw_end(&self) -> bool {
+        self.end.get()
+    }
+
+    /// Why the connection must end, in Envoy's words, where the peer broke the protocol.
+    pub(super) fn violation(&self) -> Option<&'static str> {
+        self.violation.get()
+    }
+
+    /// The peer broke the protocol, in a way that only we have seen.
+    pub(super) fn set_violation(&self, details: &'static str) {
+        self.violation.set(Some(self.violation.get().unwrap_or(details)));
+        self.transport.borrow_mut().silent = true;
+    }
+
+    /// A malformed message that ended its stream only, once.
+    pub(super) fn take_malformed(&self) -> Option<&'static str> {
+        self.malformed.take()
+    }
+
+    /// Reports it later after all.
+    pub(super) fn put_malformed(&self, details: &'static str) {
+        self.malformed.set(Some(details));
+    }
+
+    /// What happens to malformed messages.
+    pub(super) fn policy(&self) -> Policy {
+        self.transport.borrow().policy
+    }
+
+    /// The last stream id of the peer's GOAWAY.
+    pub(super) fn goaway(&self) -> Option<u32> {
+        self.goaway.get().map(|(id, _)| id)
+    }
+
+    /// Whether the HEADERS of this stream of ours have been written.
+    pub(super) fn was_sent(&self, stream: u32) -> bool {
+        stream <= self.last_headers_sent.get()
+    }
+
+    /// We are about to end `stream` with PROTOCOL_ERROR for reasons of our own.
+    pub(super) fn expect_reset(&self, stream: u32) {
+        self.own_resets.borrow_mut().push(stream);
+    }
+
+    /// We are about to end the connection for reasons of our own.
+    pub(super) fn expect_goaway(&self) {
+        self.own_goaway.set(true);
+    }
+
+    /// Ends our direction and throws away what the peer still sends. Ready when the peer has closed too: only then can
+    /// the socket go without a reset that would overtake what we have sent.
+    pub(super) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let transport = &mut *self.transport.borrow_mut();
+        if Pin::new(&mut transport.io).poll_shutdown(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut transport.io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    fn inbound(&self, transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (taken, frame) = transport.inbound.next(bytes);
+            bytes = bytes.get(taken..).unwrap_or_default();
+            let Some(frame) = frame else { continue };
+            if matches!(frame.kind, DATA | HEADERS) {
+                transport.last_message = (frame.kind, frame.stream);
+            }
+            if frame.kind == GOAWAY {
+                self.goaway.set(Some(frame.goaway()));
+            }
+            if let Err(details) = transport.floods.inbound(&frame) {
+                self.violation.set(Some(details));
+                transport.silent = true;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, details));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of `bytes` may be written: up to the frame with which the crate would end a malformed message.
+    fn outbound(&self, transport: &mut Transport, bytes: &[u8]) -> usize {
+        let mut scanner = transport.outbound;
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let start = scanner.boundary();
+            let (taken, frame) = scanner.next(rest);
+            if let (Some(start), Some(frame)) = (start, frame)
+                && let Some(details) = self.detects_malformed(transport, &frame)
+            {
+                if transport.policy == Policy::EndConnection {
+                    self.violation.set(Some(details));
+                    return at + start;
+                }
+                self.malformed.set(Some(details));
+            }
+            at += taken;
+        }
+        bytes.len()
+    }
+
+    /// Whether the crate ends a stream or the connection because of a malformed message. Bodies that do not fit their
+    /// `content-length` end their stream only.
+    fn detects_malformed(&self, transport: &Transport, frame: &FrameHead) -> Option<&'static str> {
+        let (last_kind, last_stream) = transport.last_message;
+        match frame.kind {
+            RST_STREAM if frame.reset_code() == PROTOCOL_ERROR => {
+                let by_data = last_kind == DATA && last_stream == frame.stream;
+                (!by_data && !self.own_resets.borrow().contains(&frame.stream))
+                    .then_some("http2.violation.of.messaging.rule")
+            }
+            GOAWAY if frame.goaway().1 == PROTOCOL_ERROR => {
+                (last_kind == HEADERS && !self.own_goaway.get()).then_some("http2.invalid.header.field")
+            }
+            _ => None,
+        }
+    }
+
+    fn written(&self, transport: &mut Transport, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (taken, frame) = transport.outbound.next(bytes);
+            bytes = bytes.get(taken..).unwrap_or_default();
+            match frame {
+                Some(FrameHead { kind: DATA, .. }) => transport.floods.data_sent += 1,
+                Some(FrameHead { kind: HEADERS, stream, .. }) if stream > self.last_headers_sent.get() => {
+                    self.last_headers_sent.set(stream);
+                }
+                Some(FrameHead { kind: RST_STREAM, stream, .. }) => {
+                    let mut own = self.own_resets.borrow_mut();
+                    if !own.is_empty() {
+                        own.retain(|id| *id != stream);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The transport, given to the `h2` crate.
+#[derive(Debug)]
+pub(super) struct Wire(pub(super) Rc<Link>);
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let link = &*self.0;
+        let transport = &mut *link.transport.borrow_mut();
+        let before = buf.filled().len();
+        if transport.buffered.is_empty() {
+            match Pin::new(&mut transport.io).poll_read(cx, buf) {
+                Poll::Ready(result) => {
+                    if result.is_err() || buf.filled().len() == before {
+                        link.end.set(true);
+                    }
+                    result?;
+                }
+                Poll::Pending => {
+                    transport.floods.idle();
+                    return Poll::Pending;
+                }
+            }
+        } else {
+            let n = transport.buffered.len().min(buf.remaining());
+            buf.put_slice(transport.buffered.get(..n).unwrap_or_default());
+            transport.buffered.advance(n);
+        }
+        Poll::Ready(link.inbound(transport, buf.filled().get(before..).unwrap_or_default()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let link = &*self.0;
+        let transport = &mut *link.transport.borrow_mut();
+        if !transport.silent
+            && let Some(first) = bufs.iter().find(|b| !b.is_empty())
+        {
+            // Control frames begin in the first slice; the others are payload.
+            let allowed = link.outbound(transport, first);
+            if allowed == 0 {
+                transport.silent = true;
+            } else {
+                let cut = [io::IoSlice::new(first.get(..allowed).unwrap_or_default())];
+                let bufs = if allowed == first.len() { bufs } else { &cut };
+                let n = ready!(Pin::new(&mut transport.io).poll_write_vectored(cx, bufs))?;
+                let mut left = n;
+                for buf in bufs {
+                    let part = left.min(buf.len());
+                    link.written(transport, buf.get(..part).unwrap_or_default());
+                    left -= part;
+                }
+                return Poll::Ready(Ok(n));
+            }
+        }
+        Poll::Ready(Ok(bufs.iter().map(|b| b.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.transport.borrow().io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.transport.borrow_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.transport.borrow_mut().io).poll_shutdown(cx)
+    }
+}
