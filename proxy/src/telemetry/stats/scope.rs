@@ -49,7 +49,7 @@ impl Sample {
     }
 }
 
-/// A struct of metrics; [`metrics!`](super::metric_structs) implements it.
+/// A struct of metrics; the macro `metric_structs` implements it.
 pub trait Metrics: Default + Send + Sync + 'static {
     /// What the scope has once, for all workers.
     type Shared: Default + Send + Sync;

@@ -43,6 +43,5 @@ metric_structs! {
         shared_counters {
             flushed_by_timer, reopen_failed, write_buffered, write_completed, write_dropped, write_failed,
         }
-        gauges { write_total_buffered }
     }
 }
