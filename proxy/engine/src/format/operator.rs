@@ -576,7 +576,7 @@ pub(crate) fn is_grpc(headers: &Headers) -> bool {
 }
 
 /// The status of a gRPC call: of its trailers, else of its headers, else what the HTTP status means.
-fn grpc_code(ctx: &FormatContext<'_>) -> Option<u64> {
+pub(crate) fn grpc_code(ctx: &FormatContext<'_>) -> Option<u64> {
     let from = |headers: &Headers| {
         let value = headers.get(&GRPC_STATUS)?;
         value.to_str().ok()?.trim().parse::<u64>().ok()
