@@ -4,6 +4,57 @@
 //! `cluster/` -> the upstream socket.
 
 pub mod admin;
+mod admin_state;
+pub mod alarm;
+pub mod args;
+pub mod bootstrap;
+pub mod cluster;
 pub mod http;
 pub mod io;
+pub mod listener;
+pub mod process;
+pub mod server;
+pub mod tcp;
 pub mod telemetry;
+pub mod tls;
+pub mod worker;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command, Mode, ServeArgs};
+use crate::telemetry::log;
+
+/// Runs the program with its arguments (the first is the program's name) to its end.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // To standard output for --help and --version, else to standard error; nobody reads a failure of that.
+            _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    let result = match cli.command {
+        Some(Command::Validate(_)) => Ok(ExitCode::SUCCESS),
+        None => serve(cli.serve),
+    };
+    result.unwrap_or_else(|reason| {
+        eprintln!("{reason}");
+        ExitCode::FAILURE
+    })
+}
+
+fn serve(args: ServeArgs) -> Result<ExitCode, String> {
+    let level = args.log_level.parse().map_err(|error| format!("--log-level: {error}"))?;
+    let components = args.component_log_level.as_deref().unwrap_or_default();
+    log::init(level, components, args.log_path.as_deref()).map_err(|error| error.to_string())?;
+    let bootstrap = bootstrap::load(&args.config)?;
+    if args.mode != Mode::Serve {
+        println!("configuration '{}' OK", args.config.config_path.unwrap_or_default().display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    server::serve(args, bootstrap).map_err(|error| error.to_string())
+}

@@ -1,3 +1,5 @@
-//! The sidecar.
+//! The sidecar: `outrigger-proxy -c bootstrap.yaml`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    outrigger_proxy::run(std::env::args_os())
+}

@@ -8,6 +8,7 @@ pub mod config;
 pub mod connection_manager;
 pub mod format;
 pub mod matcher;
+pub mod filter_chain;
 pub mod message;
 pub mod reply;
 pub mod resilience;

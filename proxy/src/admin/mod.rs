@@ -7,8 +7,9 @@
 mod config_dump;
 mod json;
 mod query;
+pub mod server;
 mod stats;
-mod status;
+pub(crate) mod status;
 #[cfg(test)]
 mod tests;
 

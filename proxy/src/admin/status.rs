@@ -113,7 +113,7 @@ pub(super) fn listeners(state: &dyn AdminState, query: &Query) -> Response {
 }
 
 /// An address as a message.
-pub(super) fn core_address(address: &Address) -> core::Address {
+pub(crate) fn core_address(address: &Address) -> core::Address {
     let address = match address {
         Address::Ip(ip) => core::address::Address::SocketAddress(core::SocketAddress {
             address: ip.ip().to_string(),

@@ -12,3 +12,11 @@ impl Cluster {
         None
     }
 }
+
+impl crate::resilience::retry::RetryPolicy {
+    /// None.
+    pub fn convert(_: outrigger_proto::envoy::config::route::v3::RetryPolicy, at: &At<'_>) -> Option<Self> {
+        at.reject("", "retry policies are not read yet");
+        None
+    }
+}

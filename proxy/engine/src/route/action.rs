@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use outrigger_proto::envoy::config::core::v3::RoutingPriority;
+use outrigger_proto::envoy::config::core::v3::RoutingPriority as ProtoPriority;
 use outrigger_proto::envoy::config::route::v3 as proto;
 use outrigger_proto::envoy::config::route::v3::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier,
@@ -15,7 +15,9 @@ use crate::config::report::{At, IsSet};
 use crate::config::value::duration;
 use crate::matcher::{FieldName, Head, Substitution};
 use crate::message::RequestHead;
-use crate::route::RetryPolicy;
+use crate::resilience::breaker::RoutingPriority;
+use crate::resilience::retry::RetryPolicy;
+use crate::resilience::timeout::{MaxStreamDuration, RouteTimeouts};
 use crate::route::headers::{HeaderMutations, REQUEST, RESPONSE};
 use crate::route::redirect::{DirectResponse, Redirect};
 use crate::route::rewrite::{HostRewrite, PathRewrite};
@@ -41,21 +43,12 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Forward {
     pub(crate) cluster: ClusterChoice,
-    /// For the whole response, all tries together; 15 s by default, `None` for no limit.
-    pub timeout: Option<Duration>,
-    /// In place of the connection manager's `stream_idle_timeout` where it is set; zero for no limit.
-    pub idle_timeout: Option<Duration>,
-    /// In place of the connection manager's `max_stream_duration` where it is set.
-    pub max_stream_duration: Option<MaxStreamDuration>,
-    /// Deprecated: where it is set (and `max_stream_duration` is not), a gRPC request's timeout is its `grpc-timeout`,
-    /// at most this; zero for no maximum.
-    pub max_grpc_timeout: Option<Duration>,
-    /// Deprecated: taken off the `grpc-timeout` of a request, unless nothing would be left of it.
-    pub grpc_timeout_offset: Option<Duration>,
+    /// How long a request may take.
+    pub timeouts: RouteTimeouts,
     /// The route's, else the virtual host's.
     pub retry: Option<Arc<RetryPolicy>>,
     /// Which of a cluster's circuit breakers count the request.
-    pub priority: Priority,
+    pub priority: RoutingPriority,
     /// Upgrades by name in lower case, that the route allows (`true`) or forbids, whatever the connection manager says.
     pub upgrades: Box<[(Arc<str>, bool)]>,
     /// The status for a cluster that is not there: 503 by default.
@@ -64,27 +57,6 @@ pub struct Forward {
     pub(crate) host: HostRewrite,
     /// Whether an authority that is rewritten is appended to `x-forwarded-host`.
     pub append_x_forwarded_host: bool,
-}
-
-/// `RouteAction.MaxStreamDuration`. Zero means no limit in each of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MaxStreamDuration {
-    /// For every request; `None`: the connection manager's holds.
-    pub max: Option<Duration>,
-    /// For requests with `grpc-timeout`: its value, at most this, holds in the place of `max`.
-    pub grpc_timeout_header_max: Option<Duration>,
-    /// Taken off the `grpc-timeout`.
-    pub grpc_timeout_header_offset: Option<Duration>,
-}
-
-/// `RoutingPriority`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Priority {
-    /// DEFAULT
-    #[default]
-    Default,
-    /// HIGH
-    High,
 }
 
 #[derive(Debug)]
@@ -264,17 +236,24 @@ impl Forward {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         };
-        let priority = match RoutingPriority::try_from(priority) {
-            Ok(RoutingPriority::Default) => Priority::Default,
-            Ok(RoutingPriority::High) => Priority::High,
+        let priority = match ProtoPriority::try_from(priority) {
+            Ok(ProtoPriority::Default) => RoutingPriority::Default,
+            Ok(ProtoPriority::High) => RoutingPriority::High,
             Err(_) => {
                 at.field("priority").reject(priority, "no such priority");
-                Priority::Default
+                RoutingPriority::Default
             }
         };
-        let timeout = match timeout {
-            None => Some(DEFAULT_TIMEOUT),
-            Some(timeout) => duration(Some(timeout), &at.field("timeout")).filter(|timeout| !timeout.is_zero()),
+        let timeouts = RouteTimeouts {
+            timeout: match timeout {
+                None => DEFAULT_TIMEOUT,
+                Some(timeout) => duration(Some(timeout), &at.field("timeout")).unwrap_or_default(),
+            },
+            idle_timeout: duration(idle_timeout, &at.field("idle_timeout")),
+            max_grpc_timeout: duration(max_grpc_timeout, &at.field("max_grpc_timeout")),
+            grpc_timeout_offset: duration(grpc_timeout_offset, &at.field("grpc_timeout_offset")),
+            max_stream_duration: max_stream_duration
+                .map(|message| convert_stream_duration(message, &at.field("max_stream_duration"))),
         };
         let path = match (prefix_rewrite.is_set(), regex_rewrite) {
             (true, Some(_)) => {
@@ -287,31 +266,12 @@ impl Forward {
             (false, None) => None,
         };
         let retry = match retry_policy {
-            Some(policy) => crate::route::convert_retry(policy, &at.field("retry_policy")),
+            Some(policy) => RetryPolicy::convert(policy, &at.field("retry_policy")).map(Arc::new),
             None => inherited_retry.cloned(),
         };
         let cluster = convert_cluster(cluster_specifier, at);
         Some(Forward {
-            timeout,
-            idle_timeout: duration(idle_timeout, &at.field("idle_timeout")),
-            max_stream_duration: max_stream_duration.map(|message| {
-                let at = at.field("max_stream_duration");
-                let proto::route_action::MaxStreamDuration {
-                    max_stream_duration,
-                    grpc_timeout_header_max,
-                    grpc_timeout_header_offset,
-                } = message;
-                MaxStreamDuration {
-                    max: duration(max_stream_duration, &at.field("max_stream_duration")),
-                    grpc_timeout_header_max: duration(grpc_timeout_header_max, &at.field("grpc_timeout_header_max")),
-                    grpc_timeout_header_offset: duration(
-                        grpc_timeout_header_offset,
-                        &at.field("grpc_timeout_header_offset"),
-                    ),
-                }
-            }),
-            max_grpc_timeout: duration(max_grpc_timeout, &at.field("max_grpc_timeout")),
-            grpc_timeout_offset: duration(grpc_timeout_offset, &at.field("grpc_timeout_offset")),
+            timeouts,
             retry,
             priority,
             upgrades: convert_upgrades(upgrade_configs, &at.field("upgrade_configs")),
@@ -389,6 +349,19 @@ fn host_value(host: &str, at: &At<'_>) -> Option<http::HeaderValue> {
             at.reject(host.escape_default(), "not the value of a header");
             None
         }
+    }
+}
+
+fn convert_stream_duration(message: proto::route_action::MaxStreamDuration, at: &At<'_>) -> MaxStreamDuration {
+    let proto::route_action::MaxStreamDuration {
+        max_stream_duration,
+        grpc_timeout_header_max,
+        grpc_timeout_header_offset,
+    } = message;
+    MaxStreamDuration {
+        max_stream_duration: duration(max_stream_duration, &at.field("max_stream_duration")),
+        grpc_timeout_header_max: duration(grpc_timeout_header_max, &at.field("grpc_timeout_header_max")),
+        grpc_timeout_header_offset: duration(grpc_timeout_header_offset, &at.field("grpc_timeout_header_offset")),
     }
 }
 

@@ -31,17 +31,10 @@ use crate::route::matching::Path;
 use crate::stream_info::StreamInfo;
 use crate::{harmless, unsupported};
 
-pub use crate::route::action::{Action, Choice, Forward, MaxStreamDuration, Priority};
+pub use crate::route::action::{Action, Choice, Forward};
 pub use crate::route::redirect::{DirectResponse, Redirect};
 pub use crate::route::rewrite::rewrite_authority;
 pub use crate::route::virtual_host::{RequireTls, Route, VirtualHost};
-
-/// When and how a request is tried again.
-pub type RetryPolicy = proto::RetryPolicy;
-
-pub(crate) fn convert_retry(message: proto::RetryPolicy, _at: &At<'_>) -> Option<Arc<RetryPolicy>> {
-    Some(Arc::new(message))
-}
 
 /// Envoy's default for `max_direct_response_body_size_bytes`.
 const MAX_DIRECT_RESPONSE_BODY: u32 = 4096;

@@ -13,7 +13,7 @@ use crate::route::headers::{HeaderMutations, REQUEST, RESPONSE};
 use crate::route::index::Index;
 use crate::route::matching::{Path, RouteMatch};
 use crate::route::redirect::{DirectResponse, Redirect, forwarded_proto, https_location};
-use crate::route::{RetryPolicy, convert_retry};
+use crate::resilience::retry::RetryPolicy;
 use crate::{harmless, unsupported};
 
 static X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
@@ -152,7 +152,7 @@ impl VirtualHost {
                 RequireTls::None
             }
         };
-        let retry = retry_policy.and_then(|policy| convert_retry(policy, &at.field("retry_policy")));
+        let retry = retry_policy.and_then(|policy| RetryPolicy::convert(policy, &at.field("retry_policy"))).map(Arc::new);
         let limit = request_body_buffer_limit.or(per_request_buffer_limit_bytes.map(u64::from));
         let inherited = Inherited { retry, limit, max_body };
         let routes_at = at.field("routes");

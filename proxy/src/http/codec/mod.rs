@@ -163,6 +163,20 @@ impl Responder {
     }
 }
 
+impl Responder {
+    /// The transport of a connection that has become a tunnel, after its head was flushed.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Local`] where no such head was sent; on HTTP/2, where a stream is not a transport.
+    pub fn into_tunnel(self) -> Result<Tunnel, StreamError> {
+        match self {
+            Responder::H1(r) => r.into_tunnel(),
+            Responder::H2(_) => Err(StreamError::Local),
+        }
+    }
+}
+
 /// What comes back from an upstream before the body of the final response.
 #[derive(Debug)]
 pub enum Reply {
@@ -223,6 +237,28 @@ impl ClientStream {
         match self {
             ClientStream::H1(s) => s.poll_reply(cx),
             ClientStream::H2(s) => s.poll_reply(cx),
+        }
+    }
+}
+
+impl ClientStream {
+    /// Whether some of the request may have reached the peer.
+    pub fn is_sent(&self) -> bool {
+        match self {
+            ClientStream::H1(s) => s.is_sent(),
+            ClientStream::H2(_) => true,
+        }
+    }
+
+    /// The transport of a connection that has become a tunnel, and the owner's claim on it.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Local`] where the peer did not agree to it; on HTTP/2, where a stream is not a transport.
+    pub fn into_tunnel(self) -> Result<(Tunnel, h1::Lease), StreamError> {
+        match self {
+            ClientStream::H1(s) => s.into_tunnel(),
+            ClientStream::H2(_) => Err(StreamError::Local),
         }
     }
 }

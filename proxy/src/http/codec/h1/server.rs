@@ -162,6 +162,16 @@ impl ServerConnection {
         codec::Responder::H1(Responder { shared: Rc::clone(&self.shared), generation })
     }
 
+    /// Gives up waiting for the rest of a request head: the way to say so. The connection closes after the answer.
+    pub fn abort_head(&mut self) -> codec::Responder {
+        let generation = {
+            let mut shared = self.shared.borrow_mut();
+            shared.begin(false);
+            shared.generation
+        };
+        self.responder(generation)
+    }
+
     /// Whether a request head has begun to arrive: the time for heads applies then, else the connection is idle.
     pub fn has_partial_head(&self) -> bool {
         !self.shared.borrow().transport.input.is_empty()

@@ -1,0 +1,222 @@
+//! What the admin interface sees of the process.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use outrigger_engine::balance::{ClusterState, Health, Member};
+use outrigger_engine::config::cluster::Thresholds;
+use outrigger_engine::config::endpoint::HealthStatus;
+use outrigger_engine::resilience::breaker::{Resource, RoutingPriority};
+use outrigger_engine::stream_info::Address;
+use outrigger_proto::envoy::admin::v3::{
+    Certificate, ClusterStatus, CommandLineOptions, HostHealthStatus, HostStatus, SimpleMetric,
+    server_info::State as ServerState, simple_metric, unready_targets_dumps,
+};
+use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
+use outrigger_proto::envoy::config::cluster::v3 as cluster_proto;
+use outrigger_proto::envoy::config::core::v3 as core;
+
+use crate::admin::{AdminState, DrainListeners};
+use crate::process::Process;
+use crate::telemetry::log;
+use crate::telemetry::stats::Stats;
+
+impl AdminState for Process {
+    fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn refresh(&self) {
+        let server = &self.stats.server;
+        server.uptime.set(self.started.elapsed().as_secs());
+        server.concurrency.set(self.concurrency as u64);
+        server.live.set(u64::from(self.server_state() == ServerState::Live));
+        server.state.set(self.server_state() as u64);
+        server.total_connections.set(self.connections.iter().map(|n| n.load(Ordering::Relaxed)).sum());
+        self.stats.listener_manager.total_listeners_active.set(self.listeners.len() as u64);
+        self.stats.cluster_manager.active_clusters.set(self.clusters.len() as u64);
+        for cluster in self.clusters.values() {
+            let scope = self.stats.cluster(cluster.config.stat_name());
+            let hosts = cluster.hosts.load();
+            scope.shared.membership_total.set(hosts.len() as u64);
+            scope.shared.membership_healthy.set(hosts.count(Health::Healthy) as u64);
+            scope.shared.membership_degraded.set(hosts.count(Health::Degraded) as u64);
+            let open = |priority, resource| u64::from(cluster.breakers.is_open(priority, resource));
+            let default = &scope.shared.default_breakers;
+            default.cx_open.set(open(RoutingPriority::Default, Resource::Connections));
+            default.rq_open.set(open(RoutingPriority::Default, Resource::Requests));
+            default.rq_pending_open.set(open(RoutingPriority::Default, Resource::Pending));
+            default.rq_retry_open.set(open(RoutingPriority::Default, Resource::Retries));
+            let high = &scope.shared.high_breakers;
+            high.cx_open.set(open(RoutingPriority::High, Resource::Connections));
+            high.rq_open.set(open(RoutingPriority::High, Resource::Requests));
+            high.rq_pending_open.set(open(RoutingPriority::High, Resource::Pending));
+            high.rq_retry_open.set(open(RoutingPriority::High, Resource::Retries));
+        }
+    }
+
+    fn server_state(&self) -> ServerState {
+        if self.draining.load(Ordering::Relaxed) || self.health_failed.load(Ordering::Relaxed) {
+            ServerState::Draining
+        } else {
+            ServerState::Live
+        }
+    }
+
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn command_line(&self) -> CommandLineOptions {
+        let args = &self.args;
+        let drain_time = args.drain_time().try_into().ok();
+        CommandLineOptions {
+            base_id: u64::from(args.base_id),
+            concurrency: u32::try_from(self.concurrency).unwrap_or(u32::MAX),
+            config_path: args.config.config_path.as_ref().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default(),
+            config_yaml: args.config.config_yaml.clone().unwrap_or_default(),
+            log_level: args.log_level.clone(),
+            component_log_level: args.component_log_level.clone().unwrap_or_default(),
+            log_path: args.log_path.as_ref().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default(),
+            service_cluster: self.node.cluster.clone(),
+            service_node: self.node.id.clone(),
+            drain_time,
+            ..Default::default()
+        }
+    }
+
+    fn node(&self) -> core::Node {
+        self.node.clone()
+    }
+
+    fn bootstrap(&self) -> Result<Bootstrap, String> {
+        crate::bootstrap::message(&self.args.config)
+    }
+
+    fn bootstrap_time(&self) -> SystemTime {
+        self.started_at
+    }
+
+    fn clusters(&self, visit: &mut dyn FnMut(ClusterStatus)) {
+        let mut clusters: Vec<_> = self.clusters.values().collect();
+        clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        for cluster in clusters {
+            visit(cluster_status(cluster));
+        }
+    }
+
+    fn listeners(&self) -> Vec<(String, Vec<Address>)> {
+        self.listeners.iter().map(|(name, addresses)| (name.to_string(), addresses.clone())).collect()
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        Vec::new()
+    }
+
+    fn unready_targets(&self) -> Vec<unready_targets_dumps::UnreadyTargetsDump> {
+        Vec::new()
+    }
+
+    fn runtime(&self) -> BTreeMap<String, String> {
+        self.runtime.clone()
+    }
+
+    fn fail_health_checks(&self, fail: bool) {
+        self.health_failed.store(fail, Ordering::Relaxed);
+    }
+
+    fn drain_listeners(&self, _: DrainListeners) {
+        self.drain_requested.notify_one();
+    }
+
+    fn reopen_logs(&self) {
+        if let Err(error) = log::reopen() {
+            tracing::error!(target: "main", "cannot open the log again: {error}");
+        }
+    }
+
+    fn quit(&self) {
+        self.quit.notify_one();
+    }
+}
+
+fn cluster_status(cluster: &ClusterState) -> ClusterStatus {
+    let config = &cluster.config;
+    let thresholds = |priority: i32, thresholds: &Thresholds| cluster_proto::circuit_breakers::Thresholds {
+        priority,
+        max_connections: Some(thresholds.max_connections),
+        max_pending_requests: Some(thresholds.max_pending_requests),
+        max_requests: Some(thresholds.max_requests),
+        max_retries: Some(thresholds.max_retries),
+        ..Default::default()
+    };
+    let hosts = cluster.hosts.load();
+    let mut host_statuses = Vec::with_capacity(hosts.len());
+    for (priority, hosts) in hosts.priorities.iter().enumerate() {
+        for (locality, info) in hosts.localities.iter().enumerate() {
+            let locality_message = core::Locality {
+                region: info.locality.region.to_string(),
+                zone: info.locality.zone.to_string(),
+                sub_zone: info.locality.sub_zone.to_string(),
+            };
+            for member in hosts.all.locality(locality) {
+                host_statuses.push(host_status(member, priority, &locality_message));
+            }
+        }
+    }
+    ClusterStatus {
+        name: config.name.to_string(),
+        observability_name: config.stat_name().to_string(),
+        host_statuses,
+        circuit_breakers: Some(cluster_proto::CircuitBreakers {
+            thresholds: vec![
+                thresholds(0, &config.circuit_breakers.default),
+                thresholds(1, &config.circuit_breakers.high),
+            ],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn host_status(member: &Member, priority: usize, locality: &core::Locality) -> HostStatus {
+    let host = &member.host;
+    let metric = |name: &str, value: u64, kind: simple_metric::Type| SimpleMetric {
+        r#type: kind as i32,
+        value,
+        name: name.to_owned(),
+    };
+    let counter = |name, value: Option<&AtomicU64>| {
+        metric(name, value.map_or(0, |n| n.load(Ordering::Relaxed)), simple_metric::Type::Counter)
+    };
+    let gauge = |name, value: Option<&AtomicU32>| {
+        metric(name, value.map_or(0, |n| u64::from(n.load(Ordering::Relaxed))), simple_metric::Type::Gauge)
+    };
+    let stats = host.stats_if_used();
+    let health = match host.status() {
+        HealthStatus::Healthy => core::HealthStatus::Healthy,
+        HealthStatus::Unhealthy => core::HealthStatus::Unhealthy,
+        HealthStatus::Draining => core::HealthStatus::Draining,
+        HealthStatus::Degraded => core::HealthStatus::Degraded,
+    };
+    HostStatus {
+        address: Some(crate::admin::status::core_address(&host.address)),
+        stats: vec![
+            gauge("cx_active", stats.map(|s| &s.cx_active)),
+            counter("cx_connect_fail", stats.map(|s| &s.cx_connect_fail)),
+            counter("cx_total", stats.map(|s| &s.cx_total)),
+            gauge("rq_active", stats.map(|s| &s.rq_active)),
+            counter("rq_error", stats.map(|s| &s.rq_error)),
+            counter("rq_success", stats.map(|s| &s.rq_success)),
+            counter("rq_timeout", stats.map(|s| &s.rq_timeout)),
+            counter("rq_total", stats.map(|s| &s.rq_total)),
+        ],
+        health_status: Some(HostHealthStatus { eds_health_status: health as i32, ..Default::default() }),
+        weight: member.weight,
+        hostname: host.hostname.as_deref().unwrap_or_default().to_owned(),
+        priority: u32::try_from(priority).unwrap_or(u32::MAX),
+        locality: Some(locality.clone()),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,104 @@
+//! The command line: Envoy's flags, so that what starts Envoy starts us.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A service-mesh sidecar that speaks Envoy's xDS v3.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger-proxy", version, disable_version_flag = true, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; serves when there is none.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of the server.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Print the version and exit.
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say for every field of a bootstrap whether it is used, harmless or rejected; exit with 1 if one is rejected.
+    Validate(ConfigArgs),
+}
+
+/// Where the bootstrap comes from.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// The bootstrap file, YAML or JSON.
+    #[arg(short = 'c', long, value_name = "FILE")]
+    pub config_path: Option<PathBuf>,
+    /// A bootstrap on the command line, merged over the file's.
+    #[arg(long, value_name = "YAML")]
+    pub config_yaml: Option<String>,
+}
+
+/// Flags of the server.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// The bootstrap.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Worker threads; by default the smallest of the CPU affinity, the cgroup quota rounded up and 4, or 2 without a quota.
+    #[arg(long, value_name = "N")]
+    pub concurrency: Option<usize>,
+    /// `serve`, or `validate` to check the bootstrap and exit.
+    #[arg(long, value_enum, default_value = "serve")]
+    pub mode: Mode,
+    /// Overrides `node.id`.
+    #[arg(long, value_name = "ID")]
+    pub service_node: Option<String>,
+    /// Overrides `node.cluster`.
+    #[arg(long, value_name = "NAME")]
+    pub service_cluster: Option<String>,
+    /// trace, debug, info, warning, error, critical or off.
+    #[arg(short = 'l', long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Levels of single components: `upstream:debug,router:trace`.
+    #[arg(long, value_name = "LIST")]
+    pub component_log_level: Option<String>,
+    /// Log to this file instead of standard error.
+    #[arg(long, value_name = "FILE")]
+    pub log_path: Option<PathBuf>,
+    /// How long a drain may take, seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub drain_time_s: u64,
+    /// Whether connections are asked to close more and more often during the drain, or all at once.
+    #[arg(long, value_enum, default_value = "gradual")]
+    pub drain_strategy: DrainStrategy,
+    /// Accepted for Envoy's sake: nothing is shared between processes here.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub base_id: u32,
+}
+
+impl ServeArgs {
+    /// `--drain-time-s`.
+    pub fn drain_time(&self) -> Duration {
+        Duration::from_secs(self.drain_time_s)
+    }
+}
+
+/// `--mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Serve traffic.
+    Serve,
+    /// Check the bootstrap and exit.
+    Validate,
+    /// As `validate`.
+    InitOnly,
+}
+
+/// `--drain-strategy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DrainStrategy {
+    /// The share of connections asked to close grows over the drain time.
+    Gradual,
+    /// All at once.
+    Immediate,
+}

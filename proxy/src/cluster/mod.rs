@@ -1,0 +1,136 @@
+//! The upstream side: what a worker owns of a cluster, its connections, and the names that its hosts come from.
+
+pub mod connect;
+pub mod pool;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_engine::balance::{ClusterState, Host, NoHost, PickContext, Picker};
+use outrigger_engine::config::cluster::HttpProtocol;
+use outrigger_engine::message::Protocol;
+use outrigger_engine::resilience::breaker::WorkerBreakers;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+use self::pool::{HostPool, PoolKey};
+use crate::http::codec::{h1, h2};
+use crate::telemetry::stats::ClusterStats;
+use crate::tls::client::TlsConnector;
+use crate::worker::Worker;
+
+/// A cluster as one worker uses it: made at the cluster's first request on this thread.
+#[derive(Debug)]
+pub struct WorkerCluster {
+    /// What all workers share.
+    pub state: Arc<ClusterState>,
+    /// This worker's counters.
+    pub stats: Arc<ClusterStats>,
+    /// This worker's handle on what is under way.
+    pub breakers: WorkerBreakers,
+    picker: RefCell<Picker>,
+    pools: RefCell<HashMap<PoolKey, Rc<HostPool>>>,
+    h1_settings: Rc<h1::ClientSettings>,
+    h2_settings: Rc<h2::ClientSettings>,
+    tls: Option<Rc<TlsConnector>>,
+    sweeping: std::cell::Cell<bool>,
+}
+
+/// How often idle connections are looked at: those that the peer closed, and those that were idle for too long, go.
+const SWEEP: Duration = Duration::from_millis(500);
+
+impl WorkerCluster {
+    /// The share of `worker` in a cluster.
+    pub fn new(state: Arc<ClusterState>, worker: &Rc<Worker>) -> Rc<Self> {
+        let config = &state.config;
+        let (http1, http2) = match &config.protocol {
+            HttpProtocol::Http1(http1) => (http1.clone(), Default::default()),
+            HttpProtocol::Http2(http2) => (Default::default(), http2.clone()),
+            HttpProtocol::Auto { http1, http2 } | HttpProtocol::UseDownstream { http1, http2 } => {
+                (http1.clone(), http2.clone())
+            }
+        };
+        let tls = worker.process.connectors.get(&config.name).cloned().map(Rc::new);
+        Rc::new(WorkerCluster {
+            stats: worker.process.stats.cluster(config.stat_name()).shard(worker.index),
+            breakers: WorkerBreakers::new(state.breakers.clone()),
+            picker: RefCell::new(Picker::new(&state, worker.random())),
+            pools: RefCell::default(),
+            h1_settings: Rc::new(h1::ClientSettings {
+                max_head_bytes: config.max_response_headers_bytes,
+                max_headers: config.max_response_headers_count,
+                header_case: http1.header_case,
+                enable_trailers: http1.enable_trailers,
+                allow_chunked_length: http1.allow_chunked_length,
+            }),
+            h2_settings: Rc::new(h2::ClientSettings {
+                http2,
+                max_headers_bytes: config.max_response_headers_bytes,
+                max_headers_count: config.max_response_headers_count,
+            }),
+            tls,
+            sweeping: std::cell::Cell::new(false),
+            state,
+        })
+    }
+
+    /// The host for a request.
+    pub fn pick(&self, context: &PickContext<'_>) -> Result<Arc<Host>, NoHost> {
+        self.picker.borrow_mut().pick(context).cloned()
+    }
+
+    /// The pool to `host` for a request that came by `downstream`, and with the SNI that the request decides.
+    pub fn pool(self: &Rc<Self>, host: &Arc<Host>, downstream: Protocol, server_name: Option<Arc<str>>) -> Rc<HostPool> {
+        let protocol = match &self.state.config.protocol {
+            HttpProtocol::Http1(_) => pool::PoolProtocol::Http1,
+            HttpProtocol::Http2(_) => pool::PoolProtocol::Http2,
+            HttpProtocol::Auto { .. } => pool::PoolProtocol::Alpn,
+            HttpProtocol::UseDownstream { .. } if downstream == Protocol::Http2 => pool::PoolProtocol::Http2,
+            HttpProtocol::UseDownstream { .. } => pool::PoolProtocol::Http1,
+        };
+        let key = PoolKey { host: host.id, protocol, server_name };
+        if let Some(pool) = self.pools.borrow().get(&key) {
+            return pool.clone();
+        }
+        let pool = HostPool::new(self, host.clone(), key.clone());
+        self.pools.borrow_mut().insert(key, pool.clone());
+        pool
+    }
+
+    /// A pool without connections and requests costs memory for nothing.
+    fn drop_pool(&self, key: &PoolKey) {
+        self.pools.borrow_mut().remove(key);
+    }
+
+    /// Starts the look-out over idle connections, unless it is on.
+    fn sweep(self: &Rc<Self>) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        let cluster = Rc::downgrade(self);
+        spawn_local(async move {
+            loop {
+                sleep(SWEEP).await;
+                let Some(cluster) = cluster.upgrade() else { return };
+                let pools: Vec<Rc<HostPool>> = cluster.pools.borrow().values().cloned().collect();
+                let now = Instant::now();
+                let mut idle = false;
+                for pool in pools {
+                    idle |= pool.sweep(now);
+                }
+                if !idle {
+                    cluster.sweeping.set(false);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// TLS to the hosts, where the cluster uses it.
+    pub fn tls(&self) -> Option<&Rc<TlsConnector>> {
+        self.tls.as_ref()
+    }
+}

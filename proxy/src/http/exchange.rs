@@ -1,0 +1,341 @@
+//! One request, from its head to its log line: prepare, route, then answer here or forward.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, EXPECT, LOCATION, UPGRADE};
+use http::{HeaderValue, Method, StatusCode};
+use outrigger_engine::connection_manager::names::X_REQUEST_ID;
+use outrigger_engine::connection_manager::{RequestContext, RequestRejected, finish_response, prepare_request};
+use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead};
+use outrigger_engine::reply::LocalReply;
+use outrigger_engine::route::{Action, Found, Lookup};
+use outrigger_engine::stream_info::{ResponseFlags, StreamInfo};
+use tokio::time::Instant;
+
+use super::codec::{Exchange, ResetCode, Responder, StreamError};
+use super::connection::HttpContext;
+use super::router::{self, Outcome};
+use super::upgrade;
+use crate::alarm::Alarm;
+
+/// A request under way: what every station needs of it.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    /// Its connection.
+    pub cx: &'a Rc<HttpContext>,
+    /// When its head was complete.
+    pub started: Instant,
+    /// What will be logged.
+    pub info: StreamInfo,
+    /// What the downstream's response shall repeat of the request.
+    pub request_id: Option<HeaderValue>,
+    /// The response's head as sent, kept for the log.
+    pub response: Option<ResponseHead>,
+    /// The response's trailers, kept for the log.
+    pub trailers: Option<Headers>,
+    /// Both sides agreed on an upgrade.
+    pub upgraded: bool,
+    /// The response cannot be finished: the stream ends like this.
+    pub reset: Option<ResetCode>,
+}
+
+impl Stream<'_> {
+    /// Sends a response head downstream, finished as the connection manager does.
+    pub fn send_head(
+        &mut self,
+        responder: &mut Responder,
+        mut head: ResponseHead,
+        end: bool,
+        local: bool,
+    ) -> Result<(), StreamError> {
+        let now = SystemTime::now();
+        let date = self.cx.worker.date(now);
+        let id = self.request_id.as_ref().filter(|_| self.cx.hcm.always_set_request_id_in_response);
+        finish_response(&mut head, &self.cx.hcm, self.upgraded, local, id, &date);
+        self.info.response_code = Some(head.status.as_u16());
+        self.info.first_downstream_tx = Some(self.started.elapsed());
+        if self.cx.is_closing() {
+            responder.close_after();
+        }
+        if self.keeps_for_log() {
+            self.response = Some(head.clone());
+        }
+        responder.send_head(head, end)
+    }
+
+    /// Whether a log will ask for heads and trailers.
+    pub fn keeps_for_log(&self) -> bool {
+        !self.cx.hcm.access_logs.is_empty()
+    }
+
+    /// A reply of the route's own, with the response headers that the route adds.
+    fn route_headers(&self, found: &Found<'_>, request: &RequestHead, mut reply: LocalReply) -> LocalReply {
+        let protocol = request.protocol;
+        let mut head = ResponseHead { status: reply.status, protocol, headers: reply.headers };
+        found.apply_response(None, &mut head, request, &self.info, self.started.elapsed());
+        reply.headers = head.headers;
+        reply
+    }
+
+    /// Answers from here.
+    pub async fn reply(&mut self, responder: &mut Responder, request: Option<&RequestHead>, reply: LocalReply) {
+        self.info.flags.insert(reply.flags);
+        self.info.details = Some(reply.details.clone());
+        let protocol = self.info.protocol.unwrap_or(Protocol::Http11);
+        let (head, body) = reply.into_response(request, protocol);
+        let sent = self.send_reply(responder, head, body).await;
+        if let Err(error) = sent {
+            self.downstream_gone(error);
+        }
+    }
+
+    async fn send_reply(&mut self, responder: &mut Responder, head: ResponseHead, body: Bytes) -> Result<(), StreamError> {
+        self.send_head(responder, head, body.is_empty(), true)?;
+        if !body.is_empty() {
+            self.info.bytes_sent = body.len() as u64;
+            poll_fn(|task| responder.poll_ready(task)).await?;
+            responder.send_data(body, true)?;
+        }
+        poll_fn(|task| responder.poll_flush(task)).await
+    }
+
+    /// Notes that the downstream left before the response was complete.
+    pub fn downstream_gone(&mut self, error: StreamError) {
+        let (flag, details) = match error {
+            StreamError::Reset(_) => (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset"),
+            StreamError::Protocol(details) | StreamError::TooLarge(details) => {
+                (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details)
+            }
+            StreamError::ConnectionClosed | StreamError::Refused | StreamError::Local => {
+                (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
+            }
+        };
+        self.cx.stats.downstream_rq_rx_reset.inc();
+        self.info.flags.insert(flag);
+        self.info.details = Some(details.into());
+    }
+
+    /// The request is over: counters and the log line.
+    fn finish(mut self, request: Option<&RequestHead>) {
+        let total = self.started.elapsed();
+        self.info.last_downstream_tx = Some(total);
+        let code = self.info.response_code.unwrap_or(0);
+        self.cx.stats.downstream_rq_active.dec();
+        self.cx.stats.downstream_rq_time.record(total.as_micros() as u64);
+        self.cx.stats.responses.inc(code);
+        self.cx.listener_stats.responses.inc(code);
+        if self.keeps_for_log() {
+            self.cx.worker.log(
+                &self.cx.hcm.access_logs,
+                request,
+                self.response.as_ref(),
+                self.trailers.as_ref(),
+                &self.info,
+            );
+        }
+    }
+}
+
+/// Answers a request that the codec could not read.
+pub async fn refuse(
+    cx: &Rc<HttpContext>,
+    head: Option<RequestHead>,
+    mut responder: Responder,
+    info: StreamInfo,
+    reply: LocalReply,
+) {
+    cx.stats.downstream_rq_active.inc();
+    let mut stream = new_stream(cx, info);
+    stream.reply(&mut responder, head.as_ref(), reply).await;
+    stream.finish(head.as_ref());
+}
+
+/// Counts and logs a request that the codec refused and reset by itself.
+pub fn log_malformed(cx: &Rc<HttpContext>, details: &'static str) {
+    cx.stats.downstream_rq_total.inc();
+    cx.stats.downstream_rq_active.inc();
+    let mut stream = new_stream(cx, StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http2)));
+    stream.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    stream.info.details = Some(details.into());
+    stream.finish(None);
+}
+
+fn new_stream(cx: &Rc<HttpContext>, info: StreamInfo) -> Stream<'_> {
+    Stream {
+        cx,
+        started: Instant::now(),
+        info,
+        request_id: None,
+        response: None,
+        trailers: None,
+        upgraded: false,
+        reset: None,
+    }
+}
+
+/// Serves one request to its end.
+pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm) {
+    let Exchange { mut head, body, mut responder } = exchange;
+    cx.stats.downstream_rq_total.inc();
+    cx.stats.downstream_rq_active.inc();
+    match head.protocol {
+        Protocol::Http10 | Protocol::Http11 => cx.stats.downstream_rq_http1_total.inc(),
+        Protocol::Http2 => cx.stats.downstream_rq_http2_total.inc(),
+    }
+    let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(head.protocol));
+    let mut stream = new_stream(cx, info);
+    let upgrade = wanted_upgrade(&head, &cx.hcm.upgrades);
+
+    let random = cx.worker.random();
+    let prepared = check(&head).and_then(|()| {
+        let context = RequestContext {
+            hcm: &cx.hcm,
+            connection: &cx.info,
+            upgrade: upgrade.is_some(),
+            random: u128::from(random) << 64 | u128::from(cx.worker.random()),
+        };
+        prepare_request(&mut head, &context)
+    });
+    match prepared {
+        Ok(remote) => stream.info.remote_address = remote,
+        Err(rejected) => {
+            let reply = rejection(cx, rejected);
+            stream.reply(&mut responder, Some(&head), reply).await;
+            stream.finish(Some(&head));
+            return;
+        }
+    }
+    stream.request_id = head.headers.get(&X_REQUEST_ID).cloned();
+    if !cx.hcm.proxy_100_continue
+        && head.headers.get(&EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        head.headers.remove(&EXPECT);
+        let go_on =
+            ResponseHead { status: StatusCode::CONTINUE, protocol: head.protocol, headers: Headers::new() };
+        if let Err(error) = responder.send_informational(go_on) {
+            stream.downstream_gone(error);
+            stream.finish(Some(&head));
+            return;
+        }
+    }
+
+    cx.stats.rq_total.inc();
+    let routes = cx.routes();
+    let outcome = match routes.find(&head, random) {
+        Lookup::NoVirtualHost | Lookup::NoRoute(_) => {
+            cx.stats.no_route.inc();
+            Outcome::Reply(not_found())
+        }
+        Lookup::RequireTls(virtual_host, location) => {
+            stream.info.virtual_host = Some(virtual_host.name.clone());
+            cx.stats.rq_direct_response.inc();
+            Outcome::Reply(redirect_to(StatusCode::MOVED_PERMANENTLY, location))
+        }
+        Lookup::Found(found) => {
+            stream.info.virtual_host = Some(found.virtual_host.name.clone());
+            stream.info.route_name = (!found.route.name.is_empty()).then(|| found.route.name.clone());
+            match &found.route.action {
+                Action::Forward(forward) => {
+                    let matched = router::Matched { found, forward };
+                    router::forward(&mut stream, &mut head, body, &mut responder, matched, upgrade, random, alarm).await
+                }
+                Action::Redirect(redirect) => {
+                    cx.stats.rq_direct_response.inc();
+                    let (status, location) = found.redirect(redirect, &mut head, !cx.hcm.suppress_envoy_headers);
+                    Outcome::Reply(stream.route_headers(&found, &head, redirect_to(status, location)))
+                }
+                Action::Respond(direct) => {
+                    cx.stats.rq_direct_response.inc();
+                    let reply = LocalReply::new(direct.status, direct.body(), "direct_response");
+                    Outcome::Reply(stream.route_headers(&found, &head, reply))
+                }
+                Action::NonForwarding => {
+                    cx.stats.no_route.inc();
+                    Outcome::Reply(not_found())
+                }
+            }
+        }
+    };
+    match outcome {
+        Outcome::Done => {}
+        Outcome::Reply(reply) => stream.reply(&mut responder, Some(&head), reply).await,
+        Outcome::Upgrade { stream: upstream, head: response, idle } => {
+            upgrade::run(&mut stream, responder, *upstream, response, idle).await;
+            stream.finish(Some(&head));
+            return;
+        }
+    }
+    if let Some(code) = stream.reset {
+        responder.reset(code);
+    }
+    stream.finish(Some(&head));
+}
+
+fn not_found() -> LocalReply {
+    LocalReply::new(StatusCode::NOT_FOUND, "", "route_not_found").flag(ResponseFlags::NO_ROUTE_FOUND)
+}
+
+fn redirect_to(status: StatusCode, location: HeaderValue) -> LocalReply {
+    let mut reply = LocalReply::new(status, "", "direct_response");
+    reply.headers.append(LOCATION, location);
+    reply
+}
+
+/// What every request must have, whatever its codec.
+fn check(head: &RequestHead) -> Result<(), RequestRejected> {
+    if head.authority.is_none() {
+        return Err(RequestRejected::Reply(400, "missing_host_header"));
+    }
+    let path = head.path.as_bytes();
+    let plain_connect = head.method == Method::CONNECT && head.connect_protocol.is_none();
+    if !plain_connect && !path.starts_with(b"/") && !(path == b"*" && head.method == Method::OPTIONS) {
+        return Err(RequestRejected::Reply(404, "absolute_path_rejected"));
+    }
+    Ok(())
+}
+
+fn rejection(cx: &HttpContext, rejected: RequestRejected) -> LocalReply {
+    match rejected {
+        RequestRejected::Reply(status, details) => {
+            match details {
+                "absolute_path_rejected" => cx.stats.downstream_rq_non_relative_path.inc(),
+                "path_normalization_failed" => cx.stats.downstream_rq_failed_path_normalization.inc(),
+                _ => {}
+            }
+            LocalReply::new(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), "", details)
+        }
+        RequestRejected::Redirect(path) => {
+            cx.stats.downstream_rq_redirected_with_normalized_path.inc();
+            let mut reply = LocalReply::new(
+                StatusCode::TEMPORARY_REDIRECT,
+                "",
+                "redirected_with_normalized_path",
+            );
+            if let Ok(location) = HeaderValue::from_str(&path) {
+                reply.headers.append(LOCATION, location);
+            }
+            reply
+        }
+    }
+}
+
+/// The upgrade that the request asks for, where it may have it.
+fn wanted_upgrade(head: &RequestHead, allowed: &[std::sync::Arc<str>]) -> Option<std::sync::Arc<str>> {
+    let named = match &head.connect_protocol {
+        Some(protocol) => protocol,
+        None => {
+            let upgrade = head.headers.get(&UPGRADE)?;
+            let asks = head.headers.get_all(&CONNECTION).any(|value| {
+                value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+            });
+            if !asks {
+                return None;
+            }
+            upgrade
+        }
+    };
+    allowed.iter().find(|name| named.as_bytes().eq_ignore_ascii_case(name.as_bytes())).cloned()
+}

@@ -1,0 +1,210 @@
+//! The two directions of an exchange: request body up, response body down. Both are polled by the one task that owns
+//! the exchange, so a byte goes from socket to socket without a queue or a wake-up between tasks.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use outrigger_engine::message::Headers;
+
+use super::codec::{Body, ClientStream, Frame, Responder, StreamError};
+
+/// Which side ended a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferError {
+    /// The client.
+    Downstream(StreamError),
+    /// The host.
+    Upstream(StreamError),
+}
+
+/// The request body on its way up. What was sent is kept for another attempt, up to a limit.
+#[derive(Debug)]
+pub struct Upload {
+    body: Body,
+    /// What came so far, while it may be needed again.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    keep: bool,
+    limit: usize,
+    trailers: Option<Headers>,
+    /// Pieces of `kept` that the current attempt has sent.
+    next: usize,
+    /// The downstream has sent everything.
+    complete: bool,
+    /// The current attempt has sent everything.
+    sent: bool,
+    /// Body bytes received.
+    pub bytes: u64,
+}
+
+impl Upload {
+    /// `limit`: bytes kept for another attempt; 0 keeps nothing.
+    pub fn new(body: Body, limit: usize) -> Self {
+        let complete = body.is_end();
+        Upload {
+            body,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            keep: limit > 0,
+            limit,
+            trailers: None,
+            next: 0,
+            complete,
+            sent: false,
+            bytes: 0,
+        }
+    }
+
+    /// Whether the downstream's request is complete.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether there is no body at all, so that the head ends the request.
+    pub fn is_empty(&self) -> bool {
+        self.complete && self.kept.is_empty() && self.trailers.is_none()
+    }
+
+    /// Whether this attempt has sent the whole request.
+    pub fn is_sent(&self) -> bool {
+        self.sent
+    }
+
+    /// Whether another attempt could send the same body again.
+    pub fn can_replay(&self) -> bool {
+        self.keep || self.bytes == 0
+    }
+
+    /// No other attempt will follow: nothing more is kept.
+    pub fn release(&mut self) {
+        self.keep = false;
+        if self.next >= self.kept.len() {
+            self.kept = Vec::new();
+            self.next = 0;
+        }
+    }
+
+    /// Another attempt begins. `head_ends`: its head said that no body follows.
+    pub fn restart(&mut self, head_ends: bool) {
+        self.next = 0;
+        self.sent = head_ends;
+    }
+
+    /// Moves the body on; ready when this attempt has sent all of it.
+    pub fn poll(&mut self, cx: &mut Context<'_>, stream: &mut ClientStream) -> Poll<Result<(), TransferError>> {
+        while !self.sent {
+            ready!(stream.poll_ready(cx)).map_err(TransferError::Upstream)?;
+            if let Some(data) = self.kept.get(self.next).cloned() {
+                self.next += 1;
+                self.sent = self.complete && self.next == self.kept.len() && self.trailers.is_none();
+                stream.send_data(data, self.sent).map_err(TransferError::Upstream)?;
+                continue;
+            }
+            if self.complete {
+                self.sent = true;
+                match self.trailers.clone() {
+                    Some(trailers) => stream.send_trailers(trailers),
+                    None => stream.send_data(Bytes::new(), true),
+                }
+                .map_err(TransferError::Upstream)?;
+                continue;
+            }
+            match ready!(self.body.poll_frame(cx)) {
+                Some(Ok(Frame::Data(data))) => {
+                    self.bytes += data.len() as u64;
+                    self.complete = self.body.is_end();
+                    self.sent = self.complete;
+                    self.keep(&data);
+                    stream.send_data(data, self.sent).map_err(TransferError::Upstream)?;
+                }
+                Some(Ok(Frame::Trailers(trailers))) => {
+                    self.complete = true;
+                    self.sent = true;
+                    if self.keep {
+                        self.trailers = Some(trailers.clone());
+                    }
+                    stream.send_trailers(trailers).map_err(TransferError::Upstream)?;
+                }
+                None => self.complete = true,
+                Some(Err(error)) => return Poll::Ready(Err(TransferError::Downstream(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        if !self.keep {
+            return;
+        }
+        self.kept_bytes += data.len();
+        if self.kept_bytes > self.limit {
+            self.keep = false;
+            self.kept = Vec::new();
+            self.next = 0;
+        } else {
+            self.kept.push(data.clone());
+            self.next = self.kept.len();
+        }
+    }
+}
+
+/// The response body on its way down.
+#[derive(Debug)]
+pub struct Download {
+    body: Body,
+    ended: bool,
+    /// Body bytes sent to the downstream.
+    pub bytes: u64,
+    /// Whether trailers came, and what they say of a gRPC call.
+    pub trailers: Option<Headers>,
+}
+
+impl Download {
+    /// `ended`: the head said that no body follows.
+    pub fn new(body: Body, ended: bool) -> Self {
+        Download { body, ended, bytes: 0, trailers: None }
+    }
+
+    /// Whether the upstream's response is complete.
+    pub fn is_complete(&self) -> bool {
+        self.ended
+    }
+
+    /// Moves the body on; ready when the downstream's kernel has all of it. `keep_trailers`: someone will ask for them.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        responder: &mut Responder,
+        keep_trailers: bool,
+    ) -> Poll<Result<(), TransferError>> {
+        while !self.ended {
+            ready!(responder.poll_ready(cx)).map_err(TransferError::Downstream)?;
+            match self.body.poll_frame(cx) {
+                Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                    self.bytes += data.len() as u64;
+                    self.ended = self.body.is_end();
+                    responder.send_data(data, self.ended).map_err(TransferError::Downstream)?;
+                }
+                Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                    self.ended = true;
+                    if keep_trailers {
+                        self.trailers = Some(trailers.clone());
+                    }
+                    responder.send_trailers(trailers).map_err(TransferError::Downstream)?;
+                }
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    responder.send_data(Bytes::new(), true).map_err(TransferError::Downstream)?;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(TransferError::Upstream(error))),
+                Poll::Pending => {
+                    if let Poll::Ready(Err(error)) = responder.poll_flush(cx) {
+                        return Poll::Ready(Err(TransferError::Downstream(error)));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        responder.poll_flush(cx).map_err(TransferError::Downstream)
+    }
+}

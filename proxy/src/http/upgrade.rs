@@ -1,0 +1,35 @@
+//! After `101 Switching Protocols`: the two connections become a tunnel.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use outrigger_engine::message::ResponseHead;
+
+use super::codec::{ClientStream, Responder};
+use super::exchange::Stream;
+
+/// Sends the head downstream and passes bytes both ways until both ends are done, or nothing moved for `idle`.
+pub async fn run(
+    stream: &mut Stream<'_>,
+    mut responder: Responder,
+    upstream: ClientStream,
+    head: ResponseHead,
+    idle: Option<Duration>,
+) {
+    if let Err(error) = stream.send_head(&mut responder, head, false, false) {
+        stream.downstream_gone(error);
+        return;
+    }
+    if let Err(error) = poll_fn(|task| responder.poll_flush(task)).await {
+        stream.downstream_gone(error);
+        return;
+    }
+    stream.cx.stats.downstream_cx_upgrades_total.inc();
+    stream.cx.stats.downstream_cx_upgrades_active.inc();
+    if let (Ok(down), Ok((up, _lease))) = (responder.into_tunnel(), upstream.into_tunnel()) {
+        let moved = crate::tcp::tunnel(down, up, idle).await;
+        stream.info.bytes_received = moved.up;
+        stream.info.bytes_sent = moved.down;
+    }
+    stream.cx.stats.downstream_cx_upgrades_active.dec();
+}

@@ -1,0 +1,5 @@
+//! From a listening socket to the filter chain that takes the connection.
+
+pub mod accept;
+pub mod connection;
+pub mod socket;

@@ -1,0 +1,116 @@
+//! Listening sockets. They are made by the main thread before any worker runs, one per worker and address
+//! (`SO_REUSEPORT`, so the kernel spreads connections), and belong to the address, not to a version of a listener.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use outrigger_engine::config::listener::Listener;
+use outrigger_engine::stream_info::Address;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A bound and listening socket, not yet in a runtime.
+#[derive(Debug)]
+pub enum ListenSocket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl ListenSocket {
+    /// The same socket under a second descriptor: Unix sockets have no `SO_REUSEPORT`, so workers share one.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            ListenSocket::Tcp(socket) => socket.try_clone().map(ListenSocket::Tcp),
+            ListenSocket::Unix(socket) => socket.try_clone().map(ListenSocket::Unix),
+        }
+    }
+
+    /// Where it listens; the port is the one that the kernel chose for port 0.
+    pub fn local_address(&self) -> io::Result<Address> {
+        match self {
+            ListenSocket::Tcp(socket) => socket.local_addr().map(Address::Ip),
+            ListenSocket::Unix(socket) => {
+                let address = socket.local_addr()?;
+                Ok(Address::Pipe(Arc::from(address.as_pathname().map(|p| p.to_string_lossy()).unwrap_or_default())))
+            }
+        }
+    }
+}
+
+/// An address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {listener}: cannot listen on {address}: {source}")]
+pub struct ListenError {
+    listener: Arc<str>,
+    address: Address,
+    source: io::Error,
+}
+
+/// One socket per worker for `address` of `listener`.
+pub fn listen(listener: &Listener, address: &Address, workers: usize) -> Result<Vec<ListenSocket>, ListenError> {
+    let fail = |source| ListenError { listener: listener.name.clone(), address: address.clone(), source };
+    let mut sockets = Vec::with_capacity(workers);
+    match address {
+        Address::Ip(wanted) => {
+            let mut wanted = *wanted;
+            for _ in 0..workers {
+                let socket = tcp(&wanted, listener).map_err(fail)?;
+                // The first one may have been given a port by the kernel; the others join it.
+                wanted = socket.local_addr().map_err(fail)?;
+                sockets.push(ListenSocket::Tcp(socket));
+            }
+        }
+        Address::Pipe(path) => {
+            let first = ListenSocket::Unix(unix(path).map_err(fail)?);
+            for _ in 1..workers {
+                sockets.push(first.try_clone().map_err(fail)?);
+            }
+            sockets.push(first);
+        }
+    }
+    Ok(sockets)
+}
+
+fn tcp(address: &SocketAddr, listener: &Listener) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if listener.transparent && address.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    }
+    if listener.freebind && address.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    }
+    socket.bind(&(*address).into())?;
+    let backlog = listener.backlog.map_or(i32::MAX, |b| i32::try_from(b).unwrap_or(i32::MAX));
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// A path may still hold the socket of a process that died: it is removed if nobody answers on it.
+pub(crate) fn unix(path: &str) -> io::Result<UnixListener> {
+    use std::os::linux::net::SocketAddrExt;
+    let listener = if let Some(name) = path.strip_prefix('@') {
+        UnixListener::bind_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)?
+    } else {
+        match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                    return Err(error);
+                }
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            other => other?,
+        }
+    };
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

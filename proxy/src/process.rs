@@ -1,0 +1,56 @@
+//! What all threads of the process share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Instant, SystemTime};
+
+use outrigger_engine::balance::ClusterState;
+use outrigger_engine::stream_info::Address;
+use outrigger_proto::envoy::config::core::v3::Node;
+use tokio::sync::Notify;
+
+use crate::args::ServeArgs;
+use crate::telemetry::stats::Stats;
+use crate::tls::client::TlsConnector;
+
+/// Shared, and but for atomics fixed.
+#[derive(Debug)]
+pub struct Process {
+    /// The command line.
+    pub args: ServeArgs,
+    /// Worker threads.
+    pub concurrency: usize,
+    /// The clusters by name.
+    pub clusters: HashMap<Arc<str>, Arc<ClusterState>>,
+    /// Who we are, as control planes see it.
+    pub node: Node,
+    /// The listeners that have sockets, with their addresses.
+    pub listeners: Vec<(Arc<str>, Vec<Address>)>,
+    /// Runtime keys and values.
+    pub runtime: BTreeMap<String, String>,
+    /// When the process started, for durations.
+    pub started: Instant,
+    /// When the process started, for people.
+    pub started_at: SystemTime,
+    /// TLS of the clusters that use it, by name.
+    pub connectors: HashMap<Arc<str>, TlsConnector>,
+    /// Every counter.
+    pub stats: Arc<Stats>,
+    /// Downstream connections of all workers, where a limit is set.
+    pub downstream_connections: AtomicU64,
+    /// The limit.
+    pub max_downstream_connections: Option<u64>,
+    /// `/healthcheck/fail`.
+    pub health_failed: AtomicBool,
+    /// A drain is on: new connections are served, idle ones close.
+    pub draining: AtomicBool,
+    /// Downstream connections of each worker.
+    pub connections: Box<[AtomicU64]>,
+    /// A draining worker has one connection less.
+    pub drain_progress: Notify,
+    /// `/drain_listeners`.
+    pub drain_requested: Notify,
+    /// `/quitquitquit`.
+    pub quit: Notify,
+}

@@ -1,0 +1,259 @@
+//! The life of the process: sockets first, then workers, then the control thread's signals, and the drain at the end.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use outrigger_engine::balance::ClusterState;
+use outrigger_engine::config::bootstrap::Bootstrap;
+use outrigger_engine::config::listener::Listener;
+use tokio::runtime::{Builder, LocalRuntime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::spawn_local;
+
+use crate::admin::{self, server::AdminSocket};
+use crate::args::ServeArgs;
+use crate::listener::accept::{WorkerListener, accept_loop};
+use crate::listener::socket::{ListenSocket, listen};
+use crate::process::Process;
+use crate::telemetry::stats::Stats;
+use crate::tls::client::TlsConnector;
+use crate::worker::Worker;
+
+/// What the control thread tells a worker.
+#[derive(Clone, Copy, Debug)]
+pub enum Command {
+    /// Idle connections close, the others after their requests.
+    Drain,
+    /// The thread ends, whatever it is doing.
+    Stop,
+}
+
+/// The process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket.
+    #[error(transparent)]
+    Listen(#[from] crate::listener::socket::ListenError),
+    /// TLS of a cluster.
+    #[error("cluster {name}: transport_socket: {reason}")]
+    Tls {
+        /// The cluster.
+        name: Arc<str>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// How it failed.
+        source: std::io::Error,
+    },
+}
+
+/// The sockets of one worker, each with its listener.
+type Sockets = Vec<(Arc<Listener>, ListenSocket)>;
+
+/// Runs until a signal or the admin listener ends it.
+pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    let concurrency = args.concurrency.unwrap_or_else(default_concurrency).max(1);
+    let admin = match &bootstrap.admin {
+        Some(admin) => Some(admin::server::bind(&admin.address).map_err(system("admin address"))?),
+        None => None,
+    };
+    let mut sockets: Vec<Sockets> = (0..concurrency).map(|_| Vec::new()).collect();
+    let mut listeners = Vec::new();
+    for listener in bootstrap.listeners.iter().filter(|listener| listener.bind_to_port) {
+        let mut addresses = Vec::with_capacity(listener.addresses.len());
+        for address in &listener.addresses {
+            let bound = listen(listener, address, concurrency)?;
+            addresses.extend(bound.first().and_then(|socket| socket.local_address().ok()));
+            for (worker, socket) in sockets.iter_mut().zip(bound) {
+                worker.push((listener.clone(), socket));
+            }
+        }
+        listeners.push((listener.name.clone(), addresses));
+    }
+    let stats = Arc::new(Stats::new());
+    let mut connectors = HashMap::new();
+    let mut clusters = HashMap::new();
+    for cluster in bootstrap.clusters {
+        if let Some(tls) = &cluster.tls {
+            let connector = TlsConnector::new(tls)
+                .map_err(|reason| StartError::Tls { name: cluster.name.clone(), reason: reason.to_string() })?;
+            connectors.insert(cluster.name.clone(), connector);
+        }
+        clusters.insert(cluster.name.clone(), Arc::new(ClusterState::new(cluster)));
+    }
+    let mut node = bootstrap.node;
+    if let Some(id) = &args.service_node {
+        node.id.clone_from(id);
+    }
+    if let Some(cluster) = &args.service_cluster {
+        node.cluster.clone_from(cluster);
+    }
+    let process = Arc::new(Process {
+        args,
+        concurrency,
+        clusters,
+        node,
+        listeners,
+        runtime: bootstrap.runtime,
+        started: Instant::now(),
+        started_at: SystemTime::now(),
+        connectors,
+        stats,
+        downstream_connections: AtomicU64::new(0),
+        max_downstream_connections: bootstrap.max_downstream_connections,
+        health_failed: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        connections: (0..concurrency).map(|_| AtomicU64::new(0)).collect(),
+        drain_progress: Notify::new(),
+        drain_requested: Notify::new(),
+        quit: Notify::new(),
+    });
+
+    let mut workers = Vec::with_capacity(concurrency);
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        let (send, receive) = mpsc::unbounded_channel();
+        let process = process.clone();
+        let thread = thread::Builder::new()
+            .name(format!("worker:{index}"))
+            .spawn(move || worker_thread(process, index, sockets, receive))
+            .map_err(system("worker thread"))?;
+        workers.push((send, thread));
+    }
+    process.stats.listener_manager.workers_started.set(1);
+    let runtime = local_runtime().map_err(system("runtime"))?;
+    let senders: Vec<_> = workers.iter().map(|(send, _)| send.clone()).collect();
+    let code = runtime.block_on(control(process.clone(), admin, senders)).map_err(system("signals"))?;
+    for (send, _) in &workers {
+        // A worker that is gone needs no telling.
+        _ = send.send(Command::Stop);
+    }
+    for (_, thread) in workers {
+        _ = thread.join();
+    }
+    Ok(code)
+}
+
+fn local_runtime() -> std::io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(Default::default())
+}
+
+fn worker_thread(
+    process: Arc<Process>,
+    index: usize,
+    sockets: Sockets,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let runtime = match local_runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(target: "main", "worker {index}: {error}");
+            return;
+        }
+    };
+    runtime.block_on(async move {
+        let worker = Worker::new(process.clone(), index);
+        for (config, socket) in sockets {
+            let stats = process.stats.listener(&config.stat_prefix).shard(index);
+            let listener = Rc::new(WorkerListener { config, stats, worker: worker.clone() });
+            spawn_local(accept_loop(listener, socket));
+        }
+        loop {
+            match commands.recv().await {
+                Some(Command::Drain) => worker.start_drain(),
+                Some(Command::Stop) | None => return,
+            }
+        }
+    });
+    // Whatever is still open here is closed with the thread.
+    runtime.shutdown_background();
+}
+
+/// The control thread: waits for the end.
+async fn control(
+    process: Arc<Process>,
+    admin: Option<AdminSocket>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+) -> std::io::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    if let Some(socket) = admin {
+        spawn_local(admin::server::serve(socket, process.clone()));
+    }
+    tokio::select! {
+        () = process.drain_requested.notified() => {
+            for worker in &workers {
+                _ = worker.send(Command::Drain);
+            }
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = process.quit.notified() => return Ok(ExitCode::SUCCESS),
+            }
+        }
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = process.quit.notified() => return Ok(ExitCode::SUCCESS),
+    }
+    tracing::info!(target: "main", "draining: a second signal ends at once");
+    process.draining.store(true, Ordering::Relaxed);
+    for worker in &workers {
+        _ = worker.send(Command::Drain);
+    }
+    let drained = async {
+        loop {
+            let progress = process.drain_progress.notified();
+            if process.connections.iter().all(|count| count.load(Ordering::Acquire) == 0) {
+                return;
+            }
+            // Connections that were accepted, but not yet counted, show up here a moment later.
+            _ = tokio::time::timeout(Duration::from_millis(100), progress).await;
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        () = tokio::time::sleep(process.args.drain_time()) => {
+            tracing::warn!(target: "main", "drain time is over: closing what is still open");
+        }
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = process.quit.notified() => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The smallest of affinity, cgroup quota (rounded up) and 4; without a quota 2 at most.
+fn default_concurrency() -> usize {
+    let affinity = thread::available_parallelism().map_or(1, usize::from);
+    match cgroup_quota() {
+        Some(quota) => affinity.min(quota).min(4),
+        None => affinity.min(2),
+    }
+}
+
+/// CPUs that the cgroup grants, rounded up; `None` for no limit.
+fn cgroup_quota() -> Option<usize> {
+    let (quota, period) = match std::fs::read_to_string("/sys/fs/cgroup/cpu.max") {
+        Ok(text) => {
+            let (quota, period) = text.trim().split_once(' ')?;
+            (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?)
+        }
+        Err(_) => {
+            let read = |name| std::fs::read_to_string(format!("/sys/fs/cgroup/cpu/{name}")).ok();
+            let quota = read("cpu.cfs_quota_us")?.trim().parse::<i64>().ok()?;
+            (u64::try_from(quota).ok()?, read("cpu.cfs_period_us")?.trim().parse().ok()?)
+        }
+    };
+    usize::try_from(quota.div_ceil(period.max(1)).max(1)).ok()
+}

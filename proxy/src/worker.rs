@@ -1,0 +1,237 @@
+//! What one thread owns: pools, pickers, counters, a clock for headers, randomness, spare timers. A request touches
+//! nothing but this and its connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::HeaderValue;
+use outrigger_engine::config::access_log::AccessLog;
+use outrigger_engine::message::{Headers, RequestHead, ResponseHead};
+use outrigger_engine::stream_info::StreamInfo;
+
+use crate::alarm::Alarm;
+use crate::cluster::WorkerCluster;
+use crate::process::Process;
+
+/// One thread's share of the proxy.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all threads share.
+    pub process: Arc<Process>,
+    /// 0 for the first worker; the control thread comes after the last.
+    pub index: usize,
+    clusters: RefCell<HashMap<Arc<str>, Rc<WorkerCluster>>>,
+    alarms: RefCell<Vec<Alarm>>,
+    random: Cell<[u64; 2]>,
+    date: RefCell<(u64, HeaderValue)>,
+    drain: Rc<LocalEvent>,
+    connection_ids: Cell<u64>,
+}
+
+/// Spare alarms kept per thread.
+const SPARE_ALARMS: usize = 256;
+
+impl Worker {
+    /// The worker of this thread.
+    pub fn new(process: Arc<Process>, index: usize) -> Rc<Self> {
+        let seed = seed(index);
+        Rc::new(Worker {
+            process,
+            index,
+            clusters: RefCell::default(),
+            alarms: RefCell::default(),
+            random: Cell::new(seed),
+            date: RefCell::new((u64::MAX, HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))),
+            drain: Rc::default(),
+            connection_ids: Cell::new(0),
+        })
+    }
+
+    /// The cluster `name` as this thread uses it, made at its first request here.
+    pub fn cluster(self: &Rc<Self>, name: &str) -> Option<Rc<WorkerCluster>> {
+        if let Some(cluster) = self.clusters.borrow().get(name) {
+            return Some(cluster.clone());
+        }
+        let state = self.process.clusters.get(name)?;
+        let cluster = WorkerCluster::new(state.clone(), self);
+        self.clusters.borrow_mut().insert(state.config.name.clone(), cluster.clone());
+        Some(cluster)
+    }
+
+    /// A timer that nobody uses.
+    pub fn take_alarm(&self) -> Alarm {
+        self.alarms.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives a timer back.
+    pub fn put_alarm(&self, alarm: Alarm) {
+        let mut alarms = self.alarms.borrow_mut();
+        if alarms.len() < SPARE_ALARMS {
+            alarms.push(alarm);
+        }
+    }
+
+    /// 64 random bits, good enough for balancing and ids, not for secrets (xoroshiro128+).
+    pub fn random(&self) -> u64 {
+        let [a, b] = self.random.get();
+        let out = a.wrapping_add(b);
+        let b = b ^ a;
+        self.random.set([a.rotate_left(24) ^ b ^ (b << 16), b.rotate_left(37)]);
+        out
+    }
+
+    /// The `date` header of now, made once a second.
+    pub fn date(&self, now: SystemTime) -> HeaderValue {
+        let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.0 != seconds {
+            *date = (seconds, http_date(seconds));
+        }
+        date.1.clone()
+    }
+
+    /// Set when this thread drains; connections that idle wait for it.
+    pub fn drain(&self) -> &Rc<LocalEvent> {
+        &self.drain
+    }
+
+    /// The id of the next connection; ids of different workers do not meet.
+    pub fn next_connection_id(&self) -> u64 {
+        let n = self.connection_ids.get();
+        self.connection_ids.set(n.wrapping_add(1));
+        let workers = self.process.concurrency as u64 + 1;
+        n.wrapping_mul(workers).wrapping_add(self.index as u64)
+    }
+
+    /// Counts a downstream connection of this thread until the guard goes.
+    pub fn connection_guard(self: &Rc<Self>) -> ConnectionGuard {
+        self.count_connections(1);
+        ConnectionGuard(self.clone())
+    }
+
+    fn count_connections(&self, change: u64) {
+        // One writer: a load and a store are enough.
+        if let Some(count) = self.process.connections.get(self.index) {
+            count.store(count.load(Ordering::Relaxed).wrapping_add(change), Ordering::Release);
+        }
+    }
+
+    /// Idle connections close now, the others after their requests.
+    pub fn start_drain(&self) {
+        self.drain.set();
+    }
+
+    /// Writes the log lines of a request (or TCP connection) that is over.
+    pub fn log(
+        &self,
+        _logs: &[AccessLog],
+        _request: Option<&RequestHead>,
+        _response: Option<&ResponseHead>,
+        _trailers: Option<&Headers>,
+        _info: &StreamInfo,
+    ) {
+    }
+}
+
+/// See [`Worker::connection_guard`].
+#[derive(Debug)]
+pub struct ConnectionGuard(Rc<Worker>);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.count_connections(u64::MAX);
+        if self.0.drain.is_set() {
+            self.0.process.drain_progress.notify_one();
+        }
+    }
+}
+
+/// A flag of one thread that tasks can wait for. Waiting costs nothing until it is set: a task leaves its waker once.
+#[derive(Debug, Default)]
+pub struct LocalEvent {
+    set: Cell<bool>,
+    wakers: RefCell<slab::Slab<Waker>>,
+}
+
+impl LocalEvent {
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        self.set.get()
+    }
+
+    /// Sets it and wakes all who wait.
+    pub fn set(&self) {
+        self.set.set(true);
+        for waker in self.wakers.borrow_mut().drain() {
+            waker.wake();
+        }
+    }
+
+    /// Has `waker` woken when the flag is set, as long as the registration lives.
+    pub fn register(self: &Rc<Self>, waker: &Waker) -> Registration {
+        let key = self.wakers.borrow_mut().insert(waker.clone());
+        Registration { event: self.clone(), key }
+    }
+}
+
+/// See [`LocalEvent::register`].
+#[derive(Debug)]
+pub struct Registration {
+    event: Rc<LocalEvent>,
+    key: usize,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if !self.event.set.get() {
+            self.event.wakers.borrow_mut().try_remove(self.key);
+        }
+    }
+}
+
+fn seed(index: usize) -> [u64; 2] {
+    use std::hash::{BuildHasher, RandomState};
+    // RandomState's keys come from the operating system.
+    let state = RandomState::new();
+    [state.hash_one(index) | 1, state.hash_one((index, "second"))]
+}
+
+fn http_date(seconds: u64) -> HeaderValue {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let days = seconds / 86_400;
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    // Days since 0000-03-01, in 400-year eras (H. Hinnant's algorithm).
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12;
+    let year = year_of_era + era * 400 + u64::from(month < 2);
+    let name = |list: &[&'static str], at: u64| list.get(at as usize).copied().unwrap_or("");
+    let text = format!(
+        "{}, {day:02} {} {year} {hour:02}:{minute:02}:{second:02} GMT",
+        name(&DAYS, days % 7),
+        name(&MONTHS, month)
+    );
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_rfc_9110() {
+        assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(http_date(1_709_164_800), "Thu, 29 Feb 2024 00:00:00 GMT");
+    }
+}
