@@ -27,9 +27,8 @@ pub fn texts(args: &ConfigArgs) -> Result<Vec<(String, String)>, String> {
 pub fn load(args: &ConfigArgs) -> Result<Bootstrap, String> {
     let texts = texts(args)?;
     let sources: Vec<Source<'_>> = texts.iter().map(|(name, text)| Source { name: Arc::from(&**name), text }).collect();
-    Bootstrap::load(&sources).map_err(|problems| {
-        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    })
+    Bootstrap::load(&sources)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 /// The message itself, read again: nobody keeps it.

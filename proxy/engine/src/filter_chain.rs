@@ -222,11 +222,8 @@ mod tests {
 
     #[test]
     fn an_earlier_criterion_is_not_given_up_for_a_later_one() {
-        let by_port = FilterChainMatch {
-            destination_port: Some(443),
-            server_names: names(&["a.test"]),
-            ..Default::default()
-        };
+        let by_port =
+            FilterChainMatch { destination_port: Some(443), server_names: names(&["a.test"]), ..Default::default() };
         let by_name = FilterChainMatch { server_names: names(&["b.test"]), ..Default::default() };
         let l = listener(vec![chain("port", by_port), chain("name", by_name)]);
         assert_eq!(found(&l, "10.0.0.1:443", "10.0.0.2:1", Some("b.test"), &[]), "default");
@@ -246,10 +243,7 @@ mod tests {
                     ..Default::default()
                 },
             ),
-            chain(
-                "h2",
-                FilterChainMatch { application_protocols: names(&["h2", "http/1.1"]), ..Default::default() },
-            ),
+            chain("h2", FilterChainMatch { application_protocols: names(&["h2", "http/1.1"]), ..Default::default() }),
         ]);
         assert_eq!(found(&l, "10.0.0.1:80", "127.0.0.1:1", None, &[]), "local");
         assert_eq!(found(&l, "10.0.0.1:80", "10.9.9.9:1", None, &[]), "ten");

@@ -6,9 +6,9 @@
 pub mod balance;
 pub mod config;
 pub mod connection_manager;
+pub mod filter_chain;
 pub mod format;
 pub mod matcher;
-pub mod filter_chain;
 pub mod message;
 pub mod reply;
 pub mod resilience;

@@ -72,10 +72,10 @@ pub async fn connect(
             }
         };
         let Some(tls) = tls else { return Ok(Connected { io, alpn: None, local_address }) };
-        let (io, alpn) = tls.connect(io, server_name).await.map_err(|error| ConnectError {
-            timeout: false,
-            reason: format!("TLS error: {error}").into(),
-        })?;
+        let (io, alpn) = tls
+            .connect(io, server_name)
+            .await
+            .map_err(|error| ConnectError { timeout: false, reason: format!("TLS error: {error}").into() })?;
         Ok(Connected { io, alpn, local_address })
     };
     match timeout(cluster.connect_timeout, attempt).await {

@@ -83,7 +83,12 @@ impl WorkerCluster {
     }
 
     /// The pool to `host` for a request that came by `downstream`, and with the SNI that the request decides.
-    pub fn pool(self: &Rc<Self>, host: &Arc<Host>, downstream: Protocol, server_name: Option<Arc<str>>) -> Rc<HostPool> {
+    pub fn pool(
+        self: &Rc<Self>,
+        host: &Arc<Host>,
+        downstream: Protocol,
+        server_name: Option<Arc<str>>,
+    ) -> Rc<HostPool> {
         let protocol = match &self.state.config.protocol {
             HttpProtocol::Http1(_) => pool::PoolProtocol::Http1,
             HttpProtocol::Http2(_) => pool::PoolProtocol::Http2,

@@ -221,12 +221,13 @@ impl HostPool {
 
     async fn connect(self: Rc<Self>, cluster: Rc<WorkerCluster>, priority: RoutingPriority, guard: Guard) {
         let started = Instant::now();
-        let result = connect(&cluster.state.config, &self.host, cluster.tls.as_ref(), self.key.server_name.as_ref()).await;
+        let result =
+            connect(&cluster.state.config, &self.host, cluster.tls.as_ref(), self.key.server_name.as_ref()).await;
         self.state.borrow_mut().connecting -= 1;
         let connected = match result {
             Ok(connected) => connected,
             Err(error) => {
-                        drop(guard);
+                drop(guard);
                 self.connect_failed(&cluster, error);
                 return;
             }

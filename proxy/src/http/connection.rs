@@ -225,8 +225,7 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 cx.stats.downstream_rq_total.inc();
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
                 let body = status.canonical_reason().unwrap_or_default();
-                let reply =
-                    LocalReply::new(status, body, details).flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+                let reply = LocalReply::new(status, body, details).flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
                 let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), head.as_ref().map(|h| h.protocol));
                 responder.close_after();
                 exchange::refuse(cx, head.map(|head| *head), responder, info, reply).await;

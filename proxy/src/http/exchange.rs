@@ -92,7 +92,12 @@ impl Stream<'_> {
         }
     }
 
-    async fn send_reply(&mut self, responder: &mut Responder, head: ResponseHead, body: Bytes) -> Result<(), StreamError> {
+    async fn send_reply(
+        &mut self,
+        responder: &mut Responder,
+        head: ResponseHead,
+        body: Bytes,
+    ) -> Result<(), StreamError> {
         self.send_head(responder, head, body.is_empty(), true)?;
         if !body.is_empty() {
             self.info.bytes_sent = body.len() as u64;
@@ -213,8 +218,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         && head.headers.get(&EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
         head.headers.remove(&EXPECT);
-        let go_on =
-            ResponseHead { status: StatusCode::CONTINUE, protocol: head.protocol, headers: Headers::new() };
+        let go_on = ResponseHead { status: StatusCode::CONTINUE, protocol: head.protocol, headers: Headers::new() };
         if let Err(error) = responder.send_informational(go_on) {
             stream.downstream_gone(error);
             stream.finish(Some(&head));
@@ -309,11 +313,7 @@ fn rejection(cx: &HttpContext, rejected: RequestRejected) -> LocalReply {
         }
         RequestRejected::Redirect(path) => {
             cx.stats.downstream_rq_redirected_with_normalized_path.inc();
-            let mut reply = LocalReply::new(
-                StatusCode::TEMPORARY_REDIRECT,
-                "",
-                "redirected_with_normalized_path",
-            );
+            let mut reply = LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "", "redirected_with_normalized_path");
             if let Ok(location) = HeaderValue::from_str(&path) {
                 reply.headers.append(LOCATION, location);
             }

@@ -300,9 +300,8 @@ impl Forwarding<'_, '_> {
                     match self.decide(decision, &mut retry_guard) {
                         Go::Again => {
                             self.cluster.stats.charge_response(responding.head.status.as_u16(), Origin::Retry);
-                            let rate_limited = policy
-                                .and_then(|policy| policy.rate_limited_back_off.as_ref())
-                                .and_then(|back_off| {
+                            let rate_limited =
+                                policy.and_then(|policy| policy.rate_limited_back_off.as_ref()).and_then(|back_off| {
                                     back_off.delay(&responding.head.headers, SystemTime::now(), self.random())
                                 });
                             drop(responding);
@@ -415,11 +414,8 @@ impl Forwarding<'_, '_> {
         max_reselections: u32,
         upgrade: bool,
     ) -> Result<Responding, Failure> {
-        let context = PickContext {
-            random: self.random(),
-            avoid: if avoid_tried { &self.tried } else { &[] },
-            max_reselections,
-        };
+        let context =
+            PickContext { random: self.random(), avoid: if avoid_tried { &self.tried } else { &[] }, max_reselections };
         let Ok(host) = self.cluster.pick(&context) else {
             self.cluster.stats.upstream_cx_none_healthy.inc();
             return Err(Failure::NoHost);
@@ -595,7 +591,8 @@ impl Forwarding<'_, '_> {
         let elapsed = self.stream.started.elapsed();
         matched.found.apply_response(Some(choice), &mut head, request, &self.stream.info, elapsed);
         let switching = upgrade.is_some()
-            && (status == StatusCode::SWITCHING_PROTOCOLS || (request.connect_protocol.is_some() && status.is_success()));
+            && (status == StatusCode::SWITCHING_PROTOCOLS
+                || (request.connect_protocol.is_some() && status.is_success()));
         if switching {
             self.stream.upgraded = true;
             return Outcome::Upgrade { stream: Box::new(stream), head, idle: self.deadlines.idle_after };
@@ -711,15 +708,13 @@ impl Forwarding<'_, '_> {
     fn give_up(&mut self, failure: Failure) -> Outcome {
         let stats = &self.cluster.stats;
         let reply = match failure {
-            Failure::NoHost => LocalReply::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no healthy upstream",
-                "no_healthy_upstream",
-            )
-            .flag(ResponseFlags::NO_HEALTHY_UPSTREAM),
+            Failure::NoHost => {
+                LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream", "no_healthy_upstream")
+                    .flag(ResponseFlags::NO_HEALTHY_UPSTREAM)
+            }
             Failure::Overflow => {
-                let mut reply =
-                    before_response("overflow", "", StatusCode::SERVICE_UNAVAILABLE).flag(ResponseFlags::UPSTREAM_OVERFLOW);
+                let mut reply = before_response("overflow", "", StatusCode::SERVICE_UNAVAILABLE)
+                    .flag(ResponseFlags::UPSTREAM_OVERFLOW);
                 if !self.stream.cx.hcm.suppress_envoy_headers {
                     reply.headers.append(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
                 }
@@ -826,9 +821,7 @@ impl From<PoolError> for Failure {
 
 fn reset_reason(error: StreamError) -> (&'static str, ResponseFlags) {
     match error {
-        StreamError::ConnectionClosed => {
-            ("connection_termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
-        }
+        StreamError::ConnectionClosed => ("connection_termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
         StreamError::Reset(_) => ("remote_reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
         StreamError::Refused => ("remote_refused_stream_reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
         StreamError::Protocol(_) | StreamError::TooLarge(_) => {

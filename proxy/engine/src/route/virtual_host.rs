@@ -8,12 +8,12 @@ use outrigger_proto::envoy::config::route::v3::virtual_host::TlsRequirementType;
 
 use crate::config::report::At;
 use crate::message::RequestHead;
+use crate::resilience::retry::RetryPolicy;
 use crate::route::action::{Action, Forward};
 use crate::route::headers::{HeaderMutations, REQUEST, RESPONSE};
 use crate::route::index::Index;
 use crate::route::matching::{Path, RouteMatch};
 use crate::route::redirect::{DirectResponse, Redirect, forwarded_proto, https_location};
-use crate::resilience::retry::RetryPolicy;
 use crate::{harmless, unsupported};
 
 static X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
@@ -152,7 +152,8 @@ impl VirtualHost {
                 RequireTls::None
             }
         };
-        let retry = retry_policy.and_then(|policy| RetryPolicy::convert(policy, &at.field("retry_policy"))).map(Arc::new);
+        let retry =
+            retry_policy.and_then(|policy| RetryPolicy::convert(policy, &at.field("retry_policy"))).map(Arc::new);
         let limit = request_body_buffer_limit.or(per_request_buffer_limit_bytes.map(u64::from));
         let inherited = Inherited { retry, limit, max_body };
         let routes_at = at.field("routes");
