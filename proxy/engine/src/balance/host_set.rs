@@ -217,8 +217,11 @@ pub(super) mod tests {
     use super::*;
     use crate::config::endpoint::{Endpoint, LocalityEndpoints};
 
-    /// Groups of (priority, locality weight, [(weight, status)]); hosts are 10.0.<group>.<index>:80.
-    pub(in crate::balance) fn assignment(groups: &[(u32, Option<u32>, &[(u32, HealthStatus)])]) -> LoadAssignment {
+    /// Priority, locality weight, and weight and status of each host.
+    pub(in crate::balance) type Group<'a> = (u32, Option<u32>, &'a [(u32, HealthStatus)]);
+
+    /// Hosts are 10.0.<group>.<index>:80.
+    pub(in crate::balance) fn assignment(groups: &[Group<'_>]) -> LoadAssignment {
         let localities = groups.iter().enumerate().map(|(g, (priority, weight, hosts))| LocalityEndpoints {
             locality: Arc::new(Locality { zone: format!("zone-{g}").into(), ..Default::default() }),
             priority: *priority,

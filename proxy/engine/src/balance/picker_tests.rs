@@ -3,13 +3,11 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::balance::host_set::tests::assignment;
+use crate::balance::host_set::tests::{Group, assignment};
 use crate::config::cluster::{LoadBalancing, tests::cluster};
-use crate::config::endpoint::HealthStatus::{self, Degraded, Draining, Healthy, Unhealthy};
+use crate::config::endpoint::HealthStatus::{Degraded, Draining, Healthy, Unhealthy};
 
-type Groups<'a> = &'a [(u32, Option<u32>, &'a [(u32, HealthStatus)])];
-
-fn state(load_balancing: LoadBalancing, groups: Groups<'_>) -> ClusterState {
+fn state(load_balancing: LoadBalancing, groups: &[Group<'_>]) -> ClusterState {
     let hosts = HostSet::from_assignment(&assignment(groups), None);
     ClusterState::new(Arc::new(Cluster { load_balancing, ..cluster(hosts) }))
 }
@@ -47,7 +45,7 @@ fn round_robin_rotates_from_where_the_seed_says() {
 #[test]
 fn no_host_is_an_answer() {
     assert_eq!(Picker::new(&state(LoadBalancing::default(), &[]), 0).pick(&PickContext::default()).err(), Some(NoHost));
-    let sick: Groups<'_> = &[(0, None, &[(1, Unhealthy)])];
+    let sick: &[Group<'_>] = &[(0, None, &[(1, Unhealthy)])];
     let without_panic = LoadBalancing { panic_threshold: 0, ..Default::default() };
     assert_eq!(Picker::new(&state(without_panic, sick), 0).pick(&PickContext::default()).err(), Some(NoHost));
     let failing = LoadBalancing { fail_traffic_on_panic: true, ..Default::default() };
@@ -57,7 +55,7 @@ fn no_host_is_an_answer() {
 
 #[test]
 fn draining_and_unhealthy_hosts_get_nothing_and_degraded_ones_the_rest() {
-    let hosts: Groups<'_> = &[(0, None, &[(1, Healthy), (1, Healthy), (1, Draining), (1, Unhealthy), (1, Degraded)])];
+    let hosts: &[Group<'_>] = &[(0, None, &[(1, Healthy), (1, Healthy), (1, Draining), (1, Unhealthy), (1, Degraded)])];
     let counts = counts(&mut Picker::new(&state(LoadBalancing::default(), hosts), 0), 10_000);
     // 2 of 5 healthy: 56 %; 1 of 5 degraded: 28 %; together 84, so 66 + 1 for rounding, and 33.
     assert_eq!(counts.keys().len(), 3);
@@ -68,7 +66,7 @@ fn draining_and_unhealthy_hosts_get_nothing_and_degraded_ones_the_rest() {
 #[test]
 fn localities_share_by_weight_and_by_what_is_left_of_them() {
     let weighted = LoadBalancing { locality_weighted: true, ..Default::default() };
-    let groups: Groups<'_> = &[
+    let groups: &[Group<'_>] = &[
         (0, Some(2), &[(1, Healthy), (1, Healthy)]),
         (0, Some(1), &[(1, Healthy), (1, Unhealthy)]),
         (0, None, &[(1, Healthy)]),

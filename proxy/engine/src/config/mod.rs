@@ -12,7 +12,6 @@ pub mod cluster;
 pub mod endpoint;
 pub mod hcm;
 pub mod listener;
-mod pending;
 pub mod report;
 pub mod tcp_proxy;
 pub mod time;

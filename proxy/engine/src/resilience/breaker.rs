@@ -164,22 +164,26 @@ impl Breakers {
 
 /// A worker's handle on a cluster's breakers. Cloning it and holding guards writes nothing that another core reads.
 #[derive(Clone, Debug)]
-pub struct WorkerBreakers(Rc<Arc<Breakers>>);
+pub struct WorkerBreakers(Rc<Handle>);
+
+/// One count for all workers, held once by each; its guards count among themselves.
+#[derive(Debug)]
+struct Handle(Arc<Breakers>);
 
 impl WorkerBreakers {
     /// A handle for the worker of this thread.
     pub fn new(breakers: Arc<Breakers>) -> Self {
-        WorkerBreakers(Rc::new(breakers))
+        WorkerBreakers(Rc::new(Handle(breakers)))
     }
 
     /// The shared breakers.
     pub fn shared(&self) -> &Breakers {
-        &self.0
+        &self.0.0
     }
 
     /// Room for one request, waiting request or retry; `None` if the breaker is open.
     pub fn acquire(&self, priority: RoutingPriority, resource: Resource) -> Option<Guard> {
-        let breakers = self.0.priority(priority);
+        let breakers = self.shared().priority(priority);
         let counter = breakers.counter(resource);
         if !counter.is_counted() {
             return Some(Guard(None));
@@ -195,8 +199,8 @@ impl WorkerBreakers {
         host_connections: u32,
         pool_is_empty: bool,
     ) -> ConnectionPermit {
-        let counter = &self.0.priority(priority).connections;
-        let host_has_room = host_connections < self.0.max_connections_per_host;
+        let counter = &self.shared().priority(priority).connections;
+        let host_has_room = host_connections < self.shared().max_connections_per_host;
         if !counter.is_counted() {
             return match (host_has_room, pool_is_empty) {
                 (true, _) => ConnectionPermit::Granted(Guard(None)),
@@ -234,12 +238,12 @@ pub enum ConnectionPermit {
 /// One unit under way; dropping it makes room.
 #[derive(Debug)]
 #[must_use]
-pub struct Guard(Option<(Rc<Arc<Breakers>>, RoutingPriority, Resource)>);
+pub struct Guard(Option<(Rc<Handle>, RoutingPriority, Resource)>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some((breakers, priority, resource)) = &self.0 {
-            breakers.priority(*priority).counter(*resource).value.fetch_sub(1, Ordering::Relaxed);
+        if let Some((handle, priority, resource)) = &self.0 {
+            handle.0.priority(*priority).counter(*resource).value.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

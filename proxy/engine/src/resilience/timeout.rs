@@ -193,3 +193,135 @@ pub fn grpc_timeout_value(milliseconds: u64) -> HeaderValue {
         .unwrap_or(((milliseconds / 3_600_000).min(MAX), 'H'));
     HeaderValue::try_from(format!("{number}{unit}")).unwrap_or(HeaderValue::from_static("99999999H"))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::message::{Protocol, Scheme};
+
+    fn request(headers: &[(&'static str, &'static str)]) -> RequestHead {
+        let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
+        RequestHead {
+            method: Method::POST,
+            scheme: Scheme::Http,
+            authority: None,
+            path: HeaderValue::from_static("/"),
+            protocol: Protocol::Http2,
+            connect_protocol: None,
+            headers: headers.collect(),
+        }
+    }
+
+    fn ms(n: u64) -> Option<Duration> {
+        Some(Duration::from_millis(n))
+    }
+
+    /// Request and per-try timeouts in milliseconds.
+    fn of(route: &RouteTimeouts, per_try: Option<Duration>, request: &RequestHead, is_grpc: bool) -> [Option<u128>; 2] {
+        let timeouts = Timeouts::new(route, per_try, request, is_grpc, false);
+        [timeouts.request, timeouts.per_try].map(|t| t.map(|t| t.as_millis()))
+    }
+
+    #[test]
+    fn headers_override_the_route_and_zero_is_none() {
+        let route = RouteTimeouts::default();
+        assert_eq!(of(&route, None, &request(&[]), false), [Some(15_000), None]);
+        let header = |value| request(&[("x-envoy-upstream-rq-timeout-ms", value)]);
+        assert_eq!(of(&route, None, &header("200"), false), [Some(200), None]);
+        assert_eq!(of(&route, None, &header("0"), false), [None, None]);
+        assert_eq!(of(&route, None, &header("soon"), false), [Some(15_000), None]);
+        let per_try = |value| request(&[("x-envoy-upstream-rq-per-try-timeout-ms", value)]);
+        assert_eq!(of(&route, ms(300), &request(&[]), false), [Some(15_000), Some(300)]);
+        assert_eq!(of(&route, ms(300), &per_try("5"), false), [Some(15_000), Some(5)]);
+        assert_eq!(of(&route, ms(20_000), &request(&[]), false), [Some(15_000), None], "not shorter than the whole");
+        let unlimited = RouteTimeouts { timeout: Duration::ZERO, ..route.clone() };
+        assert_eq!(of(&unlimited, ms(20_000), &request(&[]), false), [None, Some(20_000)]);
+    }
+
+    #[test]
+    fn what_another_proxy_expects_is_respected_where_that_is_wanted() {
+        let route = RouteTimeouts::default();
+        let request = request(&[("x-envoy-expected-rq-timeout-ms", "70"), ("x-envoy-upstream-rq-timeout-ms", "90")]);
+        assert_eq!(Timeouts::new(&route, None, &request, false, true).request, ms(70));
+        assert_eq!(Timeouts::new(&route, None, &request, false, false).request, ms(90));
+    }
+
+    #[test]
+    fn grpc_brings_its_own_timeout_within_the_routes_maximum() {
+        let max = |n| RouteTimeouts { max_grpc_timeout: ms(n), ..Default::default() };
+        let asks = |value| request(&[("grpc-timeout", value)]);
+        assert_eq!(of(&max(1000), None, &asks("300m"), true), [Some(300), None]);
+        assert_eq!(of(&max(1000), None, &asks("3S"), true), [Some(1000), None]);
+        assert_eq!(of(&max(1000), None, &request(&[]), true), [Some(1000), None]);
+        assert_eq!(of(&max(0), None, &request(&[]), true), [None, None]);
+        assert_eq!(of(&max(0), None, &asks("3S"), true), [Some(3000), None]);
+        assert_eq!(of(&max(0), None, &asks("3S"), false), [Some(15_000), None], "only for gRPC");
+        let offset = RouteTimeouts { grpc_timeout_offset: ms(100), ..max(1000) };
+        assert_eq!(of(&offset, None, &asks("300m"), true), [Some(200), None]);
+        assert_eq!(of(&offset, None, &asks("100m"), true), [Some(100), None], "nothing would be left");
+    }
+
+    #[test]
+    fn the_life_of_a_stream_replaces_the_timeout() {
+        let route = |duration| RouteTimeouts { max_stream_duration: Some(duration), ..Default::default() };
+        let plain = route(MaxStreamDuration { max_stream_duration: ms(500), ..Default::default() });
+        assert_eq!(of(&plain, None, &request(&[]), false), [None, None]);
+        assert_eq!(plain.stream_duration(&Headers::new(), ms(900)), ms(500));
+        assert_eq!(RouteTimeouts::default().stream_duration(&Headers::new(), ms(900)), ms(900));
+        let unlimited = route(MaxStreamDuration { max_stream_duration: ms(0), ..Default::default() });
+        assert_eq!(unlimited.stream_duration(&Headers::new(), ms(900)), None);
+        let grpc = route(MaxStreamDuration {
+            max_stream_duration: ms(500),
+            grpc_timeout_header_max: ms(2000),
+            grpc_timeout_header_offset: ms(10),
+        });
+        let asks = |value| request(&[("grpc-timeout", value)]).headers;
+        assert_eq!(grpc.stream_duration(&asks("1S"), None), ms(990));
+        assert_eq!(grpc.stream_duration(&asks("5S"), None), ms(1990));
+        assert_eq!(grpc.stream_duration(&Headers::new(), None), ms(500));
+    }
+
+    #[test]
+    fn the_upstream_hears_what_to_expect() {
+        let route = RouteTimeouts { max_grpc_timeout: ms(0), ..Default::default() };
+        let timeouts = Timeouts { request: ms(1000), per_try: ms(300) };
+        assert_eq!(timeouts.expected(Duration::ZERO), Some(300));
+        assert_eq!(timeouts.expected(Duration::from_millis(900)), Some(100));
+        assert_eq!(timeouts.expected(Duration::from_secs(2)), Some(1));
+        assert_eq!(Timeouts::default().expected(Duration::ZERO), None);
+
+        let mut headers = request(&[("x-envoy-upstream-rq-timeout-ms", "9"), ("grpc-timeout", "9S")]).headers;
+        timeouts.write_headers(&mut headers, &route, Duration::ZERO, true, true, false);
+        let expected = request(&[("grpc-timeout", "300m"), ("x-envoy-expected-rq-timeout-ms", "300")]).headers;
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn grpc_timeouts_are_read_and_written() {
+        let read = |value| grpc_timeout(&request(&[("grpc-timeout", value)]).headers);
+        for (value, expected) in [
+            ("1H", ms(3_600_000)),
+            ("2M", ms(120_000)),
+            ("3S", ms(3000)),
+            ("4m", ms(4)),
+            ("1u", ms(1)),
+            ("1500u", ms(2)),
+            ("1n", ms(1)),
+            ("0m", ms(0)),
+            ("123456789m", None),
+            ("m", None),
+            ("", None),
+            ("1", None),
+            ("-1S", None),
+        ] {
+            assert_eq!(read(value), expected, "{value}");
+        }
+        for (milliseconds, expected) in
+            [(0, "0m"), (99_999_999, "99999999m"), (100_000_000, "100000S"), (u64::MAX, "99999999H")]
+        {
+            assert_eq!(grpc_timeout_value(milliseconds), expected);
+        }
+    }
+}

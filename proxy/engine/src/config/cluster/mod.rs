@@ -1,5 +1,10 @@
 //! `envoy.config.cluster.v3.Cluster`: a group of hosts that serve the same, and how to speak with them.
 
+mod convert;
+mod dns;
+mod load_balancing;
+mod protocol;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -262,34 +267,4 @@ pub struct RetryBudget {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A static cluster with `hosts` and defaults for the rest.
-    pub(crate) fn cluster(hosts: HostSet) -> Cluster {
-        Cluster {
-            name: "c".into(),
-            alt_stat_name: None,
-            discovery: Discovery::Static(Arc::new(hosts)),
-            connect_timeout: Duration::from_secs(5),
-            protocol: HttpProtocol::Http1(Http1Options::default()),
-            idle_timeout: None,
-            max_requests_per_connection: None,
-            max_connection_duration: None,
-            max_stream_duration: None,
-            max_response_headers_bytes: 60 << 10,
-            max_response_headers_count: 100,
-            auto_sni: false,
-            auto_san_validation: false,
-            override_auto_sni_header: None,
-            tls: None,
-            tcp_keepalive: None,
-            bind: None,
-            buffer_limit: 1 << 20,
-            load_balancing: LoadBalancing::default(),
-            circuit_breakers: CircuitBreakers::default(),
-            close_connections_on_host_health_failure: false,
-            wait_for_warm_on_init: true,
-        }
-    }
-}
+pub(crate) mod tests;

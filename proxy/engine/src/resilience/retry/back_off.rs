@@ -67,7 +67,7 @@ impl RateLimitedBackOff {
 
 /// A random part of `whole`.
 fn share(whole: Duration, random: u64) -> Duration {
-    let nanos = whole.as_nanos() * u128::from(random) >> 64;
+    let nanos = (whole.as_nanos() * u128::from(random)) >> 64;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 

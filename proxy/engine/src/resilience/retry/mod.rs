@@ -70,7 +70,7 @@ impl RetryState {
         for value in headers.get_all(&RETRY_GRPC_ON) {
             on.insert(RetryOn::parse_grpc(text(value)).0);
         }
-        if on.is_empty() {
+        if on.is_empty() || policy.is_some_and(|policy| !policy.allows(request)) {
             return None;
         }
         let mut remaining = policy.map_or(1, |policy| policy.num_retries);
@@ -155,7 +155,8 @@ impl RetryState {
             }
         }
         if on.contains(RetryOn::RETRIABLE_HEADERS) {
-            if self.header_names.iter().any(|name| response.headers.contains(name)) {
+            let configured = policy.is_some_and(|policy| policy.has_retriable_header(response));
+            if configured || self.header_names.iter().any(|name| response.headers.contains(name)) {
                 return true;
             }
         }

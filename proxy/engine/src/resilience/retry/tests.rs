@@ -1,6 +1,13 @@
+use std::time::Duration;
+
 use http::Method;
+use outrigger_proto::envoy::config::route::v3 as proto;
+use outrigger_proto::envoy::config::route::v3::retry_policy::{
+    RateLimitedRetryBackOff, RetryBackOff, RetryHostPredicate,
+};
 
 use super::*;
+use crate::config::report::Report;
 use crate::message::{Protocol, Scheme};
 
 fn request(headers: &[(&'static str, &'static str)]) -> RequestHead {
@@ -131,4 +138,76 @@ fn what_is_meant_for_us_does_not_go_upstream() {
     let mut headers = fields(&[("x-envoy-retry-on", "5xx"), ("accept", "*/*"), ("x-envoy-max-retries", "1")]);
     RetryState::remove_headers(&mut headers);
     assert_eq!(headers, fields(&[("accept", "*/*")]));
+}
+
+/// The policy of `message`, or what is wrong with it.
+fn read(message: proto::RetryPolicy) -> Result<RetryPolicy, Vec<String>> {
+    let report = Report::new();
+    let policy = RetryPolicy::convert(message, &report.root());
+    policy.ok_or_else(|| report.into_parts().0.iter().map(ToString::to_string).collect())
+}
+
+fn present(name: &str) -> proto::HeaderMatcher {
+    proto::HeaderMatcher { name: name.into(), ..Default::default() }
+}
+
+#[test]
+fn a_policy_is_read_with_envoys_defaults() {
+    let policy = read(proto::RetryPolicy { retry_on: "5xx, unavailable, bogus".into(), ..Default::default() }).unwrap();
+    assert_eq!(policy.on, RetryOn::SERVER_ERROR.union(RetryOn::UNAVAILABLE));
+    assert_eq!((policy.num_retries, policy.host_selection_max_attempts), (1, 1));
+    assert!(!policy.avoid_previous_hosts);
+    assert_eq!(policy.back_off, BackOff::default());
+
+    let previous = RetryHostPredicate { name: "envoy.retry_host_predicates.previous_hosts".into(), config_type: None };
+    let message = proto::RetryPolicy {
+        num_retries: Some(0),
+        retry_host_predicate: vec![previous],
+        host_selection_retry_max_attempts: 5,
+        retry_back_off: Some(RetryBackOff { base_interval: Some(duration(1)), max_interval: None }),
+        ..Default::default()
+    };
+    let policy = read(message).unwrap();
+    assert_eq!((policy.num_retries, policy.host_selection_max_attempts), (0, 5));
+    assert!(policy.avoid_previous_hosts);
+    assert_eq!(policy.back_off.max, Duration::from_secs(10));
+}
+
+#[test]
+fn headers_of_requests_and_responses_decide() {
+    let policy = read(proto::RetryPolicy {
+        retry_on: "retriable-headers".into(),
+        retriable_headers: vec![present("x-again")],
+        retriable_request_headers: vec![present("x-idempotent")],
+        ..Default::default()
+    })
+    .unwrap();
+    assert!(RetryState::new(Some(&policy), &request(&[])).is_none());
+    let mut state = RetryState::new(Some(&policy), &request(&[("x-idempotent", "1")])).unwrap();
+    assert_eq!(state.on_response(Some(&policy), &response(200, &[])), Decision::No);
+    assert_eq!(state.on_response(Some(&policy), &response(200, &[("x-again", "1")])), Decision::Retry);
+}
+
+#[test]
+fn faults_of_a_policy_are_named() {
+    let message = proto::RetryPolicy {
+        retry_back_off: Some(RetryBackOff { base_interval: Some(duration(2)), max_interval: Some(duration(1)) }),
+        rate_limited_retry_back_off: Some(RateLimitedRetryBackOff::default()),
+        retry_host_predicate: vec![RetryHostPredicate { name: "other".into(), config_type: None }],
+        refresh_cluster_on_retry: true,
+        ..Default::default()
+    };
+    assert_eq!(
+        read(message).unwrap_err(),
+        [
+            "refresh_cluster_on_retry: not in this version",
+            "retry_host_predicate[0].typed_config: must be set: \"other\" is not known by its name",
+            "retry_back_off.max_interval: 1s: must not be less than base_interval",
+            "rate_limited_retry_back_off.reset_headers: must not be empty",
+        ]
+    );
+}
+
+fn duration(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
 }

@@ -1,0 +1,222 @@
+use super::*;
+use crate::config::bootstrap::Bootstrap;
+use crate::config::endpoint::EndpointAddress;
+use crate::config::report::Report;
+use crate::source::Source;
+
+/// A static cluster with `hosts` and defaults for the rest.
+pub(crate) fn cluster(hosts: HostSet) -> Cluster {
+    Cluster {
+        name: "c".into(),
+        alt_stat_name: None,
+        discovery: Discovery::Static(Arc::new(hosts)),
+        connect_timeout: Duration::from_secs(5),
+        protocol: HttpProtocol::Http1(Http1Options::default()),
+        idle_timeout: None,
+        max_requests_per_connection: None,
+        max_connection_duration: None,
+        max_stream_duration: None,
+        max_response_headers_bytes: 60 << 10,
+        max_response_headers_count: 100,
+        auto_sni: false,
+        auto_san_validation: false,
+        override_auto_sni_header: None,
+        tls: None,
+        tcp_keepalive: None,
+        bind: None,
+        buffer_limit: 1 << 20,
+        load_balancing: LoadBalancing::default(),
+        circuit_breakers: CircuitBreakers::default(),
+        close_connections_on_host_health_failure: false,
+        wait_for_warm_on_init: true,
+    }
+}
+
+/// The cluster whose fields are `yaml` (beside its name), or what is wrong with it, without line numbers.
+fn read(yaml: &str) -> Result<Arc<Cluster>, Vec<String>> {
+    let fields: String = yaml.lines().map(|line| format!("    {line}\n")).collect();
+    let text = format!("static_resources:\n  clusters:\n  - name: c\n{fields}");
+    let report = Report::new();
+    match Bootstrap::read(&[Source::new("b.yaml", &text)], &report) {
+        Some(bootstrap) if !report.is_rejected() => Ok(bootstrap.clusters.into_iter().next().unwrap()),
+        _ => Err(report
+            .into_parts()
+            .0
+            .iter()
+            .map(|p| {
+                format!("{}: {}: {}", p.path.trim_start_matches("static_resources.clusters[0]."), p.value, p.reason)
+            })
+            .collect()),
+    }
+}
+
+fn options(yaml: &str) -> Result<Arc<Cluster>, Vec<String>> {
+    let fields: String = yaml.lines().map(|line| format!("    {line}\n")).collect();
+    read(&format!(
+        "typed_extension_protocol_options:\n  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n    \
+         \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n{fields}"
+    ))
+}
+
+#[test]
+fn a_name_suffices_and_the_rest_is_envoys_defaults() {
+    let cluster = read("").unwrap();
+    let Discovery::Static(hosts) = &cluster.discovery else { panic!() };
+    assert!(hosts.is_empty());
+    assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
+    assert_eq!(cluster.idle_timeout, Some(Duration::from_secs(3600)));
+    assert!(matches!(cluster.protocol, HttpProtocol::Http1(_)));
+    assert_eq!(cluster.load_balancing, LoadBalancing::default());
+    assert_eq!(cluster.circuit_breakers, CircuitBreakers::default());
+    assert_eq!((cluster.buffer_limit, cluster.max_response_headers_bytes), (1 << 20, 60 << 10));
+}
+
+#[test]
+fn static_hosts_are_addresses() {
+    let endpoint = |address: &str| {
+        format!(
+            "load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [\n  {{ endpoint: {{ address: {{ socket_address: {{ \
+             address: {address:?}, port_value: 80 }} }} }}, load_balancing_weight: 3 }}] }}] }}"
+        )
+    };
+    let cluster = read(&endpoint("10.0.0.1")).unwrap();
+    let Discovery::Static(hosts) = &cluster.discovery else { panic!() };
+    let member = hosts.members().next().unwrap();
+    assert_eq!((&*member.host.display, member.weight), ("10.0.0.1:80", 3));
+    assert_eq!(
+        read(&endpoint("db.local")).unwrap_err(),
+        ["load_assignment.endpoints[0].lb_endpoints[0].endpoint.address: db.local: \
+          must be an IP address: names need type STRICT_DNS or LOGICAL_DNS"]
+    );
+}
+
+#[test]
+fn dns_clusters_keep_names_and_how_to_resolve_them() {
+    let assignment = "load_assignment: { cluster_name: c, endpoints: [{ lb_endpoints: [{ endpoint: { address: { \
+                      socket_address: { address: db.local, port_value: 80 } } } }] }] }";
+    let cluster = read(&format!(
+        "type: STRICT_DNS\ndns_lookup_family: V4_ONLY\nrespect_dns_ttl: true\ndns_refresh_rate: 60s\n\
+         dns_failure_refresh_rate: {{ base_interval: 1s }}\n{assignment}"
+    ))
+    .unwrap();
+    let Discovery::StrictDns(dns) = &cluster.discovery else { panic!() };
+    assert_eq!(
+        dns.assignment.localities[0].endpoints[0].address,
+        EndpointAddress::Name { host: "db.local".into(), port: 80 }
+    );
+    assert_eq!((dns.family, dns.respect_ttl, dns.refresh_rate), (DnsFamily::V4Only, true, Duration::from_secs(60)));
+    assert_eq!(dns.failure_refresh_rate, Some((Duration::from_secs(1), Duration::from_secs(10))));
+
+    let cluster = read(&format!(
+        "cluster_type:\n  name: envoy.cluster.dns\n  typed_config:\n    \
+         \"@type\": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster\n    \
+         all_addresses_in_single_endpoint: true\n{assignment}"
+    ))
+    .unwrap();
+    assert!(matches!(cluster.discovery, Discovery::LogicalDns(_)));
+    assert_eq!(
+        read("type: LOGICAL_DNS").unwrap_err(),
+        ["load_assignment: : LOGICAL_DNS has one group of endpoints with one endpoint in it"]
+    );
+}
+
+#[test]
+fn the_protocol_comes_from_the_extension_or_from_the_old_fields() {
+    let cluster = options(
+        "explicit_http_config: { http2_protocol_options: {} }\n\
+                           common_http_protocol_options: { idle_timeout: 0s, max_requests_per_connection: 7 }\n\
+                           upstream_http_protocol_options: { auto_sni: true }",
+    )
+    .unwrap();
+    assert!(matches!(cluster.protocol, HttpProtocol::Http2(_)));
+    assert_eq!((cluster.idle_timeout, cluster.max_requests_per_connection), (None, Some(7)));
+    assert!(cluster.auto_sni && !cluster.auto_san_validation);
+
+    assert!(matches!(read("http2_protocol_options: {}").unwrap().protocol, HttpProtocol::Http2(_)));
+    assert!(matches!(
+        read("protocol_selection: USE_DOWNSTREAM_PROTOCOL").unwrap().protocol,
+        HttpProtocol::UseDownstream { .. }
+    ));
+    assert_eq!(
+        read("http_protocol_options: {}\nhttp2_protocol_options: {}").unwrap_err(),
+        ["http2_protocol_options: : only one of http_protocol_options, http2_protocol_options may be set"]
+    );
+    assert_eq!(
+        options("auto_config: {}").unwrap_err(),
+        ["transport_socket: : auto_config chooses by ALPN, so it needs TLS"]
+    );
+    assert_eq!(options("{}").unwrap_err().len(), 1);
+}
+
+#[test]
+fn policies_are_read_old_and_typed() {
+    let least = |choices, full_scan| LbPolicy::LeastRequest { choices, active_request_bias: 1.0, full_scan };
+    assert_eq!(read("lb_policy: LEAST_REQUEST").unwrap().load_balancing.policy, least(2, false));
+    assert_eq!(
+        read("lb_policy: LEAST_REQUEST\nleast_request_lb_config: { choice_count: 1 }").unwrap_err(),
+        ["least_request_lb_config.choice_count: 1: must be at least 2"]
+    );
+    let typed = |policies: &str| {
+        read(&format!("lb_policy: RING_HASH\nload_balancing_policy:\n  policies:\n{policies}"))
+            .map(|cluster| cluster.load_balancing.clone())
+    };
+    let policy = |name: &str, more: &str| {
+        format!(
+            "  - typed_extension_config:\n      name: x\n      typed_config: {{ \"@type\": \
+             type.googleapis.com/envoy.extensions.load_balancing_policies.{name}{more} }}\n"
+        )
+    };
+    let list = policy("least_request.v3.LeastRequest", ", choice_count: 3, selection_method: FULL_SCAN")
+        + &policy("random.v3.Random", "");
+    assert_eq!(typed(&list).unwrap().policy, least(3, true), "the first that is known holds");
+    let common =
+        read("common_lb_config: { healthy_panic_threshold: { value: 12.6 }, locality_weighted_lb_config: {} }");
+    let common = &common.unwrap().load_balancing;
+    assert_eq!((common.panic_threshold, common.locality_weighted), (13, true));
+    assert_eq!(read("lb_policy: MAGLEV").unwrap_err(), ["lb_policy: MAGLEV: not in this version: hashing comes later"]);
+}
+
+#[test]
+fn breakers_are_read_by_priority_and_the_first_holds() {
+    let cluster = read(
+        "circuit_breakers:\n  thresholds:\n  - { priority: HIGH, max_requests: 5 }\n  \
+                        - { max_connections: 7, retry_budget: {} }\n  - { max_connections: 8 }\n  \
+                        per_host_thresholds: [{ max_connections: 2 }]",
+    );
+    let breakers = &cluster.unwrap().circuit_breakers;
+    assert_eq!((breakers.default.max_connections, breakers.high.max_requests), (7, 5));
+    assert_eq!(breakers.default.retry_budget, Some(RetryBudget { percent: 20.0, min_concurrency: 3 }));
+    assert_eq!(breakers.max_connections_per_host, Some(2));
+}
+
+#[test]
+fn sockets_to_upstreams_are_prepared() {
+    let cluster = read(
+        "upstream_bind_config: { source_address: { address: 127.0.0.6, port_value: 0 }, \
+                        extra_source_addresses: [{ address: { address: \"::6\", port_value: 0 } }] }\n\
+                        upstream_connection_options: { tcp_keepalive: { keepalive_time: 300 } }",
+    );
+    let cluster = cluster.unwrap();
+    let bind = cluster.bind.unwrap();
+    assert_eq!(bind.source_for(&"10.0.0.1:80".parse().unwrap()), Some("127.0.0.6:0".parse().unwrap()));
+    assert_eq!(bind.source_for(&"[::1]:80".parse().unwrap()), Some("[::6]:0".parse().unwrap()));
+    assert_eq!(cluster.tcp_keepalive.unwrap().time, Some(Duration::from_secs(300)));
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused_by_name() {
+    let problems = read(
+        "connect_timeout: 0s\ntype: ORIGINAL_DST\noutlier_detection: {}\nhealth_checks: []\n\
+                         lb_subset_config: {}",
+    )
+    .unwrap_err();
+    assert_eq!(
+        problems,
+        [
+            "outlier_detection: : not in this version: outlier detection comes later",
+            "lb_subset_config: : not in this version: subsets come later",
+            "connect_timeout: 0s: must be greater than 0s",
+            "type: ORIGINAL_DST: not in this version: it comes with interception",
+        ]
+    );
+}
