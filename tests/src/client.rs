@@ -64,7 +64,7 @@ pub struct Client {
 }
 
 /// How long after the last step the end of a connection is waited for, before it counts as kept.
-const SETTLE: Duration = Duration::from_millis(700);
+const SETTLE: Duration = Duration::from_millis(1500);
 /// How long a step waits for what it wants.
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -102,6 +102,11 @@ impl Client {
     pub fn send(self, bytes: impl AsRef<[u8]>) -> Self {
         let bytes = bytes.as_ref().to_vec();
         self.step(Step::Send(bytes))
+    }
+
+    /// Goes on over a new connection.
+    pub fn fresh(self) -> Self {
+        self.step(Step::Connect)
     }
 
     /// HTTP/1: writes a request and reads its response.

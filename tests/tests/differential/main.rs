@@ -41,6 +41,16 @@ fn missing<'a>(observations: &'a Observations, name: &str) -> &'a observation::O
     observations.get(name).unwrap_or_else(|| panic!("{name} was not run"))
 }
 
+/// A scenario whose configuration Envoy refuses would be equal to itself, and prove nothing.
+fn assert_served(observations: &Observations) {
+    let silent: Vec<String> = observations
+        .iter()
+        .filter_map(|(name, observation)| observation.lines.first().map(|line| format!("{name}: {line}")))
+        .filter(|line| line.contains(": the proxy "))
+        .collect();
+    assert!(silent.is_empty(), "Envoy did not serve:\n{}", silent.join("\n"));
+}
+
 #[test]
 #[ignore = "the proxy does not serve yet"]
 fn outrigger_does_what_envoy_does() {
@@ -48,6 +58,7 @@ fn outrigger_does_what_envoy_does() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let scenarios = scenarios();
     let theirs = run(&envoy, &scenarios);
+    assert_served(&theirs);
     let ours = run(&Side::Outrigger, &scenarios);
     let report = Report::new(&scenarios, &theirs, &ours);
     if let Some(file) = std::env::var_os("DIFFERENCES") {
@@ -100,6 +111,7 @@ fn envoy_agrees_with_itself_in_three_runs() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let scenarios = scenarios();
     let first = run(&envoy, &scenarios);
+    assert_served(&first);
     if std::env::var_os("SHOW").is_some() {
         for (name, observation) in &first {
             say(&format!("== {name}\n{}", observation.lines.join("\n")));
@@ -133,6 +145,7 @@ fn one_changed_field_shows() {
     both.sort_by(|a, b| a.name.cmp(&b.name));
     both.dedup_by(|a, b| a.name == b.name);
     let observations = run(&envoy, &both);
+    assert_served(&observations);
     let unseen: Vec<String> = MUTATIONS
         .iter()
         .enumerate()

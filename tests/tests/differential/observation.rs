@@ -272,7 +272,11 @@ fn normalise(line: &str, scenario: &Scenario, at: &Placement, connections: &[Rec
             line = line.replace(&format!("127.0.0.1:{port}"), &endpoint_name(connections, &this));
         }
     }
-    line.replace(&format!("127.0.0.1:{}", at.listener), "(listener)")
+    let line = line.replace(&format!("127.0.0.1:{}", at.listener), "(listener)");
+    match line.strip_suffix(&format!("port: {}", at.listener)) {
+        Some(field) => format!("{field}port: (listener's)"),
+        None => line,
+    }
 }
 
 /// `/stats` as a map.

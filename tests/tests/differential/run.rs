@@ -16,7 +16,7 @@ use crate::scenario::{Placement, Scenario};
 use crate::side::{Side, admin_socket, bootstrap};
 
 /// How many scenarios run at once. They mostly wait.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 /// After so long without an event at the upstreams, what they saw is complete.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -87,7 +87,11 @@ impl<'a> Stage<'a> {
 
     fn play(&self) -> Seen {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.at.listener));
+        let began = Instant::now();
         let answered = self.scenario.client.play(address, &self.record);
+        if std::env::var_os("SLOW").is_some() && began.elapsed() > Duration::from_secs(4) {
+            crate::report::say(&format!("{} took {:?}", self.scenario.name, began.elapsed()));
+        }
         let received = self.record.settle(QUIET);
         Seen { answered, received }
     }

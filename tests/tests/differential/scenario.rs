@@ -2,7 +2,7 @@
 //!
 //! Each scenario has a listener and clusters of its own, all of them in one bootstrap file, so that one process serves
 //! the whole suite. In a scenario's YAML, `$up` stands for its cluster `up`, `$up:port` and `$up:port2` for the ports of that
-//! cluster's endpoints, `$port` for the listener's, `$authority`, `$server_cert`, `$server_key` for TLS material in PEM, `$name` for
+//! cluster's endpoints, `$port` for the listener's, `$log` for the access log's path, `$authority`, `$server_cert`, `$server_key` for TLS material in PEM, `$name` for
 //! the scenario's name.
 
 use outrigger_tests::client::Client;
@@ -330,7 +330,10 @@ impl Scenario {
         ] {
             text = text.replace(word, &Value::from(value.as_str()).to_string());
         }
-        text = text.replace("$port", &at.listener.to_string()).replace("$name", &self.name);
+        text = text
+            .replace("$log", &at.access_log)
+            .replace("$port", &at.listener.to_string())
+            .replace("$name", &self.name);
         match serde_saphyr::from_str(&text) {
             Ok(value) => value,
             Err(error) => panic!("{}: {error}\n{text}", self.name),

@@ -1,10 +1,12 @@
 //! The scenarios, by subject.
 
 mod http1;
+mod manager;
 mod rejected;
 mod resilience;
 mod routing;
 mod tcp;
+mod transform;
 
 use crate::scenario::Scenario;
 
@@ -12,7 +14,9 @@ use crate::scenario::Scenario;
 pub(crate) fn all() -> Vec<Scenario> {
     let areas = [
         ("routing", routing::cases()),
+        ("rewrites and headers", transform::cases()),
         ("HTTP/1", http1::cases()),
+        ("connection manager", manager::cases()),
         ("resilience", resilience::cases()),
         ("TCP", tcp::cases()),
         ("rejected", rejected::cases()),
@@ -24,4 +28,10 @@ pub(crate) fn all() -> Vec<Scenario> {
         })
     };
     areas.into_iter().flat_map(named).collect()
+}
+
+/// `GET path` for the host `a.test` with these further fields.
+fn get_from(path: &str, fields: &[&str]) -> String {
+    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n{fields}\r\n")
 }

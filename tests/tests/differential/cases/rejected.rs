@@ -16,6 +16,9 @@ pub(crate) fn cases() -> Vec<Scenario> {
         ),
         scenario("rejected_status_of_direct_response").route("direct_response: {status: 99}"),
         scenario("rejected_destination_port_zero").filter_chain("filter_chain_match: {destination_port: 0}"),
+        scenario("rejected_operation_on_the_host_header").virtual_host(
+            "request_headers_to_add: [{header: {key: host, value: b.test}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]",
+        ),
         scenario("rejected_listener_without_address").listener("address: null"),
         scenario("rejected_node_of_wrong_type").bootstrap("node: [1]"),
     ];
