@@ -16,7 +16,7 @@ use crate::scenario::{Placement, Scenario};
 use crate::side::{Side, admin_socket, bootstrap};
 
 /// How many scenarios run at once. They mostly wait.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 48;
 /// After so long without an event at the upstreams, what they saw is complete.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -108,26 +108,40 @@ fn group(side: &Side, scenarios: &[&Scenario]) -> Observations {
         Ok(process) => process,
         Err(_) if scenarios.len() > 1 => {
             drop(stages);
-            let (left, right) = scenarios.split_at(scenarios.len() / 2);
-            let mut observations = group(side, left);
-            observations.extend(group(side, right));
+            let (accepted, mut observations) = sort_out(side, scenarios);
+            if accepted.len() == scenarios.len() {
+                // Each half starts, both together do not.
+                let (left, right) = scenarios.split_at(scenarios.len() / 2);
+                observations.extend(group(side, left));
+                observations.extend(group(side, right));
+            } else {
+                observations.extend(group(side, &accepted));
+            }
             return observations;
         }
         Err(why) => {
-            let why = why.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            let line = format!("the proxy did not start: {why}");
-            return [(scenarios[0].name.clone(), Observation::line(&line))].into();
+            return [(scenarios[0].name.clone(), refusal(&why))].into();
         }
     };
+    let began = Instant::now();
     let mut seen = parallel(&stages, AT_ONCE, |stage| {
         let mut seen = stage.play();
         seen.answered.iter_mut().for_each(outrigger_tests::client::Answered::close);
         stage.record.stop();
         seen
     });
+    let played = began.elapsed();
     let stats = settled_stats(directory.path());
+    let settled = began.elapsed();
     process.terminate();
     let ended = process.wait(Duration::from_secs(20));
+    if std::env::var_os("SLOW").is_some() {
+        crate::report::say(&format!(
+            "group {}: played {played:?} settled {settled:?} ended {:?}",
+            stages.len(),
+            began.elapsed()
+        ));
+    }
     if !ended.is_some_and(|status| status.success()) {
         if scenarios.len() > 1 {
             drop(stages);
@@ -146,6 +160,32 @@ fn group(side: &Side, scenarios: &[&Scenario]) -> Observations {
             (stage.scenario.name.clone(), Observation::new(stage.scenario, &stage.at, seen, &stats, &log))
         })
         .collect()
+}
+
+/// Which of these the side starts with, and what it says of the others.
+fn sort_out<'a>(side: &Side, scenarios: &[&'a Scenario]) -> (Vec<&'a Scenario>, Observations) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stages: Vec<Stage<'_>> = scenarios.iter().map(|scenario| Stage::new(scenario, directory.path())).collect();
+    let pairs: Vec<_> = stages.iter().map(|stage| (stage.scenario, &stage.at)).collect();
+    match side.start(directory.path(), &bootstrap(directory.path(), &pairs)) {
+        Ok(_) => (scenarios.to_vec(), Observations::new()),
+        Err(why) if scenarios.len() == 1 => (Vec::new(), [(scenarios[0].name.clone(), refusal(&why))].into()),
+        Err(_) => {
+            drop(stages);
+            let (left, right) = scenarios.split_at(scenarios.len() / 2);
+            let (mut accepted, mut observations) = sort_out(side, left);
+            let (more, others) = sort_out(side, right);
+            accepted.extend(more);
+            observations.extend(others);
+            (accepted, observations)
+        }
+    }
+}
+
+/// The observation of a configuration that should have been served. The reason is the program's own.
+fn refusal(why: &str) -> Observation {
+    let last = why.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    Observation::line(&format!("the proxy did not start: {last}"))
 }
 
 /// The statistics once no connection is left, or after 3 seconds.

@@ -200,8 +200,9 @@ fn connections() -> Vec<Scenario> {
                 .step(Step::Response(false))
                 .step(Step::Response(false)),
         ),
-        ok("client_closes_its_direction_after_the_request")
-            .client(Client::raw().send(get_from("/", &[])).step(Step::HalfClose).step(Step::Response(false))),
+        scenario("client_closes_its_direction_after_the_request").up(Upstream::h1().acts([Act::Hang])).client(
+            Client::raw().send(get_from("/", &[])).step(Step::Upstream(1)).step(Step::HalfClose).step(Step::Response(false)),
+        ),
         scenario("client_closes_while_it_waits").up(Upstream::h1().acts([Act::Hang])).client(
             Client::raw().send(get_from("/", &[])).step(Step::Upstream(1)).step(Step::Reset),
         ),
@@ -326,7 +327,7 @@ fn limits() -> Vec<Scenario> {
         scenario("stream_idle_before_the_response")
             .up(Upstream::h1().acts([Act::Hang]))
             .hcm("stream_idle_timeout: 0.3s")
-            .client(Client::raw().get("/").end()),
+            .client(Client::raw().get("/")),
         scenario("stream_idle_in_the_response")
             .up(Upstream::h1()
                 .acts([Act::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec()), Act::Hang]))
@@ -335,12 +336,12 @@ fn limits() -> Vec<Scenario> {
         scenario("stream_duration_is_limited")
             .up(Upstream::h1().acts([Act::Hang]))
             .hcm("common_http_protocol_options: {max_stream_duration: 0.3s}")
-            .client(Client::raw().get("/").end()),
+            .client(Client::raw().get("/")),
         scenario("route_idle_timeout_replaces_the_managers")
             .up(Upstream::h1().acts([Act::Hang]))
             .hcm("stream_idle_timeout: 30s")
             .route("route: {cluster: $up, idle_timeout: 0.3s}")
-            .client(Client::raw().get("/").end()),
+            .client(Client::raw().get("/")),
     ]
 }
 

@@ -24,8 +24,5 @@ pub(crate) fn cases() -> Vec<Scenario> {
             .up(Upstream::h1().acts([Act::Rst]).ok("yes"))
             .route("route: {cluster: $up, retry_policy: {retry_on: reset, num_retries: 1}}")
             .client(Client::raw().get("/")),
-        scenario("upstream_closes_before_response")
-            .up(Upstream::h1().acts([Act::Close]))
-            .client(Client::raw().get("/")),
     ]
 }
