@@ -381,6 +381,13 @@ impl Session {
                 }
             };
             self.answered.fate = end.to_owned();
+            // A response that no step asked for is still easier to read as one.
+            while connection.buffer.starts_with(b"HTTP/1.") {
+                let Some(mut message) = read_head(connection, Instant::now()) else { break };
+                let framing = response_framing(&message, false);
+                read_body(connection, &mut message, framing, Instant::now());
+                self.answered.messages.push(message);
+            }
             self.answered.rest.append(&mut connection.buffer);
         }
         if let Some(state) = self.h2 {

@@ -21,6 +21,8 @@ pub struct Identity {
 pub struct Material {
     /// The authority's certificate in PEM.
     pub authority: String,
+    /// The certificate in PEM of an authority that issued only `stranger`.
+    pub stranger_authority: String,
     /// For `server.test` and 127.0.0.1.
     pub server: Identity,
     /// For `spiffe://cluster.test/ns/demo/sa/client`.
@@ -37,10 +39,11 @@ pub fn material() -> &'static Material {
     static MATERIAL: OnceLock<Material> = OnceLock::new();
     MATERIAL.get_or_init(|| {
         let (authority, issuer) = authority("outrigger tests");
-        let (_, other) = self::authority("nobody");
+        let (stranger_authority, other) = self::authority("nobody");
         let spiffe = SanType::URI("spiffe://cluster.test/ns/demo/sa/client".try_into().expect("an ASCII URI"));
         Material {
             authority,
+            stranger_authority,
             server: issue(
                 &issuer,
                 vec![

@@ -106,16 +106,7 @@ const COUNTERS: [(&str, &[&str]); 4] = [
             "ssl.handshake",
         ],
     ),
-    (
-        "tcp",
-        &[
-            "downstream_cx_total",
-            "downstream_cx_no_route",
-            "idle_timeout",
-            "max_downstream_connection_duration",
-            "upstream_flush_total",
-        ],
-    ),
+    ("tcp", &["downstream_cx_total", "downstream_cx_no_route", "idle_timeout", "max_downstream_connection_duration"]),
 ];
 
 /// The lines of one scenario on one side.

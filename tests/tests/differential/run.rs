@@ -16,7 +16,7 @@ use crate::scenario::{Placement, Scenario};
 use crate::side::{Side, admin_socket, bootstrap};
 
 /// How many scenarios run at once. They mostly wait.
-const AT_ONCE: usize = 48;
+const AT_ONCE: usize = 64;
 /// After so long without an event at the upstreams, what they saw is complete.
 const QUIET: Duration = Duration::from_millis(250);
 

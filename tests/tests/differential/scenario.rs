@@ -2,7 +2,7 @@
 //!
 //! Each scenario has a listener and clusters of its own, all of them in one bootstrap file, so that one process serves
 //! the whole suite. In a scenario's YAML, `$up` stands for its cluster `up`, `$up:port` and `$up:port2` for the ports of that
-//! cluster's endpoints, `$port` for the listener's, `$log` for the access log's path, `$authority`, `$server_cert`, `$server_key` for TLS material in PEM, `$name` for
+//! cluster's endpoints, `$port` for the listener's, `$log` for the access log's path, `$authority`, `$stranger`, `$server_cert`, `$server_key` for TLS material in PEM, `$name` for
 //! the scenario's name.
 
 use outrigger_tests::client::Client;
@@ -325,6 +325,7 @@ impl Scenario {
         let material = tls::material();
         for (word, value) in [
             ("$authority", &material.authority),
+            ("$stranger", &material.stranger_authority),
             ("$server_cert", &material.server.certificate),
             ("$server_key", &material.server.key),
         ] {

@@ -57,13 +57,13 @@ fn forwarding() -> Vec<Scenario> {
         ok("envoy_headers_are_suppressed")
             .hcm("http_filters: [{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, suppress_envoy_headers: true}}]")
             .client(Client::raw().get("/")),
-        ok("timeout_is_asked_by_header").client(Client::raw().request(get_from("/", &["x-envoy-upstream-rq-timeout-ms: 5000"]))),
+        ok("timeout_is_asked_by_header").client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-upstream-rq-timeout-ms: 5000"]))),
         ok("expected_timeout_is_respected")
             .hcm("http_filters: [{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, respect_expected_rq_timeout: true}}]")
-            .client(Client::raw().request(get_from("/", &["x-envoy-expected-rq-timeout-ms: 4000"]))),
+            .client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-expected-rq-timeout-ms: 4000"]))),
         ok("envoy_headers_are_checked_strictly")
             .hcm("http_filters: [{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, strict_check_headers: [x-envoy-max-retries]}}]")
-            .client(Client::raw().request(get_from("/", &["x-envoy-max-retries: many"]))),
+            .client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-max-retries: many"]))),
     ]
 }
 

@@ -1,11 +1,14 @@
 //! The scenarios, by subject.
 
+mod grpc;
 mod http1;
+mod http2;
 mod manager;
 mod rejected;
 mod resilience;
 mod routing;
 mod tcp;
+mod tls;
 mod transform;
 
 use crate::scenario::Scenario;
@@ -17,8 +20,11 @@ pub(crate) fn all() -> Vec<Scenario> {
         ("rewrites and headers", transform::cases()),
         ("HTTP/1", http1::cases()),
         ("connection manager", manager::cases()),
+        ("HTTP/2", http2::cases()),
+        ("gRPC", grpc::cases()),
         ("resilience", resilience::cases()),
         ("TCP", tcp::cases()),
+        ("TLS", tls::cases()),
         ("rejected", rejected::cases()),
     ];
     let named = |(area, cases): (&'static str, Vec<Scenario>)| {
