@@ -17,6 +17,7 @@ pub mod server;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+pub mod validate;
 pub mod worker;
 
 use std::ffi::OsString;
@@ -38,7 +39,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.command {
-        Some(Command::Validate(_)) => Ok(ExitCode::SUCCESS),
+        Some(Command::Validate(args)) => {
+            Ok(validate::validate(args.config_path.as_deref(), args.config_yaml.as_deref()))
+        }
         None => serve(cli.serve),
     };
     result.unwrap_or_else(|reason| {

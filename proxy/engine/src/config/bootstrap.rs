@@ -10,9 +10,10 @@ use outrigger_proto::envoy::extensions::resource_monitors::downstream_connection
 use crate::config::address::listening_address;
 use crate::config::any;
 use crate::config::cluster::Cluster;
-use crate::config::listener::Listener;
+use crate::config::hcm::RouteSource;
+use crate::config::listener::{FilterChain, Listener, NetworkFilter};
 use crate::config::report::{At, Problem, Report};
-use crate::source::{Element, Locator, Source, read_bootstrap};
+use crate::source::{Element, Locator, Rest, Source, read_bootstrap};
 use crate::stream_info::Address;
 use crate::{harmless, unsupported};
 
@@ -61,8 +62,15 @@ impl Bootstrap {
     /// rejected.
     pub fn read(sources: &[Source<'_>], report: &Report) -> Option<Bootstrap> {
         let mut resources = Resources::default();
-        let message = read_bootstrap(sources, report, &mut |element, at| resources.add(element, at))?;
-        Some(convert(message, resources, &report.root()))
+        let Rest { message, faults } =
+            read_bootstrap(sources, report, &mut |element, at| resources.add(element, at))?;
+        // A cluster that was rejected is not missing.
+        if !report.is_rejected() {
+            resources.check_routes(&report.root());
+        }
+        let bootstrap = convert(message, resources, &report.root());
+        report.drop_consequences(faults);
+        Some(bootstrap)
     }
 }
 
@@ -100,6 +108,35 @@ impl Resources {
                 self.listeners.push(Arc::new(listener));
             }
             Element::Secret => at.reject("", "not in this version: secrets are inline or files"),
+        }
+    }
+
+    /// Routes of a static configuration name clusters that exist, unless they say otherwise.
+    fn check_routes(&self, root: &At<'_>) {
+        let at = root.field("static_resources");
+        let list = at.field("listeners");
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let at = list.index(index);
+            let chains = at.field("filter_chains");
+            for (index, chain) in listener.filter_chains.iter().enumerate() {
+                self.check_chain(chain, &chains.index(index));
+            }
+            if let Some(chain) = &listener.default_filter_chain {
+                self.check_chain(chain, &at.field("default_filter_chain"));
+            }
+        }
+    }
+
+    fn check_chain(&self, chain: &FilterChain, at: &At<'_>) {
+        let NetworkFilter::Http(manager) = &chain.filter else { return };
+        let RouteSource::Inline(table) = &manager.routes;
+        if table.validate_clusters.unwrap_or(true) {
+            // The connection manager is the only filter.
+            let at = at.field("filters");
+            let at = at.index(0);
+            let at = at.field("typed_config");
+            let exists = |name: &str| self.cluster_names.contains(name);
+            table.check_clusters(&exists, &at.field("route_config"));
         }
     }
 }
@@ -319,7 +356,6 @@ fn flatten(prefix: &str, layer: prost_types::Struct, values: &mut BTreeMap<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::listener::NetworkFilter;
 
     const SIMPLE: &str = r#"
 admin:
@@ -376,10 +412,10 @@ layered_runtime:
 
     #[test]
     fn a_bootstrap_becomes_its_model() {
-        let text = SIMPLE.replace("  clusters:", "  clusters: []\nnode:\n  metadata:\n   old:");
-        let bootstrap = Bootstrap::load(&[Source::new("b.yaml", &text)]).unwrap();
+        let bootstrap = Bootstrap::load(&[Source::new("b.yaml", SIMPLE)]).unwrap();
         assert_eq!(bootstrap.admin.unwrap().address.to_string(), "127.0.0.1:9901");
         assert_eq!(bootstrap.max_downstream_connections, Some(50_000));
+        assert_eq!(&*bootstrap.clusters[0].name, "app");
         let http = &bootstrap.listeners[0];
         assert_eq!(&*http.stat_prefix, "0.0.0.0_8080");
         let NetworkFilter::Http(manager) = &http.filter_chains[0].filter else { panic!() };
@@ -393,11 +429,11 @@ layered_runtime:
 
     #[test]
     fn a_second_text_is_merged_over_the_first() {
-        let more = "admin: {address: {socket_address: {port_value: 1}}}";
-        let text = SIMPLE.replace("  clusters:", "  clusters: []\nnode:\n  metadata:\n   old:");
-        let sources = [Source::new("b.yaml", &text), Source::new("--config-yaml", more)];
+        let more = "admin: {address: {socket_address: {port_value: 1}}}\nstatic_resources: {clusters: [{name: more}]}";
+        let sources = [Source::new("b.yaml", SIMPLE), Source::new("--config-yaml", more)];
         let bootstrap = Bootstrap::load(&sources).unwrap();
         assert_eq!(bootstrap.admin.unwrap().address.to_string(), "127.0.0.1:1");
+        assert_eq!(bootstrap.clusters.iter().map(|c| &*c.name).collect::<Vec<_>>(), ["app", "more"]);
     }
 
     #[test]
@@ -422,6 +458,12 @@ layered_runtime:
                 "b.yaml:38:7: static_resources.clusters[0].conect_timeout: \
                  envoy.config.cluster.v3.Cluster has no such field; did you mean \"connect_timeout\"?",
             ]
+        );
+        let text = SIMPLE.replace("route: { cluster: app }", "route: { cluster: ap }");
+        assert_eq!(
+            problems(&text),
+            ["b.yaml:21:45: static_resources.listeners[0].filter_chains[0].filters[0].typed_config.route_config.\
+              virtual_hosts[0].routes[0].route.cluster: ap: there is no such cluster (validate_clusters is on)"]
         );
         assert_eq!(problems("a: ["), ["b.yaml:1:4: this is not YAML: unclosed bracket '['"]);
     }

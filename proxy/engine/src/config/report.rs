@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Display, Write as _};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A place in a text.
@@ -95,6 +96,25 @@ impl Report {
     pub fn problem_count(&self) -> usize {
         self.problems.borrow().len()
     }
+
+    /// Drops, of the problems after `faults`, those that these faults may have caused: a field that could not be read
+    /// looks as if it were missing, to the message that it belongs to.
+    pub(crate) fn drop_consequences(&self, faults: Range<usize>) {
+        let mut problems = self.problems.borrow_mut();
+        let end = faults.end.min(problems.len());
+        let after = problems.split_off(end);
+        let faulty = problems.get(faults).unwrap_or_default();
+        let messages: Vec<String> = faulty.iter().map(|fault| parent(&fault.path).to_owned()).collect();
+        let is_own = |problem: &Problem| {
+            !messages.iter().any(|message| *message == problem.path || *message == parent(&problem.path))
+        };
+        problems.extend(after.into_iter().filter(is_own));
+    }
+}
+
+/// The path of the message that the field at `path` belongs to.
+fn parent(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(message, _)| message)
 }
 
 #[derive(Clone, Copy, Debug)]

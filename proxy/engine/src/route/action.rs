@@ -138,6 +138,28 @@ impl Forward {
         matches!(self.host, HostRewrite::Auto)
     }
 
+    /// Rejects the clusters that the route (at `at`) names and that are not there.
+    pub(crate) fn check_clusters(&self, exists: &dyn Fn(&str) -> bool, at: &At<'_>) {
+        let check = |name: &str, at: &At<'_>| {
+            if !exists(name) {
+                at.reject(name, "there is no such cluster (validate_clusters is on)");
+            }
+        };
+        match &self.cluster {
+            ClusterChoice::Single(name) => check(name, &at.field("cluster")),
+            ClusterChoice::Header(_) => {}
+            ClusterChoice::Weighted(weighted) => {
+                let at = at.field("weighted_clusters");
+                let list = at.field("clusters");
+                for (index, cluster) in weighted.clusters.iter().enumerate() {
+                    if let WeightedName::Fixed(name) = &cluster.name {
+                        check(name, &list.index(index).field("name"));
+                    }
+                }
+            }
+        }
+    }
+
     /// The clusters that the route names itself.
     pub(crate) fn cluster_names(&self) -> impl Iterator<Item = &Arc<str>> {
         let (single, weighted) = match &self.cluster {

@@ -176,6 +176,20 @@ impl RouteTable {
         }
     }
 
+    /// Rejects the clusters that routes of the table (at `at`) name and that are not there.
+    pub(crate) fn check_clusters(&self, exists: &dyn Fn(&str) -> bool, at: &At<'_>) {
+        let hosts = at.field("virtual_hosts");
+        for (index, host) in self.virtual_hosts.iter().enumerate() {
+            let at = hosts.index(index);
+            let routes = at.field("routes");
+            for (index, route) in host.routes.iter().enumerate() {
+                if let Some(forward) = route.forward() {
+                    forward.check_clusters(exists, &routes.index(index).field("route"));
+                }
+            }
+        }
+    }
+
     /// The clusters that routes name, in order, repeated as they are.
     pub fn cluster_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.routes().filter_map(|route| route.forward()).flat_map(Forward::cluster_names)

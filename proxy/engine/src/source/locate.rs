@@ -27,11 +27,17 @@ impl<'t> Locator<'t> {
         for problem in problems.iter_mut().filter(|problem| problem.location.is_none()) {
             problem.location = self.location(&problem.path);
         }
-        let source = |problem: &Problem| {
-            let location = problem.location.as_ref()?;
-            self.roots.iter().position(|(name, _)| *name == location.source)
-        };
-        problems.sort_by_key(|problem| (source(problem), problem.location.as_ref().map(|l| (l.line, l.column))));
+        problems.sort_by_key(|problem| problem.location.as_ref().map(|at| (self.rank(&at.source), at.line, at.column)));
+    }
+
+    /// The place of a text among all.
+    pub(super) fn rank(&self, source: &str) -> Option<usize> {
+        self.roots.iter().position(|(name, _)| **name == *source)
+    }
+
+    /// Each text that is YAML, with its name.
+    pub(super) fn roots(&self) -> &[(Arc<str>, Node<'t>)] {
+        &self.roots
     }
 
     /// Where the value at `path` stands, or, if it is missing, the nearest value around it.

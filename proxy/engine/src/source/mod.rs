@@ -9,7 +9,9 @@ mod locate;
 mod nearest;
 mod scalar;
 mod tree;
+mod verdict;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
@@ -21,6 +23,7 @@ use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 use self::encode::Encoder;
 pub use self::locate::Locator;
+pub use self::verdict::{FieldVerdict, Verdict, verdicts};
 pub(crate) use self::scalar::base64;
 use self::tree::{Key, Map, Node, Reader, Step, SyntaxError, Value};
 use crate::config::report::{At, Report};
@@ -61,31 +64,38 @@ pub(crate) fn descriptors(at: &At<'_>) -> Option<DescriptorPool> {
     pool.map_err(|error| at.reject("", format_args!("the built-in descriptors cannot be read: {error}"))).ok()
 }
 
-/// Reads a bootstrap. Each element of `static_resources` that is sound in form goes to `each` with its place; the
-/// message returned has the rest, and is `None` if something in it is not sound.
+/// A bootstrap without the lists of its `static_resources`.
+pub(crate) struct Rest {
+    pub(crate) message: Bootstrap,
+    /// Which problems are faults of form in it: see [`Report::drop_consequences`].
+    pub(crate) faults: Range<usize>,
+}
+
+/// Reads a bootstrap. Each element of `static_resources` goes to `each` with its place; `None` if a text is not YAML.
 pub(crate) fn read_bootstrap(
     sources: &[Source<'_>],
     report: &Report,
     each: &mut dyn FnMut(Element, &At<'_>),
-) -> Option<Bootstrap> {
+) -> Option<Rest> {
     let pool = descriptors(&report.root())?;
     let mut bytes = Vec::new();
     let mut counts = [0; 3];
-    let mut sound = true;
+    let mut faults: Option<Range<usize>> = None;
     for source in sources {
         let encoder = Encoder { pool: &pool, source: &source.name, json: source.is_json() };
-        let mut texts = BootstrapReader { encoder, report, each, counts };
-        match texts.read(source.text, &mut bytes) {
-            Ok(rest_is_sound) => sound &= rest_is_sound,
+        let mut reader = BootstrapReader { encoder, report, each, counts };
+        match reader.read(source.text, &mut bytes) {
+            Ok(range) => faults = Some(faults.map_or(range.start, |earlier| earlier.start)..range.end),
             Err(SyntaxError { position, reason }) => {
-                let location = texts.encoder.location(position);
+                let location = reader.encoder.location(position);
                 report.root().reject_at(location, "", format_args!("this is not YAML: {reason}"));
-                sound = false;
+                return None;
             }
         }
-        counts = texts.counts;
+        counts = reader.counts;
     }
-    if sound { decode(&bytes, &report.root()) } else { None }
+    let end = report.problem_count();
+    Some(Rest { message: decode(&bytes, &report.root())?, faults: faults.unwrap_or(end..end) })
 }
 
 fn decode<M: Message + Default>(bytes: &[u8], at: &At<'_>) -> Option<M> {
@@ -104,8 +114,8 @@ struct BootstrapReader<'a, 'e> {
 }
 
 impl BootstrapReader<'_, '_> {
-    /// Appends the encoded rest to `bytes`; says whether it is sound in form.
-    fn read(&mut self, text: &str, bytes: &mut Vec<u8>) -> Result<bool, SyntaxError> {
+    /// Appends the encoded rest to `bytes`; says which problems are faults of its form.
+    fn read(&mut self, text: &str, bytes: &mut Vec<u8>) -> Result<Range<usize>, SyntaxError> {
         let mut reader = Reader::new(text)?;
         let root = match reader.step()? {
             Step::MapStart(position) => {
@@ -127,13 +137,13 @@ impl BootstrapReader<'_, '_> {
             Step::Node(node) => node,
         };
         reader.end()?;
-        if root.is_null() {
-            return Ok(true);
-        }
-        let Some(desc) = self.descriptor(&Bootstrap::full_name()) else { return Ok(false) };
         let before = self.report.problem_count();
-        self.encoder.message(&root, &desc, &self.report.root(), bytes);
-        Ok(self.report.problem_count() == before)
+        if !root.is_null()
+            && let Some(desc) = self.descriptor(&Bootstrap::full_name())
+        {
+            self.encoder.message(&root, &desc, &self.report.root(), bytes);
+        }
+        Ok(before..self.report.problem_count())
     }
 
     fn static_resources<'t>(&mut self, reader: &mut Reader<'t>) -> Result<Node<'t>, SyntaxError> {
@@ -191,22 +201,27 @@ impl BootstrapReader<'_, '_> {
         let resources = root.field("static_resources");
         let field = resources.field(name);
         let at = field.index(index);
+        let before = self.report.problem_count();
         let element = match list {
             0 => self.message(node, &at).map(|message| Element::Listener(Box::new(message))),
             1 => self.message(node, &at).map(|message| Element::Cluster(Box::new(message))),
             _ => self.message::<Secret>(node, &at).map(|_| Element::Secret),
         };
+        let faults = before..self.report.problem_count();
         if let Some(element) = element {
             (self.each)(element, &at);
         }
+        if !faults.is_empty() {
+            self.report.drop_consequences(faults);
+        }
     }
 
+    /// What could be read of a message.
     fn message<M: Message + Name + Default>(&self, node: &Node<'_>, at: &At<'_>) -> Option<M> {
         let desc = self.descriptor(&M::full_name())?;
-        let before = at.problem_count();
         let mut bytes = Vec::new();
         self.encoder.message(node, &desc, at, &mut bytes);
-        if at.problem_count() == before { decode(&bytes, at) } else { None }
+        decode(&bytes, at)
     }
 
     fn descriptor(&self, name: &str) -> Option<MessageDescriptor> {

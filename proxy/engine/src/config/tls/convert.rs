@@ -388,7 +388,7 @@ fn hashes(texts: &[String], at: &At<'_>, parse: impl Fn(&str) -> Result<Vec<u8>,
 
 fn hex(text: &str) -> Option<Vec<u8>> {
     let digits: String = if text.contains(':') { text.split(':').collect() } else { text.to_owned() };
-    if !digits.is_ascii() || digits.len() % 2 != 0 {
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
         return None;
     }
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();

@@ -19,6 +19,9 @@ use super::{Limits, ServerSettings, head};
 use crate::http::codec::{self, Exchange, Frame, StreamError, Tunnel};
 use crate::io::Io;
 
+/// Bytes of an unread request body that are thrown away to keep the connection.
+const DISCARD: usize = 64 * 1024;
+
 /// What a connection brought.
 #[derive(Debug)]
 pub enum Incoming {
@@ -26,8 +29,7 @@ pub enum Incoming {
     Request(Exchange),
     /// Something that is to be refused; the connection closes after the answer.
     Malformed {
-        /// Its head, where that is well-formed but lacks something (`missing_host_header`); without it this is a
-        /// downstream protocol error (`DPE`).
+        /// As much of its head as could be understood.
         head: Option<Box<RequestHead>>,
         /// The status of the answer.
         status: u16,
@@ -175,8 +177,8 @@ impl ServerConnection {
         !self.shared.borrow().transport.input.is_empty()
     }
 
-    /// Writes the rest of the response; ready when the next request may be read, or the connection is to be closed, as
-    /// after a response that did not wait for the end of the request.
+    /// Writes the rest of the response; ready when the next request may be read, or the connection is to be closed. A
+    /// request body that nobody read is thrown away if that takes little, else the connection closes.
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Finish> {
         let mut guard = self.shared.borrow_mut();
         let shared = &mut *guard;
@@ -186,13 +188,24 @@ impl ServerConnection {
         if shared.tunnel && !shared.transport.is_open() {
             return Poll::Ready(Finish::Upgraded);
         }
-        let flushed = ready!(shared.transport.poll_flush(cx)).is_ok();
-        if !flushed || !shared.encoder.is_end() || !shared.decoder.is_end() || shared.close {
+        if ready!(shared.transport.poll_flush(cx)).is_err() || !shared.encoder.is_end() || shared.close {
             return Poll::Ready(Finish::Close);
         }
         // What came behind a refused upgrade may not be HTTP.
         if shared.upgrade && !shared.transport.input.is_empty() {
             return Poll::Ready(Finish::Close);
+        }
+        let mut discarded: usize = 0;
+        while !shared.decoder.is_end() {
+            match shared.decoder.poll_frame(&mut shared.transport, cx) {
+                Poll::Ready(None) => break,
+                Poll::Ready(Some(Ok(Frame::Data(data)))) => discarded = discarded.saturating_add(data.len()),
+                Poll::Ready(Some(Ok(Frame::Trailers(_)))) => {}
+                Poll::Ready(Some(Err(_))) | Poll::Pending => return Poll::Ready(Finish::Close),
+            }
+            if discarded > DISCARD {
+                return Poll::Ready(Finish::Close);
+            }
         }
         shared.generation = shared.generation.wrapping_add(1);
         Poll::Ready(Finish::KeepAlive)
@@ -320,7 +333,6 @@ impl Responder {
             // Without a length, only the connection's end tells a 1.0 client where the body ends.
             let endless = shared.http10 && !end && !head.headers.contains(&http::header::CONTENT_LENGTH);
             shared.close |= endless && !shared.to_head;
-            shared.close |= !shared.decoder.is_end() || (shared.to_connect && !upgrade);
             let mut context = shared.context();
             context.close &= !upgrade;
             shared.encoder = encode::response(&mut shared.transport.output, &head, end, context);
