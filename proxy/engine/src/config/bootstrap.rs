@@ -62,8 +62,7 @@ impl Bootstrap {
     /// rejected.
     pub fn read(sources: &[Source<'_>], report: &Report) -> Option<Bootstrap> {
         let mut resources = Resources::default();
-        let Rest { message, faults } =
-            read_bootstrap(sources, report, &mut |element, at| resources.add(element, at))?;
+        let Rest { message, faults } = read_bootstrap(sources, report, &mut |element, at| resources.add(element, at))?;
         // A cluster that was rejected is not missing.
         if !report.is_rejected() {
             resources.check_routes(&report.root());

@@ -23,9 +23,9 @@ use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 use self::encode::Encoder;
 pub use self::locate::Locator;
-pub use self::verdict::{FieldVerdict, Verdict, verdicts};
 pub(crate) use self::scalar::base64;
 use self::tree::{Key, Map, Node, Reader, Step, SyntaxError, Value};
+pub use self::verdict::{FieldVerdict, Verdict, verdicts};
 use crate::config::report::{At, Report};
 
 /// A text that configures the process. Where there are several, each is merged over those before it as protobuf

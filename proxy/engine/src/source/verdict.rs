@@ -179,11 +179,7 @@ impl Leaves<'_> {
         }
         let position = node.position;
         let location = Location { source: Arc::clone(source), line: position.line, column: position.column };
-        self.found.push(FieldVerdict {
-            location: Some(location),
-            path: path.to_owned(),
-            verdict: Verdict::Used,
-        });
+        self.found.push(FieldVerdict { location: Some(location), path: path.to_owned(), verdict: Verdict::Used });
     }
 }
 
@@ -206,7 +202,8 @@ node:
 watchdog: {miss_timeout: 1s, kill_timeout: 2s}
 nod: {}
 ";
-        let more = "watchdog: {miss_timeout: 3s}\nadmin: {allow_paths: [{exact: /stats}]}\nnode: {client_features: [c]}\n";
+        let more =
+            "watchdog: {miss_timeout: 3s}\nadmin: {allow_paths: [{exact: /stats}]}\nnode: {client_features: [c]}\n";
         let lines = verdicts(&[Source::new("b.yaml", text), Source::new("more", more)]);
         let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
         assert_eq!(
