@@ -7,6 +7,7 @@ use outrigger_engine::message::ResponseHead;
 
 use super::codec::{ClientStream, Responder};
 use super::exchange::Stream;
+use crate::tcp::tunnel::Tunnel;
 
 /// Sends the head downstream and passes bytes both ways until both ends are done, or nothing moved for `idle`.
 pub async fn run(
@@ -27,9 +28,9 @@ pub async fn run(
     stream.cx.stats.downstream_cx_upgrades_total.inc();
     stream.cx.stats.downstream_cx_upgrades_active.inc();
     if let (Ok(down), Ok((up, _lease))) = (responder.into_tunnel(), upstream.into_tunnel()) {
-        let moved = crate::tcp::tunnel(down, up, idle).await;
-        stream.info.bytes_received = moved.up;
-        stream.info.bytes_sent = moved.down;
+        let ended = Tunnel::new(down.io, down.buffered, up.io, up.buffered).idle_timeout(idle).await;
+        stream.info.bytes_received = ended.from_a;
+        stream.info.bytes_sent = ended.from_b;
     }
     stream.cx.stats.downstream_cx_upgrades_active.dec();
 }

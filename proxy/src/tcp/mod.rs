@@ -1,44 +1,28 @@
 //! The TCP proxy: a connection in, a connection out, and bytes both ways.
 
+mod splice;
+pub mod tunnel;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use outrigger_engine::balance::PickContext;
 use outrigger_engine::config::tcp_proxy::TcpProxy;
 use outrigger_engine::resilience::breaker::{ConnectionPermit, RoutingPriority};
 use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::Instant;
 
 use crate::cluster::connect::connect;
-use crate::http::codec::Tunnel;
 use crate::io::Io;
+use crate::telemetry::stats::TcpStats;
 use crate::worker::Worker;
 
-/// Bytes that a tunnel has moved.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Moved {
-    /// From downstream to upstream.
-    pub up: u64,
-    /// From upstream to downstream.
-    pub down: u64,
-}
-
-/// Passes bytes both ways until both ends are done.
-pub async fn tunnel(mut down: Tunnel, mut up: Tunnel, _idle: Option<Duration>) -> Moved {
-    let mut moved = Moved { up: down.buffered.len() as u64, down: up.buffered.len() as u64 };
-    if up.io.write_all(&down.buffered).await.is_err() || down.io.write_all(&up.buffered).await.is_err() {
-        return moved;
-    }
-    if let Ok((sent, received)) = copy_bidirectional(&mut down.io, &mut up.io).await {
-        moved.up += sent;
-        moved.down += received;
-    }
-    moved
-}
+use self::tunnel::{Cause, Tunnel};
 
 /// Serves a downstream connection to its end.
 pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, connection: Arc<ConnectionInfo>, io: Io, buffered: Bytes) {
@@ -46,11 +30,7 @@ pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, connection: Arc<Connec
     stats.downstream_cx_total.inc();
     let started = Instant::now();
     let mut info = StreamInfo::new(SystemTime::now(), connection, None);
-    let moved = run(worker, proxy, &mut info, io, buffered).await;
-    info.bytes_received = moved.up;
-    info.bytes_sent = moved.down;
-    stats.downstream_cx_rx_bytes_total.add(moved.up);
-    stats.downstream_cx_tx_bytes_total.add(moved.down);
+    run(worker, proxy, &stats, &mut info, io, buffered).await;
     if info.flags.intersects(ResponseFlags::NO_CLUSTER_FOUND) {
         stats.downstream_cx_no_route.inc();
     }
@@ -60,7 +40,8 @@ pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, connection: Arc<Connec
     }
 }
 
-async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, info: &mut StreamInfo, io: Io, buffered: Bytes) -> Moved {
+async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, stats: &TcpStats, info: &mut StreamInfo, io: Io, buffered: Bytes) {
+    let deadline = proxy.max_downstream_connection_duration.map(|max| Instant::now() + max);
     let total: u64 = proxy.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
     let mut ticket = worker.random() % total.max(1);
     let chosen = proxy.clusters.iter().find(|(_, weight)| {
@@ -70,7 +51,7 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, info: &mut StreamInfo, io: I
     });
     let Some(cluster) = chosen.and_then(|(name, _)| worker.cluster(name)) else {
         info.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);
-        return Moved::default();
+        return;
     };
     info.upstream_cluster = Some(cluster.state.config.name.clone());
     let mut tried = smallvec::SmallVec::<[u64; 4]>::new();
@@ -79,14 +60,14 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, info: &mut StreamInfo, io: I
         let Ok(host) = cluster.pick(&context) else {
             cluster.stats.upstream_cx_none_healthy.inc();
             info.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
-            return Moved::default();
+            return;
         };
         let _guard = match cluster.breakers.acquire_connection(RoutingPriority::Default, 0, false) {
             ConnectionPermit::Granted(guard) | ConnectionPermit::Forced(guard) => guard,
             ConnectionPermit::Refused => {
                 cluster.stats.upstream_cx_overflow.inc();
                 info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
-                return Moved::default();
+                return;
             }
         };
         tried.push(host.id);
@@ -101,15 +82,38 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, info: &mut StreamInfo, io: I
                 cluster.stats.upstream_cx_active.inc();
                 host.stats().cx_active.fetch_add(1, Ordering::Relaxed);
                 info.upstream_local_address = connected.local_address;
-                let up = Tunnel { io: connected.io, buffered: Bytes::new() };
-                let moved = tunnel(Tunnel { io, buffered }, up, proxy.idle_timeout).await;
+                let mut tunnel = Tunnel::new(io, buffered, connected.io, Bytes::new())
+                    .idle_timeout(proxy.idle_timeout)
+                    .deadline(deadline);
+                // A tunnel may last for days: what it moves is counted as it moves.
+                let mut counted = (0, 0);
+                let ended = poll_fn(|cx| {
+                    let ended = Pin::new(&mut tunnel).poll(cx);
+                    let (up, down) = tunnel.moved();
+                    stats.downstream_cx_rx_bytes_total.add(up - counted.0);
+                    stats.downstream_cx_tx_bytes_total.add(down - counted.1);
+                    cluster.stats.upstream_cx_tx_bytes_total.add(up - counted.0);
+                    cluster.stats.upstream_cx_rx_bytes_total.add(down - counted.1);
+                    counted = (up, down);
+                    ended
+                })
+                .await;
+                match ended.cause {
+                    Cause::Idle => stats.idle_timeout.inc(),
+                    Cause::Deadline => {
+                        stats.max_downstream_connection_duration.inc();
+                        info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+                    }
+                    Cause::Finished | Cause::ResetByA | Cause::ResetByB => {}
+                }
+                info.bytes_received = ended.from_a;
+                info.bytes_sent = ended.from_b;
+                drop(tunnel);
                 cluster.stats.upstream_cx_active.dec();
                 cluster.stats.upstream_cx_destroy.inc();
-                cluster.stats.upstream_cx_rx_bytes_total.add(moved.down);
-                cluster.stats.upstream_cx_tx_bytes_total.add(moved.up);
                 cluster.stats.upstream_cx_length_ms.record(begun.elapsed().as_micros() as u64);
                 host.stats().cx_active.fetch_sub(1, Ordering::Relaxed);
-                return moved;
+                return;
             }
             Err(error) => {
                 cluster.stats.upstream_cx_connect_fail.inc();
@@ -123,5 +127,5 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, info: &mut StreamInfo, io: I
     }
     cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
     info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-    Moved::default()
+    info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
 }

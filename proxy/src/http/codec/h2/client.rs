@@ -11,7 +11,7 @@ use h2::client::{self, ResponseFuture, SendRequest};
 use outrigger_engine::config::hcm::Http2Options;
 use outrigger_engine::message::{Headers, RequestHead};
 
-use super::head::{self, Limits, Refused};
+use super::head::{self, BAD_MESSAGE, Limits, Refused};
 use super::keepalive::Keepalive;
 use super::wire::{Link, Policy, Wire};
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, gone, stream_error};
@@ -263,7 +263,7 @@ impl ClientStream {
         };
         match ready!(future.poll_informational(cx)) {
             Some(Ok(informational)) if informational.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-                return Poll::Ready(Err(StreamError::Protocol("http2.violation.of.messaging.rule")));
+                return Poll::Ready(Err(StreamError::Protocol(BAD_MESSAGE)));
             }
             Some(Ok(informational)) => {
                 let head = head::response(informational.into_parts().0, limits).map_err(refused);

@@ -31,9 +31,17 @@ pub(super) enum Refused {
 }
 
 /// A rule on messages as a whole was broken.
-const MESSAGING: Refused = Refused::Malformed("http2.violation.of.messaging.rule");
+pub(super) const BAD_MESSAGE: &str = "http2.violation.of.messaging.rule";
 /// A field is not what it has to be.
-const FIELD: Refused = Refused::Malformed("http2.invalid.header.field");
+pub(super) const BAD_FIELD: &str = "http2.invalid.header.field";
+
+const MESSAGING: Refused = Refused::Malformed(BAD_MESSAGE);
+const FIELD: Refused = Refused::Malformed(BAD_FIELD);
+
+/// Whether `details` speak of one message.
+pub(super) fn is_malformed(details: &str) -> bool {
+    details == BAD_MESSAGE || details == BAD_FIELD
+}
 
 /// A request as the `h2` crate has parsed it.
 pub(super) fn request(parts: request::Parts, limits: Limits) -> Result<RequestHead, Refused> {

@@ -1,7 +1,7 @@
 //! HTTP/2, downstream and upstream, over the `h2` crate.
 //!
-//! The crate does framing, HPACK, flow control and stream states. Around it stand: [`wire`], which watches the frames
-//! pass and enforces Envoy's limits on floods; [`head`], which converts heads and refuses what Envoy refuses; and here
+//! The crate does framing, HPACK, flow control and stream states. Around it stand: `wire`, which watches the frames
+//! pass and enforces Envoy's limits on floods; `head`, which converts heads and refuses what Envoy refuses; and here
 //! the halves of a stream, which the server and the client share.
 
 mod client;
@@ -24,7 +24,7 @@ use outrigger_engine::message::Headers;
 pub use self::client::{ClientConnection, ClientSettings, ClientStream};
 pub use self::server::{End, Incoming, Responder, ServerConnection, ServerSettings};
 
-use self::head::{Limits, Refused};
+use self::head::{BAD_MESSAGE, Limits, Refused};
 use self::wire::Link;
 use super::{Frame, ResetCode, StreamError};
 
@@ -184,7 +184,7 @@ fn stream_error(error: &h2::Error, link: &Link, id: u32) -> StreamError {
             code => StreamError::Reset(code.map_or(0, u32::from)),
         }
     } else if error.is_library() {
-        StreamError::Protocol("http2.violation.of.messaging.rule")
+        StreamError::Protocol(BAD_MESSAGE)
     } else if error.is_go_away() || error.is_io() {
         gone(link, id)
     } else {

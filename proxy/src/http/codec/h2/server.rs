@@ -166,7 +166,7 @@ impl ServerConnection {
             let Some(h2) = &mut self.h2 else { return self.end(End::Closed) };
             let accepted = h2.poll_accept(cx);
             if let Some(details) = self.link.violation() {
-                return self.end(End::Protocol(details));
+                return Poll::Ready(self.violated(details));
             }
             if let Some(details) = self.link.take_malformed() {
                 // What `poll_accept` has found must not be lost: a request that is ready is ready again, a stream that
@@ -215,7 +215,7 @@ impl ServerConnection {
             Err(Refused::Malformed(details)) => {
                 if self.link.policy() == Policy::EndConnection {
                     self.link.set_violation(details);
-                    return Some(self.ended(End::Protocol(details)));
+                    return Some(self.violated(details));
                 }
                 self.link.expect_reset(respond.stream_id().as_u32());
                 respond.send_reset(Reason::PROTOCOL_ERROR);
@@ -236,6 +236,12 @@ impl ServerConnection {
             head_sent: false,
         };
         Some(Incoming::Request(Exchange { head, body, responder: codec::Responder::H2(responder) }))
+    }
+
+    /// A malformed request is reported first, so that it has its log line; a flood is none.
+    fn violated(&mut self, details: &'static str) -> Incoming {
+        let end = self.ended(End::Protocol(details));
+        if head::is_malformed(details) { Incoming::Malformed(details) } else { end }
     }
 
     fn end(&mut self, end: End) -> Poll<Incoming> {

@@ -475,8 +475,8 @@ fn a_malformed_request_ends_the_connection_without_a_frame_as_envoy_does() {
         ];
         for fields in cases {
             let (seen, malformed, end) = raw(server_settings(), &request(1, true, fields)).await;
-            assert_eq!((seen, malformed), (vec![], vec![]), "{fields:?}");
-            assert!(matches!(end, End::Protocol(_)), "{fields:?}: {end:?}");
+            assert_eq!((seen, malformed.len()), (vec![], 1), "{fields:?}");
+            assert_eq!(end, End::Protocol(malformed[0]), "{fields:?}");
         }
     });
 }

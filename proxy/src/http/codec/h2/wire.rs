@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::head::{BAD_FIELD, BAD_MESSAGE};
 use super::scan::{DATA, Floods, FrameHead, GOAWAY, HEADERS, RST_STREAM, Scanner};
 use crate::io::Io;
 
@@ -202,11 +203,10 @@ impl Link {
         match frame.kind {
             RST_STREAM if frame.reset_code() == PROTOCOL_ERROR => {
                 let by_data = last_kind == DATA && last_stream == frame.stream;
-                (!by_data && !self.own_resets.borrow().contains(&frame.stream))
-                    .then_some("http2.violation.of.messaging.rule")
+                (!by_data && !self.own_resets.borrow().contains(&frame.stream)).then_some(BAD_MESSAGE)
             }
             GOAWAY if frame.goaway().1 == PROTOCOL_ERROR => {
-                (last_kind == HEADERS && !self.own_goaway.get()).then_some("http2.invalid.header.field")
+                (last_kind == HEADERS && !self.own_goaway.get()).then_some(BAD_FIELD)
             }
             _ => None,
         }
