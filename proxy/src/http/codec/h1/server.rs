@@ -24,6 +24,7 @@ const DISCARD: usize = 64 * 1024;
 
 /// What a connection brought.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one; a box would be paid by each request")]
 pub enum Incoming {
     /// A request.
     Request(Exchange),
