@@ -220,15 +220,15 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 cx.begin_request();
                 exchange::handle(cx, exchange, &mut alarm).await;
             }
-            Next::Incoming(h1::Incoming::Malformed { head, status, details, mut responder }) => {
+            Next::Incoming(h1::Incoming::Malformed { status, details, mut responder }) => {
                 cx.stats.downstream_cx_protocol_error.inc();
                 cx.stats.downstream_rq_total.inc();
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
                 let body = status.canonical_reason().unwrap_or_default();
                 let reply = LocalReply::new(status, body, details).flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
-                let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), head.as_ref().map(|h| h.protocol));
+                let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), None);
                 responder.close_after();
-                exchange::refuse(cx, head.map(|head| *head), responder, info, reply).await;
+                exchange::refuse(cx, responder, info, reply).await;
             }
             Next::Incoming(h1::Incoming::End(ended)) => {
                 if ended == h1::Ended::Partial {
@@ -244,7 +244,7 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                     LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request header timeout", "request_header_timeout");
                 let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), None);
                 responder.close_after();
-                exchange::refuse(cx, None, responder, info, reply).await;
+                exchange::refuse(cx, responder, info, reply).await;
                 close_h1(cx, &mut connection, &mut alarm).await;
                 break;
             }

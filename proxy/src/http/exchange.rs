@@ -145,17 +145,11 @@ impl Stream<'_> {
 }
 
 /// Answers a request that the codec could not read.
-pub async fn refuse(
-    cx: &Rc<HttpContext>,
-    head: Option<RequestHead>,
-    mut responder: Responder,
-    info: StreamInfo,
-    reply: LocalReply,
-) {
+pub async fn refuse(cx: &Rc<HttpContext>, mut responder: Responder, info: StreamInfo, reply: LocalReply) {
     cx.stats.downstream_rq_active.inc();
     let mut stream = new_stream(cx, info);
-    stream.reply(&mut responder, head.as_ref(), reply).await;
-    stream.finish(head.as_ref());
+    stream.reply(&mut responder, None, reply).await;
+    stream.finish(None);
 }
 
 /// Counts and logs a request that the codec refused and reset by itself.

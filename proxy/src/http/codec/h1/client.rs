@@ -44,6 +44,9 @@ struct Shared {
     settled: bool,
 }
 
+/// The peer ended the connection within a response.
+const CUT_SHORT: StreamError = StreamError::Protocol("http1.codec_error");
+
 /// How far the response is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Response {
@@ -263,13 +266,10 @@ impl ClientStream {
             }
             // A failed write does not end it: the answer that explains it may already be here.
             let _ = shared.transport.poll_flush(cx);
-            match shared.poll_response(cx) {
+            match shared.poll_response(cx).map_ok(|response| shared.reply(response, &rc)) {
                 Poll::Pending => (Poll::Pending, Settle::Nothing),
-                Poll::Ready(Err(error)) => (Poll::Ready(Err(error)), shared.fail(error)),
-                Poll::Ready(Ok(response)) => {
-                    let reply = shared.reply(response, &rc);
-                    (Poll::Ready(Ok(reply)), shared.settle())
-                }
+                Poll::Ready(Ok(Ok(reply))) => (Poll::Ready(Ok(reply)), shared.settle()),
+                Poll::Ready(Ok(Err(error)) | Err(error)) => (Poll::Ready(Err(error)), shared.fail(error)),
             }
         }))?;
         self.body_taken |= matches!(reply, Reply::Response(_, codec::Body::H1(_)));
@@ -313,22 +313,27 @@ impl Shared {
         self.started |= !self.transport.input.is_empty() || matches!(outcome, Poll::Ready(Ok(Some(_))));
         match ready!(outcome) {
             Ok(Some(response)) => Poll::Ready(response),
+            // A head that is cut short is a fault of the peer; one that has not begun may be an idle close.
+            Ok(None) if self.started => Poll::Ready(Err(CUT_SHORT)),
             Ok(None) | Err(_) => Poll::Ready(Err(StreamError::ConnectionClosed)),
         }
     }
 
-    fn reply(&mut self, response: head::Response, rc: &Rc<RefCell<Shared>>) -> Reply {
+    fn reply(&mut self, response: head::Response, rc: &Rc<RefCell<Shared>>) -> Result<Reply, StreamError> {
         let head::Response { head, length, keep_alive } = response;
         let status = head.status;
-        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-            return Reply::Informational(head);
+        let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+        if switching && !self.upgrade {
+            return Err(StreamError::Protocol("http1.codec_error"));
+        }
+        if status.is_informational() && !switching {
+            self.transport.consumed();
+            return Ok(Reply::Informational(head));
         }
         self.keep_alive &= keep_alive;
-        if (status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade)
-            || (self.method == Method::CONNECT && status.is_success())
-        {
+        if switching || (self.method == Method::CONNECT && status.is_success()) {
             self.response = Response::Tunnel;
-            return Reply::Response(head, codec::Body::Empty);
+            return Ok(Reply::Response(head, codec::Body::Empty));
         }
         self.decoder = Decoder::new(length, limits(&self.settings), self.settings.enable_trailers);
         let whole = self.decoder.take_whole(&mut self.transport.input);
@@ -339,11 +344,11 @@ impl Shared {
                 (Length::None, _) => codec::Body::Empty,
                 (_, whole) => codec::Body::Full(whole.unwrap_or_default()),
             };
-            return Reply::Response(head, body);
+            return Ok(Reply::Response(head, body));
         }
         self.response = Response::Body;
         let body = ResponseBody { shared: Rc::clone(rc), generation: self.generation, ended: false };
-        Reply::Response(head, codec::Body::H1(Body(Side::Response(body))))
+        Ok(Reply::Response(head, codec::Body::H1(Body(Side::Response(body)))))
     }
 }
 
@@ -387,7 +392,10 @@ impl ResponseBody {
             if !shared.transport.output.is_empty() {
                 let _ = shared.transport.poll_flush(cx);
             }
-            let frame = shared.decoder.poll_frame(&mut shared.transport, cx);
+            let mut frame = shared.decoder.poll_frame(&mut shared.transport, cx);
+            if shared.transport.eof && matches!(frame, Poll::Ready(Some(Err(StreamError::ConnectionClosed)))) {
+                frame = Poll::Ready(Some(Err(CUT_SHORT)));
+            }
             let settle = match &frame {
                 Poll::Ready(Some(Err(error))) => {
                     let error = *error;

@@ -130,16 +130,17 @@ pub(super) fn response(out: &mut Output, head: &ResponseHead, end: bool, context
         Encoder::None
     } else if let Some(length) = length {
         if to_head || status == StatusCode::NOT_MODIFIED { Encoder::None } else { Encoder::Length(length) }
-    } else if end {
-        if !to_head && status != StatusCode::NOT_MODIFIED {
-            field(out, "content-length", b"0", case);
-        }
+    } else if status == StatusCode::NOT_MODIFIED {
+        Encoder::None
+    } else if end && !to_head {
+        field(out, "content-length", b"0", case);
         Encoder::None
     } else if http10 {
-        if to_head || status == StatusCode::NOT_MODIFIED { Encoder::None } else { Encoder::Close }
+        if to_head { Encoder::None } else { Encoder::Close }
     } else {
+        // To HEAD it only says what GET would have brought.
         field(out, "transfer-encoding", b"chunked", case);
-        if to_head || status == StatusCode::NOT_MODIFIED { Encoder::None } else { Encoder::Chunked }
+        if to_head { Encoder::None } else { Encoder::Chunked }
     };
     out.extend_from_slice(b"\r\n");
     encoder
@@ -228,5 +229,12 @@ fn chunk_size(out: &mut Vec<u8>, n: usize) {
 
 /// Reason phrases as Envoy has them.
 fn reason(status: StatusCode) -> &'static str {
-    status.canonical_reason().unwrap_or("Unknown")
+    match status.as_u16() {
+        203 => "Non-Authoritative Information",
+        413 => "Payload Too Large",
+        422 => "Unprocessable Entity",
+        418 | 451 => "Unknown",
+        599 => "Last Unassigned Server Error Code",
+        _ => status.canonical_reason().unwrap_or("Unknown"),
+    }
 }

@@ -34,10 +34,11 @@ const fn bad_request(details: &'static str) -> Fault {
 
 const CODEC_ERROR: Fault = bad_request("http1.codec_error");
 const BOTH_LENGTHS: Fault = bad_request("http1.content_length_and_chunked_not_allowed");
+const BAD_CHARACTERS: Fault = bad_request("http1.invalid_characters");
 const BAD_URL: Fault = bad_request("http1.invalid_url");
+const BAD_SCHEME: Fault = bad_request("http1.invalid_scheme");
 const BODY_DISALLOWED: Fault = bad_request("http1.body_disallowed");
 const BAD_AUTHORITY: Fault = bad_request("http.invalid_authority");
-const NO_HOST: Fault = bad_request("missing_host_header");
 const TOO_LARGE: Fault = Fault { status: 431, details: "http1.headers_too_large" };
 const TOO_MANY: Fault = Fault { status: 431, details: "http1.too_many_headers" };
 const LOW_VERSION: Fault = Fault { status: 426, details: "low_version" };
@@ -52,8 +53,6 @@ pub(super) struct Request {
     pub(super) keep_alive: bool,
     /// `upgrade`, or CONNECT: what follows may be something else than HTTP.
     pub(super) upgrade: bool,
-    /// Why it is refused, although its head can be read.
-    pub(super) fault: Option<Fault>,
 }
 
 /// A response and what its head says about the connection.
@@ -74,55 +73,38 @@ pub(super) fn request(bytes: &[u8], settings: &ServerSettings) -> Result<Option<
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(CODEC_ERROR);
         };
-        let block = Block::new(bytes, used, parsed.headers).ok_or(CODEC_ERROR)?;
-        let mut fields = Fields::default();
-        fields.headers = Headers::with_capacity(parsed.headers.len().saturating_add(SPARE_FIELDS));
-        for field in parsed.headers.iter() {
-            fields.add(&block, field).ok_or(CODEC_ERROR)?;
+        let block = Block::new(bytes, used).ok_or(CODEC_ERROR)?;
+        if !block.has_clean_lines(parsed.headers) {
+            return Err(CODEC_ERROR);
         }
+        let mut fields = Fields::parse(&block, parsed.headers)?;
         let method = known_method(method).ok_or(CODEC_ERROR)?;
         let protocol = protocol(version);
         let connect = method == Method::CONNECT;
-        let mut fault = None;
-        let length = match fields.length(settings.options.allow_chunked_length, protocol) {
-            Ok(Length::Known(0)) if connect => {
+        let length = match fields.length(settings.options.allow_chunked_length)? {
+            // Whoever speaks 1.0 does not know chunks: somebody between the client and us has not seen them either.
+            Length::Chunked if protocol == Protocol::Http10 => {
+                return Err(bad_request(BAD_TRANSFER_ENCODING.details));
+            }
+            Length::Known(0) if connect => {
                 fields.headers.remove(&CONTENT_LENGTH);
                 Length::None
             }
-            Ok(Length::Known(_)) if connect => {
-                fault = Some(BODY_DISALLOWED);
-                Length::None
-            }
-            Ok(Length::Chunked) if connect => {
-                fault = Some(BAD_TRANSFER_ENCODING);
-                Length::None
-            }
-            Ok(length) => length,
-            Err(why) => {
-                fault = Some(why);
-                Length::None
-            }
+            Length::Known(_) if connect => return Err(BODY_DISALLOWED),
+            Length::Chunked if connect => return Err(BAD_TRANSFER_ENCODING),
+            length => length,
         };
-        let target = match Target::parse(&block, target.as_bytes(), &method, settings.options.allow_absolute_url) {
-            Ok(target) => target,
-            Err(why) => {
-                fault = fault.or(Some(why));
-                Target { authority: None, scheme: Scheme::Http, path: block.value(target.as_bytes()).ok_or(why)? }
-            }
-        };
+        let target = Target::parse(&block, target.as_bytes(), &method, settings.options.allow_absolute_url)?;
+        if protocol == Protocol::Http10 && !settings.options.accept_http_10 {
+            return Err(LOW_VERSION);
+        }
         let mut authority = target.authority.or(fields.host.take());
         if authority.is_none() && protocol == Protocol::Http10 {
             authority = settings.options.default_host_for_http_10.clone();
         }
-        if protocol == Protocol::Http10 && !settings.options.accept_http_10 {
-            fault = fault.or(Some(LOW_VERSION));
-        }
-        match &authority {
-            None => fault = fault.or(Some(NO_HOST)),
-            Some(host) if fields.hosts > 1 || !valid_authority(host.as_bytes()) => {
-                fault = fault.or(Some(BAD_AUTHORITY));
-            }
-            Some(_) => {}
+        // A missing one is the connection manager's to refuse.
+        if fields.hosts > 1 || authority.as_ref().is_some_and(|host| !valid_authority(host.as_bytes())) {
+            return Err(BAD_AUTHORITY);
         }
         let upgrade = connect || fields.upgrades();
         let keep_alive = fields.keep_alive(protocol);
@@ -135,7 +117,7 @@ pub(super) fn request(bytes: &[u8], settings: &ServerSettings) -> Result<Option<
             connect_protocol: None,
             headers: fields.headers,
         };
-        Ok(Some((Request { head, length, keep_alive, upgrade, fault }, used)))
+        Ok(Some((Request { head, length, keep_alive, upgrade }, used)))
     })
 }
 
@@ -147,22 +129,23 @@ pub(super) fn response(
 ) -> Result<Option<(Response, usize)>, StreamError> {
     let limits = Limits { bytes: settings.max_head_bytes, count: settings.max_headers };
     with_room(limits.count, |room| {
+        if let Some(b'\r' | b'\n') = bytes.first() {
+            return Err(CODEC_ERROR);
+        }
         let mut parsed = httparse::Response::new(&mut []);
-        let outcome = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, room);
+        let outcome = httparse::ParserConfig::default()
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .parse_response_with_uninit_headers(&mut parsed, bytes, room);
         let Some(used) = complete(outcome, bytes, limits)? else { return Ok(None) };
         let (Some(code), Some(version)) = (parsed.code, parsed.version) else { return Err(CODEC_ERROR) };
         let status = StatusCode::from_u16(code).map_err(|_| CODEC_ERROR)?;
-        let block = Block::new(bytes, used, parsed.headers).ok_or(CODEC_ERROR)?;
-        let mut fields = Fields::default();
-        fields.headers = Headers::with_capacity(parsed.headers.len().saturating_add(SPARE_FIELDS));
-        for field in parsed.headers.iter() {
-            fields.add(&block, field).ok_or(CODEC_ERROR)?;
-        }
+        let block = Block::new(bytes, used).ok_or(CODEC_ERROR)?;
+        let mut fields = Fields::parse(&block, parsed.headers)?;
         if let Some(host) = fields.host.take() {
             fields.headers.append(HOST, host);
         }
         let protocol = protocol(version);
-        let length = fields.length(settings.allow_chunked_length, protocol)?;
+        let length = fields.length(settings.allow_chunked_length)?;
         let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
         let tunnel = method == Method::CONNECT && status.is_success();
         let length = match length {
@@ -177,7 +160,9 @@ pub(super) fn response(
             Length::None => Length::Close,
             length => length,
         };
-        let keep_alive = fields.keep_alive(protocol) && length != Length::Close;
+        // The framing of a 1.0 response in chunks is not to be trusted further than to its end.
+        let odd = protocol == Protocol::Http10 && length == Length::Chunked;
+        let keep_alive = fields.keep_alive(protocol) && length != Length::Close && !odd;
         let head = ResponseHead { status, protocol, headers: fields.headers };
         Ok(Some((Response { head, length, keep_alive }, used)))
     })
@@ -211,7 +196,7 @@ pub(super) fn trailers(bytes: &[u8], limits: Limits) -> Result<Option<(Headers, 
     };
     let bad = StreamError::Protocol(CODEC_ERROR.details);
     let Ok(httparse::Status::Complete((_, parsed))) = parsed else { return Err(bad) };
-    let block = Block::new(lines, used, parsed).ok_or(bad)?;
+    let block = Block::new(lines, used).filter(|block| block.has_clean_lines(parsed)).ok_or(bad)?;
     let mut trailers = Headers::with_capacity(parsed.len());
     for field in parsed {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| bad)?;
@@ -246,7 +231,36 @@ fn complete(outcome: httparse::Result<usize>, bytes: &[u8], limits: Limits) -> R
         Ok(httparse::Status::Partial) if bytes.len() <= limits.bytes => Ok(None),
         Ok(_) => Err(TOO_LARGE),
         Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY),
+        Err(httparse::Error::HeaderValue) => Err(BAD_CHARACTERS),
+        Err(httparse::Error::Version | httparse::Error::Token) => Err(first_line_fault(bytes)),
         Err(_) => Err(CODEC_ERROR),
+    }
+}
+
+/// What is wrong with a request line that the parser did not like: mostly codec errors, but an old or unknown version
+/// is told to upgrade.
+fn first_line_fault(bytes: &[u8]) -> Fault {
+    let line = bytes.trim_ascii_start();
+    let line = line.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
+    if line.first().is_none_or(|b| !b.is_ascii_graphic()) {
+        return CODEC_ERROR;
+    }
+    if line.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
+        return BAD_CHARACTERS;
+    }
+    let mut words = line.split(|b| *b == b' ' || *b == b'\t').filter(|word| !word.is_empty());
+    let (method, target, version) = (words.next(), words.next(), words.next());
+    if method.and_then(|method| std::str::from_utf8(method).ok()).and_then(known_method).is_none() {
+        return CODEC_ERROR;
+    }
+    match (target, version) {
+        (Some(_), None) => LOW_VERSION,
+        (Some(_), Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]))
+            if major.is_ascii_digit() && minor.is_ascii_digit() && (*major, *minor) != (b'1', b'1') =>
+        {
+            LOW_VERSION
+        }
+        _ => CODEC_ERROR,
     }
 }
 
@@ -283,6 +297,7 @@ fn known_method(name: &str) -> Option<Method> {
             | "PROPFIND"
             | "PROPPATCH"
             | "PURGE"
+            | "QUERY"
             | "REBIND"
             | "REPORT"
             | "SEARCH"
@@ -303,20 +318,21 @@ struct Block {
 }
 
 impl Block {
-    /// `None` where a line does not end with CR LF: the parser takes a bare LF, others on the way may not.
-    fn new(bytes: &[u8], used: usize, fields: &[httparse::Header<'_>]) -> Option<Block> {
-        let start = bytes.as_ptr().addr();
-        for field in fields {
-            let at = field.name.as_ptr().addr().checked_sub(start)?;
-            if bytes.get(at.checked_sub(2)?..at)? != b"\r\n" {
-                return None;
-            }
-        }
-        let bytes = bytes.get(..used)?;
-        if !bytes.ends_with(b"\r\n\r\n") && !(fields.is_empty() && bytes.ends_with(b"\r\n")) {
-            return None;
-        }
-        Some(Block { start, bytes: Bytes::copy_from_slice(bytes) })
+    fn new(bytes: &[u8], used: usize) -> Option<Block> {
+        Some(Block { start: bytes.as_ptr().addr(), bytes: Bytes::copy_from_slice(bytes.get(..used)?) })
+    }
+
+    /// Whether every line ends with CR LF. The parser takes a bare LF; somebody between the client and us may have seen
+    /// another end there.
+    fn has_clean_lines(&self, fields: &[httparse::Header<'_>]) -> bool {
+        let ends = |end: &[u8], at: Option<usize>| {
+            // Trailers begin with a field.
+            at == Some(0)
+                || at.and_then(|at| self.bytes.get(at.checked_sub(end.len())?..at)).is_some_and(|found| found == end)
+        };
+        let last: &[u8] = if fields.is_empty() { b"\r\n" } else { b"\r\n\r\n" };
+        fields.iter().all(|field| ends(b"\r\n", field.name.as_ptr().addr().checked_sub(self.start)))
+            && ends(last, Some(self.bytes.len()))
     }
 
     /// `part`, which lies in the head.
@@ -326,8 +342,15 @@ impl Block {
         }
         let from = part.as_ptr().addr().checked_sub(self.start)?;
         let to = from.checked_add(part.len()).filter(|to| *to <= self.bytes.len())?;
-        HeaderValue::from_maybe_shared(self.bytes.slice(from..to)).ok()
+        HeaderValue::from_maybe_shared(self.bytes.slice(from..to)).ok().or_else(|| unfold(part))
     }
+}
+
+/// A value that was folded over several lines, which the parser lets pass in responses only, on one line.
+fn unfold(value: &[u8]) -> Option<HeaderValue> {
+    let lines = value.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    let joined = lines.collect::<Vec<_>>().join(&b' ');
+    HeaderValue::from_maybe_shared(Bytes::from(joined)).ok()
 }
 
 /// A head's fields, and those of them that the codec reads.
@@ -343,9 +366,19 @@ struct Fields {
     keep: bool,
     connection_upgrade: bool,
     upgrade: bool,
+    h2c: bool,
 }
 
 impl Fields {
+    fn parse(block: &Block, parsed: &[httparse::Header<'_>]) -> Result<Fields, Fault> {
+        let headers = Headers::with_capacity(parsed.len().saturating_add(SPARE_FIELDS));
+        let mut fields = Fields { headers, ..Fields::default() };
+        for field in parsed {
+            fields.add(block, field).ok_or(CODEC_ERROR)?;
+        }
+        Ok(fields)
+    }
+
     fn add(&mut self, block: &Block, field: &httparse::Header<'_>) -> Option<()> {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         let value = block.value(field.value)?;
@@ -362,21 +395,24 @@ impl Fields {
             }
             CONTENT_LENGTH => {
                 let length = parse_length(field.value)?;
-                match self.content_length {
-                    None => self.content_length = Some(length),
-                    Some(other) if other == length => return Some(()),
-                    Some(_) => return None,
+                if self.content_length.replace(length).is_some() {
+                    return None;
                 }
             }
             CONNECTION => {
-                for token in field.value.split(|b| *b == b',') {
-                    let token = token.trim_ascii();
+                for token in tokens(field.value) {
                     self.close |= token.eq_ignore_ascii_case(b"close");
                     self.keep |= token.eq_ignore_ascii_case(b"keep-alive");
                     self.connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
                 }
             }
-            UPGRADE => self.upgrade = true,
+            UPGRADE => {
+                self.upgrade = true;
+                self.h2c = field.value.eq_ignore_ascii_case(b"h2c");
+            }
+            _ if name.as_str() == "proxy-connection" => {
+                self.close |= tokens(field.value).any(|token| token.eq_ignore_ascii_case(b"close"));
+            }
             _ => {}
         }
         self.headers.append(name, value);
@@ -384,12 +420,10 @@ impl Fields {
     }
 
     /// What the framing fields say; drops `content-length` beside `chunked` where that is allowed.
-    fn length(&mut self, allow_both: bool, protocol: Protocol) -> Result<Length, Fault> {
+    fn length(&mut self, allow_both: bool) -> Result<Length, Fault> {
         match (self.transfer_encodings, self.content_length) {
             (0, None) => Ok(Length::None),
             (0, Some(n)) => Ok(Length::Known(n)),
-            // Whoever speaks 1.0 does not know chunks: one of us would misread the other.
-            _ if protocol == Protocol::Http10 => Err(bad_request(BAD_TRANSFER_ENCODING.details)),
             (1, both) if self.chunked => match both {
                 None => Ok(Length::Chunked),
                 Some(_) if allow_both => {
@@ -406,9 +440,19 @@ impl Fields {
         !self.close && (protocol != Protocol::Http10 || self.keep)
     }
 
-    fn upgrades(&self) -> bool {
+    /// Whether the message asks for an upgrade. That to cleartext HTTP/2 is ignored, and what asks for it removed.
+    fn upgrades(&mut self) -> bool {
+        if self.h2c && self.connection_upgrade {
+            self.headers.retain(|name, _| !matches!(*name, UPGRADE | CONNECTION) && *name != "http2-settings");
+            return false;
+        }
         self.upgrade && self.connection_upgrade
     }
+}
+
+/// The members of a comma-separated list.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Digits only.
@@ -451,6 +495,16 @@ fn valid_authority(host: &[u8]) -> bool {
     })
 }
 
+/// Whether what follows a host's last colon is a port, where there is one.
+fn valid_port(authority: &[u8]) -> bool {
+    let host_end = authority.iter().rposition(|b| *b == b']').unwrap_or(0);
+    let Some(host) = authority.get(host_end..) else { return false };
+    match host.iter().rposition(|b| *b == b':').and_then(|at| host.get(at.saturating_add(1)..)) {
+        None => true,
+        Some(port) => parse_length(port).is_some_and(|port| port <= 65535),
+    }
+}
+
 /// A request target, taken apart.
 struct Target {
     authority: Option<HeaderValue>,
@@ -477,9 +531,8 @@ impl Target {
         }
         if connect {
             // authority-form: a host and a port, nothing else.
-            let port = target.iter().rposition(|b| *b == b':').and_then(|at| target.get(at.saturating_add(1)..));
-            let valid = port.is_some_and(|port| !port.is_empty() && port.iter().all(u8::is_ascii_digit));
-            if !valid || !valid_authority(target) || target.first() == Some(&b':') {
+            let has_port = target.iter().rposition(|b| *b == b':').is_some_and(|at| at > 0);
+            if !has_port || !valid_port(target) || !valid_authority(target) {
                 return Err(BAD_URL);
             }
             let path = HeaderValue::from_static("");
@@ -488,7 +541,7 @@ impl Target {
         let (scheme, rest) = match () {
             () if starts_with_ignore_case(target, b"http://") => (Scheme::Http, target.get(7..)),
             () if starts_with_ignore_case(target, b"https://") => (Scheme::Https, target.get(8..)),
-            _ => return Err(CODEC_ERROR),
+            () => return Err(if has_scheme(target) { BAD_SCHEME } else { CODEC_ERROR }),
         };
         let rest = rest.unwrap_or_default();
         if !allow_absolute {
@@ -496,10 +549,18 @@ impl Target {
         }
         let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
         let (authority, path) = rest.split_at_checked(end).ok_or(BAD_URL)?;
+        let authority = match authority.iter().rposition(|b| *b == b'@') {
+            Some(at) => authority.get(at.saturating_add(1)..).unwrap_or_default(),
+            None => authority,
+        };
         if authority.is_empty() || !valid_authority(authority) {
             return Err(BAD_URL);
         }
+        if !valid_port(authority) {
+            return Err(BAD_URL);
+        }
         let path = match path.first() {
+            Some(b'#') => return Err(CODEC_ERROR),
             None => HeaderValue::from_static("/"),
             Some(b'/') => value(path)?,
             Some(_) => {
@@ -509,6 +570,12 @@ impl Target {
         };
         Ok(Target { authority: Some(value(authority)?), scheme, path })
     }
+}
+
+/// `letters://`
+fn has_scheme(target: &[u8]) -> bool {
+    let letters = target.iter().position(|b| !b.is_ascii_alphabetic()).unwrap_or(target.len());
+    letters > 0 && target.get(letters..).is_some_and(|rest| rest.starts_with(b"://"))
 }
 
 fn starts_with_ignore_case(bytes: &[u8], prefix: &[u8]) -> bool {

@@ -46,7 +46,7 @@ pub struct ServerSettings {
 /// What an upstream connection may do.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
-    /// Bytes of a response head, status line included; and of the trailers.
+    /// Bytes of a response head, status line included; and of the trailers. Envoy takes 80 KiB.
     pub max_head_bytes: usize,
     /// Fields of a response head; and of the trailers.
     pub max_headers: usize,

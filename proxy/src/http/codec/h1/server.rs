@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead};
+use outrigger_engine::message::{Headers, Protocol, ResponseHead};
 
 use super::body::{Body, Decoder, Length, Side};
 use super::encode::{self, Encoder, ResponseContext};
@@ -18,9 +18,6 @@ use super::transport::Transport;
 use super::{Limits, ServerSettings, head};
 use crate::http::codec::{self, Exchange, Frame, StreamError, Tunnel};
 use crate::io::Io;
-
-/// Bytes of an unread request body that are thrown away to keep the connection.
-const DISCARD: usize = 64 * 1024;
 
 /// What a connection brought.
 #[derive(Debug)]
@@ -30,8 +27,6 @@ pub enum Incoming {
     Request(Exchange),
     /// Something that is to be refused; the connection closes after the answer.
     Malformed {
-        /// As much of its head as could be understood.
-        head: Option<Box<RequestHead>>,
         /// The status of the answer.
         status: u16,
         /// Envoy's response code details.
@@ -126,7 +121,7 @@ impl ServerConnection {
                 shared.close = true;
                 let responder = self.responder(shared.generation);
                 let head::Fault { status, details } = fault;
-                return Poll::Ready(Incoming::Malformed { head: None, status, details, responder });
+                return Poll::Ready(Incoming::Malformed { status, details, responder });
             }
             Ok(None) if shared.transport.input.is_empty() => return Poll::Ready(Incoming::End(Ended::Closed)),
             Ok(None) => return Poll::Ready(Incoming::End(Ended::Partial)),
@@ -138,11 +133,6 @@ impl ServerConnection {
         shared.to_connect = request.head.method == Method::CONNECT;
         shared.upgrade = request.upgrade;
         let generation = shared.generation;
-        if let Some(head::Fault { status, details }) = request.fault {
-            shared.close = true;
-            let head = Some(Box::new(request.head));
-            return Poll::Ready(Incoming::Malformed { head, status, details, responder: self.responder(generation) });
-        }
         let mut decoder = Decoder::new(request.length, limits(&settings), settings.options.enable_trailers);
         let body = match request.length {
             Length::None => codec::Body::Empty,
@@ -178,8 +168,8 @@ impl ServerConnection {
         !self.shared.borrow().transport.input.is_empty()
     }
 
-    /// Writes the rest of the response; ready when the next request may be read, or the connection is to be closed. A
-    /// request body that nobody read is thrown away if that takes little, else the connection closes.
+    /// Writes the rest of the response; ready when the next request may be read, or the connection is to be closed, as
+    /// after a response that did not wait for the end of the request.
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Finish> {
         let mut guard = self.shared.borrow_mut();
         let shared = &mut *guard;
@@ -189,24 +179,13 @@ impl ServerConnection {
         if shared.tunnel && !shared.transport.is_open() {
             return Poll::Ready(Finish::Upgraded);
         }
-        if ready!(shared.transport.poll_flush(cx)).is_err() || !shared.encoder.is_end() || shared.close {
+        let flushed = ready!(shared.transport.poll_flush(cx)).is_ok();
+        if !flushed || !shared.encoder.is_end() || !shared.decoder.is_end() || shared.close {
             return Poll::Ready(Finish::Close);
         }
         // What came behind a refused upgrade may not be HTTP.
         if shared.upgrade && !shared.transport.input.is_empty() {
             return Poll::Ready(Finish::Close);
-        }
-        let mut discarded: usize = 0;
-        while !shared.decoder.is_end() {
-            match shared.decoder.poll_frame(&mut shared.transport, cx) {
-                Poll::Ready(None) => break,
-                Poll::Ready(Some(Ok(Frame::Data(data)))) => discarded = discarded.saturating_add(data.len()),
-                Poll::Ready(Some(Ok(Frame::Trailers(_)))) => {}
-                Poll::Ready(Some(Err(_))) | Poll::Pending => return Poll::Ready(Finish::Close),
-            }
-            if discarded > DISCARD {
-                return Poll::Ready(Finish::Close);
-            }
         }
         shared.generation = shared.generation.wrapping_add(1);
         Poll::Ready(Finish::KeepAlive)
@@ -334,6 +313,7 @@ impl Responder {
             // Without a length, only the connection's end tells a 1.0 client where the body ends.
             let endless = shared.http10 && !end && !head.headers.contains(&http::header::CONTENT_LENGTH);
             shared.close |= endless && !shared.to_head;
+            shared.close |= !shared.decoder.is_end() || (shared.to_connect && !upgrade);
             let mut context = shared.context();
             context.close &= !upgrade;
             shared.encoder = encode::response(&mut shared.transport.output, &head, end, context);

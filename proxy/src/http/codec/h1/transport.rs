@@ -243,9 +243,11 @@ impl Transport {
     }
 }
 
-/// The part of `bytes` that a parser may see: whole lines, or everything where it is too long.
+/// The part of `bytes` that a parser may see: whole lines, or everything where it is too long, or where its first byte
+/// shows that this is no HTTP (TLS, mostly).
 fn visible(bytes: &[u8], lines: Option<usize>, limit: usize) -> Option<&[u8]> {
-    if bytes.len() > limit { Some(bytes) } else { bytes.get(..lines?) }
+    let text = bytes.first().is_some_and(|b| b.is_ascii_graphic() || matches!(b, b'\r' | b'\n' | b' '));
+    if bytes.len() > limit || !text { Some(bytes) } else { bytes.get(..lines?) }
 }
 
 /// What is to be written: bytes copied together, then at most one long piece written from where it lies, then what was
