@@ -33,7 +33,11 @@ impl JsonFormat {
 
     /// Appends the object, without a line break.
     pub fn write(&self, out: &mut Vec<u8>, ctx: &FormatContext<'_>) {
-        self.node(&self.root, out, ctx);
+        let start = out.len();
+        if !self.node(&self.root, out, ctx) {
+            out.truncate(start);
+            out.extend_from_slice(b"{}");
+        }
     }
 
     /// Whether something was written.
@@ -52,6 +56,9 @@ impl JsonFormat {
                     out.extend_from_slice(key.as_bytes());
                     out.push(b':');
                     if self.node(node, out, ctx) { written = true } else { out.truncate(before) }
+                }
+                if self.omit_empty && !written {
+                    return false;
                 }
                 out.push(b'}');
             }
@@ -93,7 +100,7 @@ impl JsonFormat {
     }
 }
 
-/// Makes what stands in `out` from `start` on a JSON string. Bytes that are no UTF-8 become U+FFFD.
+/// Makes what stands in `out` from `start` on a JSON string. Text that is not UTF-8 is read as Latin-1, as Envoy does.
 fn quote_from(out: &mut Vec<u8>, start: usize) {
     let tail = out.get(start..).unwrap_or_default();
     let plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
@@ -102,9 +109,12 @@ fn quote_from(out: &mut Vec<u8>, start: usize) {
         out.push(b'"');
         return;
     }
-    let text = String::from_utf8_lossy(tail).into_owned();
+    let quoted = match std::str::from_utf8(tail) {
+        Ok(text) => json_string(text),
+        Err(_) => json_string(&tail.iter().copied().map(char::from).collect::<String>()),
+    };
     out.truncate(start);
-    out.extend_from_slice(json_string(&text).as_bytes());
+    out.extend_from_slice(quoted.as_bytes());
 }
 
 fn json_string(text: &str) -> String {

@@ -437,7 +437,7 @@ fn flags(
     name: impl Fn((crate::stream_info::ResponseFlags, &'static str, &'static str)) -> &'static str,
 ) -> Option<Kind> {
     if info.flags.is_empty() {
-        return None;
+        return text(out, b"-");
     }
     let mut separator: &[u8] = b"";
     for flag in RESPONSE_FLAGS.iter().copied().filter(|(flag, ..)| info.flags.intersects(*flag)) {
@@ -572,7 +572,7 @@ pub(crate) fn is_grpc(headers: &Headers) -> bool {
     headers
         .get(&http::header::CONTENT_TYPE)
         .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }
 
 /// The status of a gRPC call: of its trailers, else of its headers, else what the HTTP status means.
@@ -590,7 +590,6 @@ pub(crate) fn grpc_code(ctx: &FormatContext<'_>) -> Option<u64> {
 /// The gRPC status for an HTTP status (gRPC's "HTTP to gRPC Status Code Mapping").
 fn of_http(status: u16) -> u64 {
     match status {
-        200 => 0,
         400 => 13,
         401 => 16,
         403 => 7,

@@ -11,10 +11,12 @@ enum Item {
     Literal(Box<str>),
     /// One of strftime's letters.
     Field(u8),
-    /// `%Nf`, `%Ef`: so many digits of the fraction.
+    /// `%f`, `%3f`, `%E3f`: so many digits of the fraction.
     Fraction(u8),
-    /// `%s`, `%Ns`, `%Es`: seconds since the epoch, with so many further digits of the fraction.
-    Epoch(u8),
+    /// `%E3S`: the seconds of the minute with so many digits of the fraction.
+    Seconds(u8),
+    /// `%s`: seconds since the epoch.
+    Epoch,
 }
 
 impl TimeFormat {
@@ -64,10 +66,12 @@ impl TimeFormat {
                 Item::Literal(text) => out.extend_from_slice(text.as_bytes()),
                 Item::Field(letter) => civil.write(out, *letter),
                 Item::Fraction(digits) => fraction(out, since, *digits),
-                Item::Epoch(digits) => {
-                    number(out, since.as_secs());
+                Item::Seconds(digits) => {
+                    civil.write(out, b'S');
+                    out.push(b'.');
                     fraction(out, since, *digits);
                 }
+                Item::Epoch => number(out, since.as_secs()),
             }
         }
     }
@@ -76,19 +80,19 @@ impl TimeFormat {
 /// The specifier at the start of `text`, behind its `%`, and what follows it.
 fn read(text: &str) -> Result<(Item, &str), String> {
     let bytes = text.as_bytes();
+    let after = |length: usize| text.get(length..).unwrap_or_default();
     match bytes {
-        [b'E', b'f', ..] => return Ok((Item::Fraction(9), text.get(2..).unwrap_or_default())),
-        [b'E', b's', ..] => return Ok((Item::Epoch(9), text.get(2..).unwrap_or_default())),
-        [digit @ b'1'..=b'9', b'f', ..] => {
-            return Ok((Item::Fraction(digit - b'0'), text.get(2..).unwrap_or_default()));
-        }
-        [digit @ b'1'..=b'9', b's', ..] => return Ok((Item::Epoch(digit - b'0'), text.get(2..).unwrap_or_default())),
+        [digit @ b'1'..=b'9', b'f', ..] => return Ok((Item::Fraction(digit - b'0'), after(2))),
+        [b'1'..=b'9', b's', ..] => return Ok((Item::Epoch, after(2))),
+        [b'E', digit @ b'1'..=b'9', b'f', ..] => return Ok((Item::Fraction(digit - b'0'), after(3))),
+        [b'E', digit @ b'1'..=b'9', b'S', ..] => return Ok((Item::Seconds(digit - b'0'), after(3))),
+        [b'E', b'z', ..] => return Ok((Item::Literal("+00:00".into()), after(2))),
         _ => {}
     }
-    let rest = text.get(1..).unwrap_or_default();
+    let rest = after(1);
     match bytes.first() {
         Some(b'f') => Ok((Item::Fraction(9), rest)),
-        Some(b's') => Ok((Item::Epoch(0), rest)),
+        Some(b's') => Ok((Item::Epoch, rest)),
         Some(b'%') => Ok((Item::Literal("%".into()), rest)),
         Some(b't') => Ok((Item::Literal("\t".into()), rest)),
         Some(b'n') => Err("a time must not hold a line break".into()),
@@ -272,7 +276,7 @@ mod tests {
         assert_eq!(out, b"2018-03-28T23:35:58.500Z");
         assert_eq!(format("%Y/%m/%dT%H:%M:%S%z %s", 1_522_280_158, 0), "2018/03/28T23:35:58+0000 1522280158");
         assert_eq!(format("%s.%3f %f %1f %6f", 1_522_280_158, 12_345_678), "1522280158.012 012345678 0 012345");
-        assert_eq!(format("%3s %Es", 5, 120_000_000), "5120 5120000000");
+        assert_eq!(format("%3s %E3f %E3S %Ez", 5, 120_000_000), "5 120 05.120 +00:00");
         assert_eq!(format("%a %A %b %B %e %j %p %I %y %% %Z", 0, 0), "Thu Thursday Jan January  1 001 AM 12 70 % UTC");
         assert_eq!(format("%F %j %u %V %G", 1_709_164_800, 0), "2024-02-29 060 4 09 2024");
         assert_eq!(format("%F %j %U %W", 1_735_603_200, 0), "2024-12-31 366 52 53");

@@ -11,8 +11,14 @@ use crate::message::RequestHead;
 #[derive(Clone, Debug)]
 pub struct QueryParameterMatcher {
     name: Box<str>,
-    /// `None`: it only has to be there.
-    value: Option<StringMatcher>,
+    rule: Rule,
+}
+
+#[derive(Clone, Debug)]
+enum Rule {
+    /// There (`true`), or not.
+    Present(bool),
+    Value(StringMatcher),
 }
 
 impl QueryParameterMatcher {
@@ -24,21 +30,24 @@ impl QueryParameterMatcher {
             at.field("name").reject(&name, "must have 1 to 1024 bytes");
             return None;
         }
-        let value = match query_parameter_match_specifier {
-            Some(Specifier::StringMatch(matcher)) => Some(StringMatcher::convert(matcher, &at.field("string_match"))?),
-            // Envoy asks for presence whatever the value of `present_match`.
-            Some(Specifier::PresentMatch(_)) | None => None,
+        let rule = match query_parameter_match_specifier {
+            Some(Specifier::StringMatch(matcher)) => {
+                Rule::Value(StringMatcher::convert(matcher, &at.field("string_match"))?)
+            }
+            Some(Specifier::PresentMatch(present)) => Rule::Present(present),
+            None => Rule::Present(true),
         };
-        Some(QueryParameterMatcher { name: name.into(), value })
+        Some(QueryParameterMatcher { name: name.into(), rule })
     }
 
-    /// Whether `query`, what follows `?`, has such a parameter.
+    /// Whether `query`, what follows `?`, looks like that.
     pub fn matches(&self, query: &[u8]) -> bool {
-        query
-            .split(|byte| *byte == b'&')
-            .map(split_pair)
-            .find(|(name, _)| *name == self.name.as_bytes())
-            .is_some_and(|(_, value)| self.value.as_ref().is_none_or(|matcher| matcher.matches(value)))
+        let mut pairs = query.split(|byte| *byte == b'&').map(split_pair);
+        let value = pairs.find(|(name, _)| *name == self.name.as_bytes()).map(|(_, value)| value);
+        match &self.rule {
+            Rule::Present(present) => value.is_some() == *present,
+            Rule::Value(matcher) => value.is_some_and(|value| matcher.matches(value)),
+        }
     }
 }
 

@@ -33,72 +33,156 @@ enum Value {
     Format(Format),
 }
 
-/// Headers of which Envoy has at most one field in a message: what is appended joins the value, after a comma.
-const SINGLE: &[&str] = &[
-    "connection",
-    "content-length",
-    "content-type",
-    "grpc-message",
-    "grpc-status",
-    "grpc-timeout",
-    "keep-alive",
-    "location",
-    "server",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-    "via",
-    "x-envoy-attempt-count",
-    "x-envoy-original-path",
-    "x-envoy-upstream-service-time",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-request-id",
-];
-
-/// The fields of a message that say what to do: names as the .proto files have them.
-pub(crate) struct Names {
-    pub(crate) add: &'static str,
-    pub(crate) remove: &'static str,
+/// One side of the messages: the fields' names as the .proto files have them, and the headers of which Envoy has at
+/// most one field, so that what is appended joins its value, after a comma.
+pub(crate) struct Side {
+    add: &'static str,
+    remove: &'static str,
+    single: &'static [&'static str],
 }
 
-/// The request's side.
-pub(crate) const REQUEST: Names = Names { add: "request_headers_to_add", remove: "request_headers_to_remove" };
-/// The response's side.
-pub(crate) const RESPONSE: Names = Names { add: "response_headers_to_add", remove: "response_headers_to_remove" };
+/// Requests.
+pub(crate) const REQUEST: Side = Side {
+    add: "request_headers_to_add",
+    remove: "request_headers_to_remove",
+    single: &[
+        "accept",
+        "accept-encoding",
+        "access-control-request-headers",
+        "access-control-request-method",
+        "access-control-request-private-network",
+        "authentication",
+        "authorization",
+        "cache-control",
+        "cdn-loop",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "grpc-accept-encoding",
+        "grpc-timeout",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "keep-alive",
+        "origin",
+        "pragma",
+        "proxy-status",
+        "referer",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "via",
+        "x-client-trace-id",
+        "x-envoy-attempt-count",
+        "x-envoy-decorator-operation",
+        "x-envoy-downstream-service-cluster",
+        "x-envoy-downstream-service-node",
+        "x-envoy-expected-rq-timeout-ms",
+        "x-envoy-external-address",
+        "x-envoy-force-trace",
+        "x-envoy-internal",
+        "x-envoy-ip-tags",
+        "x-envoy-is-timeout-retry",
+        "x-envoy-max-retries",
+        "x-envoy-original-host",
+        "x-envoy-original-path",
+        "x-envoy-original-url",
+        "x-envoy-retry-grpc-on",
+        "x-envoy-retry-on",
+        "x-envoy-upstream-alt-stat-name",
+        "x-envoy-upstream-rq-per-try-timeout-ms",
+        "x-envoy-upstream-rq-timeout-ms",
+        "x-forwarded-client-cert",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-request-id",
+    ],
+};
+
+/// Responses.
+pub(crate) const RESPONSE: Side = Side {
+    add: "response_headers_to_add",
+    remove: "response_headers_to_remove",
+    single: &[
+        "access-control-allow-credentials",
+        "access-control-allow-headers",
+        "access-control-allow-methods",
+        "access-control-allow-origin",
+        "access-control-allow-private-network",
+        "access-control-expose-headers",
+        "access-control-max-age",
+        "age",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "etag",
+        "expires",
+        "grpc-message",
+        "grpc-status",
+        "keep-alive",
+        "last-modified",
+        "location",
+        "proxy-status",
+        "server",
+        "transfer-encoding",
+        "upgrade",
+        "vary",
+        "via",
+        "x-envoy-attempt-count",
+        "x-envoy-decorator-operation",
+        "x-envoy-degraded",
+        "x-envoy-immediate-health-check-fail",
+        "x-envoy-ratelimited",
+        "x-envoy-upstream-canary",
+        "x-envoy-upstream-healthchecked-cluster",
+        "x-envoy-upstream-service-time",
+    ],
+};
 
 impl HeaderMutations {
     /// Reads both lists; `None` where there is nothing to do. What is wrong is reported, and left out.
     pub(crate) fn convert(
         add: Vec<core::HeaderValueOption>,
         remove: Vec<String>,
-        names: &Names,
+        side: &Side,
         at: &At<'_>,
     ) -> Option<Box<HeaderMutations>> {
         if add.is_empty() && remove.is_empty() {
             return None;
         }
-        let add_at = at.field(names.add);
-        let add: Box<[_]> =
-            add.into_iter().enumerate().filter_map(|(i, option)| Addition::convert(option, &add_at.index(i))).collect();
-        let remove_at = at.field(names.remove);
+        let add_at = at.field(side.add);
+        let add: Box<[_]> = add
+            .into_iter()
+            .enumerate()
+            .filter_map(|(i, option)| Addition::convert(option, side, &add_at.index(i)))
+            .collect();
+        let remove_at = at.field(side.remove);
         let remove: Box<[_]> =
             remove.iter().enumerate().filter_map(|(i, name)| modifiable(name, &remove_at.index(i))).collect();
         Some(Box::new(HeaderMutations { remove, add }))
     }
 
-    /// Removes and adds. Formats see `before`, the head as it was when this started.
-    pub(crate) fn apply(&self, evaluated: Evaluated<'_>, headers: &mut Headers) {
+    /// The first half: what goes.
+    pub(crate) fn remove(&self, headers: &mut Headers) {
         for name in &self.remove {
             headers.remove(name);
         }
+    }
+
+    /// The second half: what is put there, as [`HeaderMutations::evaluate`] has found it.
+    pub(crate) fn add(values: Evaluated<'_>, headers: &mut Headers) {
         // First what replaces, then what is added: as Envoy does, whatever the order of the list.
         let mut appended: SmallVec<[(&Addition, HeaderValue); 4]> = SmallVec::new();
-        for (addition, value) in evaluated.0 {
+        for (addition, value) in values.0 {
             match addition.action {
                 HeaderAppendAction::AppendIfExistsOrAdd => appended.push((addition, value)),
                 HeaderAppendAction::AddIfAbsent => {
@@ -131,8 +215,8 @@ impl HeaderMutations {
         }
     }
 
-    /// The values to add, from the message as it is before the lists touch it. Values that cannot stand in a header
-    /// are left out, as are empty ones where the configuration does not keep them.
+    /// The values to add, from the message as it is between the halves: none sees another. Those that cannot stand in a
+    /// header are left out, as are empty ones where the configuration does not keep them.
     pub(crate) fn evaluate(&self, ctx: &FormatContext<'_>) -> Evaluated<'_> {
         let mut values = SmallVec::new();
         for addition in &self.add {
@@ -159,7 +243,7 @@ impl HeaderMutations {
 pub(crate) struct Evaluated<'a>(SmallVec<[(&'a Addition, HeaderValue); 4]>);
 
 impl Addition {
-    fn convert(message: core::HeaderValueOption, at: &At<'_>) -> Option<Addition> {
+    fn convert(message: core::HeaderValueOption, side: &Side, at: &At<'_>) -> Option<Addition> {
         let core::HeaderValueOption { header, append, append_action, keep_empty_value } = message;
         let Some(core::HeaderValue { key, value, raw_value }) = header else {
             at.field("header").reject("", "is required");
@@ -204,7 +288,7 @@ impl Addition {
             }
         };
         let name = name?;
-        let joins = SINGLE.contains(&name.as_str());
+        let joins = side.single.contains(&name.as_str());
         Some(Addition { name, value: value?, action: action?, keep_empty: keep_empty_value, joins })
     }
 }

@@ -224,9 +224,9 @@ impl<'t> Found<'t> {
     ) {
         let Action::Forward(forward) = &self.route.action else { return };
         let apply = |mutations: &HeaderMutations, head: &mut RequestHead| {
+            mutations.remove(&mut head.headers);
             let ctx = FormatContext { request: Some(head), ..FormatContext::new(info, elapsed) };
-            let evaluated = mutations.evaluate(&ctx);
-            mutations.apply(evaluated, &mut head.headers);
+            HeaderMutations::add(mutations.evaluate(&ctx), &mut head.headers);
         };
         if let Some(weighted) = choice.weighted {
             if let Some(mutations) = &weighted.request {
@@ -259,10 +259,10 @@ impl<'t> Found<'t> {
         elapsed: Duration,
     ) {
         let apply = |mutations: &HeaderMutations, head: &mut ResponseHead| {
+            mutations.remove(&mut head.headers);
             let ctx =
                 FormatContext { request: Some(request), response: Some(head), ..FormatContext::new(info, elapsed) };
-            let evaluated = mutations.evaluate(&ctx);
-            mutations.apply(evaluated, &mut head.headers);
+            HeaderMutations::add(mutations.evaluate(&ctx), &mut head.headers);
         };
         if let Some(mutations) = choice.and_then(|choice| choice.weighted?.response.as_ref()) {
             apply(mutations, head);

@@ -73,6 +73,8 @@ impl Redirect {
         let path = match path_rewrite_specifier {
             None => RedirectPath::Same,
             Some(PathRewriteSpecifier::PathRedirect(path)) => {
+                // A path that does not begin so is meant from the root, as Envoy reads it.
+                let path = if path.is_empty() || path.starts_with('/') { path } else { format!("/{path}") };
                 text(path, "path_redirect").map_or(RedirectPath::Same, RedirectPath::Replace)
             }
             Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => text(prefix, "prefix_rewrite")

@@ -86,6 +86,9 @@ pub fn rewrite_authority(
     keep_original: bool,
 ) {
     if let Some(old) = head.authority.take().filter(|old| !old.is_empty()) {
+        if keep_original {
+            head.headers.set(X_ENVOY_ORIGINAL_HOST.clone(), old.clone());
+        }
         if append_x_forwarded_host {
             match head.headers.get(&X_FORWARDED_HOST) {
                 Some(list) => {
@@ -97,11 +100,8 @@ pub fn rewrite_authority(
                         }
                     }
                 }
-                None => head.headers.append(X_FORWARDED_HOST.clone(), old.clone()),
+                None => head.headers.append(X_FORWARDED_HOST.clone(), old),
             }
-        }
-        if keep_original {
-            head.headers.set(X_ENVOY_ORIGINAL_HOST.clone(), old);
         }
     }
     head.authority = Some(authority);
