@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -20,6 +21,38 @@ pub enum Io {
     Pipe(DuplexStream),
     /// TLS over one of the others.
     Tls(Box<TlsStream<Io>>),
+    /// One of the others, from which an inspector has read: what it read comes again first.
+    Rewound(Box<Rewound>),
+}
+
+/// See [`Io::Rewound`].
+#[derive(Debug)]
+pub struct Rewound {
+    read: Bytes,
+    io: Io,
+}
+
+impl Io {
+    /// Gives `read` back, so that whoever reads next reads it first.
+    pub fn rewind(self, read: Bytes) -> Io {
+        if read.is_empty() { self } else { Io::Rewound(Box::new(Rewound { read, io: self })) }
+    }
+}
+
+impl Rewound {
+    /// The transport beneath.
+    pub fn inner(&self) -> &Io {
+        &self.io
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let part = self.read.split_to(self.read.len().min(buf.remaining()));
+        buf.put_slice(&part);
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl AsyncRead for Io {
@@ -29,6 +62,7 @@ impl AsyncRead for Io {
             Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
             Io::Pipe(io) => Pin::new(io).poll_read(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Rewound(io) => io.poll_read(cx, buf),
         }
     }
 }
@@ -40,6 +74,7 @@ impl AsyncWrite for Io {
             Io::Unix(io) => Pin::new(io).poll_write(cx, buf),
             Io::Pipe(io) => Pin::new(io).poll_write(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Rewound(io) => Pin::new(&mut io.io).poll_write(cx, buf),
         }
     }
 
@@ -53,6 +88,7 @@ impl AsyncWrite for Io {
             Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Pipe(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Rewound(io) => Pin::new(&mut io.io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -61,6 +97,7 @@ impl AsyncWrite for Io {
             Io::Tcp(_) | Io::Unix(_) => true,
             Io::Pipe(io) => io.is_write_vectored(),
             Io::Tls(io) => io.is_write_vectored(),
+            Io::Rewound(io) => io.io.is_write_vectored(),
         }
     }
 
@@ -70,6 +107,7 @@ impl AsyncWrite for Io {
             Io::Unix(io) => Pin::new(io).poll_flush(cx),
             Io::Pipe(io) => Pin::new(io).poll_flush(cx),
             Io::Tls(io) => Pin::new(io).poll_flush(cx),
+            Io::Rewound(io) => Pin::new(&mut io.io).poll_flush(cx),
         }
     }
 
@@ -79,6 +117,7 @@ impl AsyncWrite for Io {
             Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
             Io::Pipe(io) => Pin::new(io).poll_shutdown(cx),
             Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Rewound(io) => Pin::new(&mut io.io).poll_shutdown(cx),
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::args::ServeArgs;
 use crate::telemetry::stats::Stats;
 use crate::tls::client::TlsConnector;
+use crate::tls::server::Acceptors;
 
 /// Shared, and but for atomics fixed.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Process {
     pub started_at: SystemTime,
     /// TLS of the clusters that use it, by name.
     pub connectors: HashMap<Arc<str>, TlsConnector>,
+    /// TLS of the filter chains that use it.
+    pub acceptors: Acceptors,
     /// Every counter.
     pub stats: Arc<Stats>,
     /// Downstream connections of all workers, where a limit is set.

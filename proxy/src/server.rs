@@ -22,7 +22,9 @@ use crate::listener::accept::{WorkerListener, accept_loop};
 use crate::listener::socket::{ListenSocket, listen};
 use crate::process::Process;
 use crate::telemetry::stats::Stats;
+use crate::tls::TlsError;
 use crate::tls::client::TlsConnector;
+use crate::tls::server::Acceptors;
 use crate::worker::Worker;
 
 /// What the control thread tells a worker.
@@ -40,13 +42,15 @@ pub enum StartError {
     /// A socket.
     #[error(transparent)]
     Listen(#[from] crate::listener::socket::ListenError),
-    /// TLS of a cluster.
-    #[error("cluster {name}: transport_socket: {reason}")]
+    /// TLS of a listener or a cluster.
+    #[error("{kind} {name}: transport_socket: {source}")]
     Tls {
-        /// The cluster.
+        /// `listener` or `cluster`.
+        kind: &'static str,
+        /// Its name.
         name: Arc<str>,
         /// What is wrong.
-        reason: String,
+        source: TlsError,
     },
     /// The operating system.
     #[error("{what}: {source}")]
@@ -83,12 +87,20 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
         listeners.push((listener.name.clone(), addresses));
     }
     let stats = Arc::new(Stats::new());
+    let mut acceptors = Acceptors::default();
+    for listener in &bootstrap.listeners {
+        for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
+            acceptors
+                .add(chain)
+                .map_err(|source| StartError::Tls { kind: "listener", name: listener.name.clone(), source })?;
+        }
+    }
     let mut connectors = HashMap::new();
     let mut clusters = HashMap::new();
     for cluster in bootstrap.clusters {
         if let Some(tls) = &cluster.tls {
-            let connector = TlsConnector::new(tls)
-                .map_err(|reason| StartError::Tls { name: cluster.name.clone(), reason: reason.to_string() })?;
+            let connector = TlsConnector::new(tls, cluster.auto_san_validation)
+                .map_err(|source| StartError::Tls { kind: "cluster", name: cluster.name.clone(), source })?;
             connectors.insert(cluster.name.clone(), connector);
         }
         clusters.insert(cluster.name.clone(), Arc::new(ClusterState::new(cluster)));
@@ -110,6 +122,7 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
         started: Instant::now(),
         started_at: SystemTime::now(),
         connectors,
+        acceptors,
         stats,
         downstream_connections: AtomicU64::new(0),
         max_downstream_connections: bootstrap.max_downstream_connections,

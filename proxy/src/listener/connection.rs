@@ -4,15 +4,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use outrigger_engine::config::listener::NetworkFilter;
+use bytes::BytesMut;
+use outrigger_engine::config::listener::{FilterChain, NetworkFilter};
 use outrigger_engine::filter_chain::{ConnectionFacts, find_filter_chain};
 use outrigger_engine::stream_info::{Address, ConnectionInfo};
-use tokio::time::Instant;
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout};
 
 use super::accept::WorkerListener;
+use super::inspect::{Inspected, inspect};
 use crate::http::connection;
 use crate::io::Io;
+use crate::tls::server::{Accepted, TlsAcceptor};
 
 /// Serves one connection to its end.
 pub async fn serve(listener: Rc<WorkerListener>, io: Io, local: Address, remote: Address) {
@@ -31,37 +34,112 @@ pub async fn serve(listener: Rc<WorkerListener>, io: Io, local: Address, remote:
     }
 }
 
-async fn run(listener: &Rc<WorkerListener>, io: Io, local: Address, remote: Address) {
-    let buffered = Bytes::new();
+async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: Address) {
+    let Some(seen) = inspected(listener, &mut io).await else { return };
     let ip = |address: &Address| match address {
         Address::Ip(address) => Some(*address),
         Address::Pipe(_) => None,
     };
+    let application_protocols: SmallVec<[&str; 4]> = seen.application_protocols.iter().map(String::as_str).collect();
     let facts = ConnectionFacts {
         destination: ip(&local),
         source: ip(&remote),
         direct_source: ip(&remote),
-        server_name: None,
-        transport_protocol: "raw_buffer",
-        application_protocols: &[],
+        server_name: seen.server_name.as_deref(),
+        transport_protocol: if seen.tls { "tls" } else { "raw_buffer" },
+        application_protocols: &application_protocols,
     };
+    let worker = &listener.worker;
     let Some(chain) = find_filter_chain(&listener.config, &facts).cloned() else {
         listener.stats.no_filter_chain_match.inc();
         return;
     };
-    let info = Arc::new(ConnectionInfo {
-        id: listener.worker.next_connection_id(),
+    let mut info = ConnectionInfo {
+        id: worker.next_connection_id(),
         local_address: local,
         direct_remote_address: remote,
-        requested_server_name: None,
+        requested_server_name: seen.server_name.map(Arc::from),
         alpn: None,
         tls: None,
-    });
+    };
+    let mut buffered = seen.read;
+    if let Some(acceptor) = worker.process.acceptors.get(&chain) {
+        let Some(accepted) = handshake(listener, acceptor, io.rewind(std::mem::take(&mut buffered)), &chain).await
+        else {
+            return;
+        };
+        io = accepted.io;
+        info.alpn = accepted.alpn;
+        info.requested_server_name = accepted.server_name.or(info.requested_server_name);
+        info.tls = Some(Arc::new(accepted.info));
+    }
+    let info = Arc::new(info);
     match &chain.filter {
         NetworkFilter::Http(hcm) => {
-            let worker = listener.worker.clone();
+            let worker = worker.clone();
             connection::serve(worker, hcm.clone(), &listener.config.stat_prefix, info, io, buffered).await;
         }
-        NetworkFilter::Tcp(tcp) => crate::tcp::serve(&listener.worker, tcp, info, io, buffered).await,
+        NetworkFilter::Tcp(tcp) => crate::tcp::serve(worker, tcp, info, io, buffered).await,
+    }
+}
+
+/// What the listener filters see; `None` where the connection ended, or broke the time limit that ends it.
+async fn inspected(listener: &Rc<WorkerListener>, io: &mut Io) -> Option<Inspected> {
+    let config = &listener.config;
+    if !config.tls_inspector && !config.http_inspector {
+        return Some(Inspected::default());
+    }
+    let mut read = BytesMut::new();
+    let looking = inspect(io, config, &mut read);
+    let result = match config.listener_filters_timeout {
+        Some(limit) => timeout(limit, looking).await,
+        None => Ok(looking.await),
+    };
+    let mut seen = match result {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(_)) => {
+            listener.stats.downstream_listener_filter_remote_close.inc();
+            return None;
+        }
+        Err(_) => {
+            listener.stats.downstream_pre_cx_timeout.inc();
+            if !config.continue_on_listener_filters_timeout {
+                return None;
+            }
+            Inspected::default()
+        }
+    };
+    seen.read = read.freeze();
+    Some(seen)
+}
+
+/// The TLS handshake within its time.
+async fn handshake(
+    listener: &WorkerListener,
+    acceptor: &TlsAcceptor,
+    io: Io,
+    chain: &FilterChain,
+) -> Option<Accepted> {
+    let accepting = acceptor.accept(io);
+    let result = match chain.transport_socket_connect_timeout {
+        Some(limit) => match timeout(limit, accepting).await {
+            Ok(result) => result,
+            Err(_) => {
+                listener.stats.downstream_cx_transport_socket_connect_timeout.inc();
+                return None;
+            }
+        },
+        None => accepting.await,
+    };
+    match result {
+        Ok(accepted) => {
+            listener.stats.ssl.handshake.inc();
+            Some(accepted)
+        }
+        Err(error) => {
+            listener.stats.ssl.connection_error.inc();
+            tracing::debug!(target: "connection", "listener {}: TLS: {error}", listener.config.name);
+            None
+        }
     }
 }

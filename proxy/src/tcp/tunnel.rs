@@ -325,6 +325,7 @@ fn reset_on_close(io: &Io) {
             let _ = socket.set_zero_linger();
         }
         Io::Tls(tls) => reset_on_close(tls.get_ref().0),
+        Io::Rewound(rewound) => reset_on_close(rewound.inner()),
         Io::Unix(_) | Io::Pipe(_) => {}
     }
 }

@@ -1,0 +1,268 @@
+//! What a peer's certificate must be: its chain, its names, its hashes. One set of rules for both sides.
+
+use std::sync::Arc;
+
+use outrigger_engine::config::tls::{CertificateValidation, SanType, SubjectAltNameMatcher};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{TlsError, material};
+
+/// The rules beyond the chain.
+#[derive(Debug)]
+struct Rules {
+    names: Vec<SubjectAltNameMatcher>,
+    spki_hashes: Vec<[u8; 32]>,
+    certificate_hashes: Vec<[u8; 32]>,
+}
+
+impl Rules {
+    fn new(validation: &CertificateValidation) -> Self {
+        Rules {
+            names: validation.subject_alt_names.clone(),
+            spki_hashes: validation.spki_hashes.clone(),
+            certificate_hashes: validation.certificate_hashes.clone(),
+        }
+    }
+
+    fn check(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
+        if self.names.is_empty() && self.spki_hashes.is_empty() && self.certificate_hashes.is_empty() {
+            return Ok(());
+        }
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad(CertificateError::BadEncoding))?;
+        if !(self.spki_hashes.is_empty() && self.certificate_hashes.is_empty()) {
+            let by_certificate = self.certificate_hashes.contains(&sha256(leaf));
+            let by_key = self.spki_hashes.contains(&sha256(parsed.public_key().raw));
+            if !by_certificate && !by_key {
+                return Err(bad(CertificateError::ApplicationVerificationFailure));
+            }
+        }
+        if self.names.is_empty() {
+            return Ok(());
+        }
+        let extension = parsed.subject_alternative_name().map_err(|_| bad(CertificateError::BadEncoding))?;
+        let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+        let matches = |rule: &SubjectAltNameMatcher| names.iter().any(|name| rule_matches(rule, name));
+        if self.names.iter().any(matches) { Ok(()) } else { Err(bad(CertificateError::NotValidForName)) }
+    }
+}
+
+fn rule_matches(rule: &SubjectAltNameMatcher, name: &GeneralName<'_>) -> bool {
+    let is = |san_type| rule.san_type == san_type || rule.san_type == SanType::Any;
+    match name {
+        GeneralName::DNSName(dns) if is(SanType::Dns) => rule.matcher.matches(dns.as_bytes()),
+        GeneralName::URI(uri) if is(SanType::Uri) => rule.matcher.matches(uri.as_bytes()),
+        GeneralName::RFC822Name(email) if is(SanType::Email) => rule.matcher.matches(email.as_bytes()),
+        GeneralName::IPAddress(bytes) if is(SanType::IpAddress) => {
+            let ip = match <[u8; 4]>::try_from(*bytes) {
+                Ok(v4) => std::net::IpAddr::from(v4),
+                Err(_) => match <[u8; 16]>::try_from(*bytes) {
+                    Ok(v6) => std::net::IpAddr::from(v6),
+                    Err(_) => return false,
+                },
+            };
+            rule.matcher.matches(ip.to_string().as_bytes())
+        }
+        _ => false,
+    }
+}
+
+fn bad(error: CertificateError) -> Error {
+    Error::InvalidCertificate(error)
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    let hash = aws_lc_rs::default_provider()
+        .cipher_suites
+        .iter()
+        .find_map(|suite| suite.tls13())
+        .map(|suite| suite.common.hash_provider.hash(bytes));
+    if let Some(hash) = hash
+        && let Ok(bytes) = <[u8; 32]>::try_from(hash.as_ref())
+    {
+        out = bytes;
+    }
+    out
+}
+
+/// Of a host. Without a trust store any certificate will do, as in Envoy: the configuration does not ask.
+#[derive(Debug)]
+pub(super) struct HostVerifier {
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    rules: Rules,
+    /// The certificate must also be for the name that the connection asked for (`auto_san_validation`).
+    check_name: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl HostVerifier {
+    pub(super) fn new(
+        validation: Option<&CertificateValidation>,
+        check_name: bool,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
+        let empty = CertificateValidation {
+            trusted_ca: None,
+            crl: None,
+            only_verify_leaf_cert_crl: false,
+            subject_alt_names: Vec::new(),
+            spki_hashes: Vec::new(),
+            certificate_hashes: Vec::new(),
+            suppress_client_ca_list: false,
+        };
+        let validation = validation.unwrap_or(&empty);
+        let chain = match &validation.trusted_ca {
+            Some(source) => {
+                let mut builder =
+                    WebPkiServerVerifier::builder_with_provider(material::roots(source)?, provider.clone());
+                if let Some(crl) = &validation.crl {
+                    builder = builder.with_crls(material::revocation_lists(crl)?);
+                    if validation.only_verify_leaf_cert_crl {
+                        builder = builder.only_check_end_entity_revocation();
+                    }
+                }
+                Some(builder.build().map_err(|error| TlsError::new("validation_context", error))?)
+            }
+            None => None,
+        };
+        Ok(HostVerifier { chain, rules: Rules::new(validation), check_name, provider: provider.clone() })
+    }
+}
+
+impl ServerCertVerifier for HostVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if let Some(chain) = &self.chain {
+            match chain.verify_server_cert(leaf, intermediates, name, ocsp, now) {
+                Ok(_) => {}
+                // The chain is good. Names are checked by the rules, as Envoy does, unless the request's name counts.
+                Err(Error::InvalidCertificate(
+                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+                )) if !self.check_name => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.rules.check(leaf)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Of a client.
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    /// `None`: no trust store, so that only hashes and names count.
+    chain: Option<Arc<dyn ClientCertVerifier>>,
+    rules: Rules,
+    required: bool,
+    hints: Vec<DistinguishedName>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientVerifier {
+    pub(super) fn new(
+        validation: &CertificateValidation,
+        required: bool,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
+        let chain = match &validation.trusted_ca {
+            Some(source) => {
+                let mut builder =
+                    WebPkiClientVerifier::builder_with_provider(material::roots(source)?, provider.clone());
+                if let Some(crl) = &validation.crl {
+                    builder = builder.with_crls(material::revocation_lists(crl)?);
+                    if validation.only_verify_leaf_cert_crl {
+                        builder = builder.only_check_end_entity_revocation();
+                    }
+                }
+                Some(builder.build().map_err(|error| TlsError::new("validation_context", error))?)
+            }
+            None => None,
+        };
+        let hints = match &chain {
+            Some(chain) if !validation.suppress_client_ca_list => chain.root_hint_subjects().to_vec(),
+            _ => Vec::new(),
+        };
+        Ok(ClientVerifier { chain, rules: Rules::new(validation), required, hints, provider: provider.clone() })
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if let Some(chain) = &self.chain {
+            chain.verify_client_cert(leaf, intermediates, now)?;
+        }
+        self.rules.check(leaf)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
