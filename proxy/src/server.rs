@@ -90,17 +90,22 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     let mut acceptors = Acceptors::default();
     for listener in &bootstrap.listeners {
         for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
-            acceptors
-                .add(chain)
-                .map_err(|source| StartError::Tls { kind: "listener", name: listener.name.clone(), source })?;
+            acceptors.add(chain).map_err(|source| StartError::Tls {
+                kind: "listener",
+                name: listener.name.clone(),
+                source,
+            })?;
         }
     }
     let mut connectors = HashMap::new();
     let mut clusters = HashMap::new();
     for cluster in bootstrap.clusters {
         if let Some(tls) = &cluster.tls {
-            let connector = TlsConnector::new(tls, cluster.auto_san_validation)
-                .map_err(|source| StartError::Tls { kind: "cluster", name: cluster.name.clone(), source })?;
+            let connector = TlsConnector::new(tls, cluster.auto_san_validation).map_err(|source| StartError::Tls {
+                kind: "cluster",
+                name: cluster.name.clone(),
+                source,
+            })?;
             connectors.insert(cluster.name.clone(), connector);
         }
         clusters.insert(cluster.name.clone(), Arc::new(ClusterState::new(cluster)));

@@ -114,12 +114,7 @@ async fn inspected(listener: &Rc<WorkerListener>, io: &mut Io) -> Option<Inspect
 }
 
 /// The TLS handshake within its time.
-async fn handshake(
-    listener: &WorkerListener,
-    acceptor: &TlsAcceptor,
-    io: Io,
-    chain: &FilterChain,
-) -> Option<Accepted> {
+async fn handshake(listener: &WorkerListener, acceptor: &TlsAcceptor, io: Io, chain: &FilterChain) -> Option<Accepted> {
     let accepting = acceptor.accept(io);
     let result = match chain.transport_socket_connect_timeout {
         Some(limit) => match timeout(limit, accepting).await {

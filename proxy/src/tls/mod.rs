@@ -9,7 +9,6 @@ mod material;
 pub mod server;
 mod verify;
 
-
 use std::sync::Arc;
 
 use outrigger_engine::config::tls::{CipherSuite, CommonTls, Curve, TlsVersion};

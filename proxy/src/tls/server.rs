@@ -7,9 +7,9 @@ use std::sync::Arc;
 use outrigger_engine::config::listener::FilterChain;
 use outrigger_engine::config::tls::DownstreamTls;
 use outrigger_engine::stream_info::TlsInfo;
+use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
-use rustls::ServerConfig;
 use tokio_rustls::TlsStream;
 
 use super::verify::ClientVerifier;
