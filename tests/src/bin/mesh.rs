@@ -1,9 +1,15 @@
 //! Our programs for the suites: cargo builds no other package's binaries for a test, so this one is all of them.
+//! `mesh proxy ARGUMENTS` is the sidecar.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let program = std::env::args_os().nth(1).unwrap_or_default();
-    eprintln!("mesh: no such program: {}", program.display());
-    ExitCode::from(2)
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    match arguments.peek().and_then(|program| program.to_str()) {
+        Some("proxy") => outrigger_proxy::run(arguments),
+        _ => {
+            eprintln!("usage: mesh proxy ARGUMENTS");
+            ExitCode::from(2)
+        }
+    }
 }

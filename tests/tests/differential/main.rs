@@ -62,8 +62,7 @@ fn outrigger_does_what_envoy_does() {
     let ours = run(&Side::Outrigger, &scenarios);
     let report = Report::new(&scenarios, &theirs, &ours);
     if let Some(file) = std::env::var_os("DIFFERENCES") {
-        let text = format!("{}\n`-` is Envoy, `+` is ours.\n\n{}", report.table(), report.differences);
-        std::fs::write(file, text).expect("a file that can be written");
+        std::fs::write(file, report.differences()).expect("a file that can be written");
     }
     say(&report.table());
     assert!(report.wrong.is_empty(), "- is Envoy, + is ours\n{}", report.wrong);

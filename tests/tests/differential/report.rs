@@ -42,8 +42,12 @@ pub(crate) struct Report {
     areas: BTreeMap<&'static str, [usize; 5]>,
     /// What makes the suite fail.
     pub(crate) wrong: String,
-    /// Every difference, listed or not, with its lines.
-    pub(crate) differences: String,
+    /// Every difference in traffic, listed or not, with its lines.
+    traffic: String,
+    /// Every difference in access logs.
+    access_log: String,
+    /// Counters that differ, with the scenarios.
+    counters: BTreeMap<String, Vec<String>>,
 }
 
 impl Report {
@@ -74,13 +78,50 @@ impl Report {
                     Some(Verdict::Known(why)) => format!(" ({why})"),
                     Some(Verdict::Differs { .. }) => " (on purpose)".to_owned(),
                 };
-                let _ = writeln!(report.differences, "## {} / {name}{note}\n{}\n", scenario.area, lines.join("\n"));
+                report.sort_in(&format!("{} / {name}{note}", scenario.area), name, &lines);
             }
             let row = report.areas.entry(scenario.area).or_default();
             row[0] += 1;
             row[column] += 1;
         }
         report
+    }
+
+    /// Files the lines by what they are about: a counter that is missing everywhere is one thing, not three hundred.
+    fn sort_in(&mut self, title: &str, name: &str, lines: &[String]) {
+        let (counters, rest): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" counter "));
+        let (log, traffic): (Vec<&String>, Vec<&String>) = rest.iter().partition(|line| line.contains(" access log: "));
+        for (section, lines) in [(&mut self.traffic, traffic), (&mut self.access_log, log)] {
+            if !lines.is_empty() {
+                let lines: Vec<&str> = lines.into_iter().map(String::as_str).collect();
+                let _ = writeln!(section, "### {title}\n{}\n", lines.join("\n"));
+            }
+        }
+        for line in counters {
+            let words = line.trim().split_once(" counter ").map_or("", |(_, counter)| counter);
+            let counter = words.split(": ").next().unwrap_or_default();
+            let family = match counter.strip_prefix("cluster.").and_then(|rest| rest.split_once('.')) {
+                Some((_, name)) => format!("cluster.*.{name}"),
+                None => counter.to_owned(),
+            };
+            let seen = self.counters.entry(family).or_default();
+            let (side, value) =
+                (line.trim().split(' ').next().unwrap_or_default(), words.rsplit(": ").next().unwrap_or_default());
+            seen.push(format!("{name} {side}{value}"));
+        }
+    }
+
+    /// All differences, for whoever is to remove them.
+    pub(crate) fn differences(&self) -> String {
+        let mut text = format!("{}\n`-` is Envoy, `+` is ours.\n\n# Traffic\n\n{}", self.table(), self.traffic);
+        let _ = write!(text, "# Access log\n\n{}# Counters\n\n", self.access_log);
+        let mut counters: Vec<_> = self.counters.iter().collect();
+        counters.sort_by_key(|(_, scenarios)| std::cmp::Reverse(scenarios.len()));
+        for (counter, scenarios) in counters {
+            let shown = scenarios.iter().take(12).cloned().collect::<Vec<_>>().join(", ");
+            let _ = writeln!(text, "- {counter}: {} lines, such as {shown}", scenarios.len());
+        }
+        text
     }
 
     /// The table.

@@ -20,6 +20,7 @@ fn server(more: &str, common: &str) -> String {
     )
 }
 
+const INSPECTOR: &str = "listener_filters: [{name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}]";
 const TRUST: &str = "validation_context: {trusted_ca: {inline_string: $authority}}";
 const TRUST_SAN: &str = "validation_context: {trusted_ca: {inline_string: $authority}, match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: 'spiffe://cluster.test/ns/demo/sa/other'}}]}";
 const REQUIRE: &str = "require_client_certificate: true,";
@@ -68,13 +69,11 @@ fn downstream() -> Vec<Scenario> {
                     .request(get_from("/", &["x-forwarded-client-cert: By=spiffe://told"])),
             ),
         scenario("tls_chain_by_server_name")
-            .listener(&format!(
-                "{{listener_filters: [{{name: tls, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}}}]}}"
-            ))
+            .listener(INSPECTOR)
             .filter_chain(&format!("{{{}}}", chain("server.test")))
             .client(Client::raw().tls(offering(&[], None)).get("/")),
         scenario("tls_no_chain_for_the_server_name")
-            .listener("{listener_filters: [{name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}]}")
+            .listener(INSPECTOR)
             .filter_chain(&format!("{{{}}}", chain("other.test")))
             .client(Client::raw().tls(offering(&[], None)).send(get_from("/", &[])).end()),
         scenario("tls_tcp_proxy")
