@@ -31,6 +31,8 @@ pub enum Step {
     Connect,
     /// Writes bytes.
     Send(Vec<u8>),
+    /// HTTP/2: writes bytes, unless the other side said GOAWAY or ended the connection: what it then does with them is chance.
+    SendUnlessAway(Vec<u8>),
     /// HTTP/1: reads the next response, with those of 1xx before it; `true`: the request was HEAD.
     Response(bool),
     /// HTTP/1: reads one response of 1xx.
@@ -65,6 +67,8 @@ pub struct Client {
 
 /// How long after the last step the end of a connection is waited for, before it counts as kept.
 const SETTLE: Duration = Duration::from_millis(1500);
+/// How much longer, where the end was announced: Envoy gives the other side a second to close first.
+const ANNOUNCED: Duration = Duration::from_secs(4);
 /// How long a step waits for what it wants.
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -268,6 +272,12 @@ impl Session {
         match step {
             Step::Connect => {}
             Step::Send(bytes) => connection.send(bytes),
+            Step::SendUnlessAway(bytes) => {
+                let away = self.answered.marks.iter().any(|mark| mark.starts_with("GOAWAY"));
+                if !away && connection.end().is_none() {
+                    connection.send(bytes);
+                }
+            }
             Step::Response(head) => {
                 while let Some(message) = self.response(*head, deadline) {
                     let status = message.start.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -373,10 +383,22 @@ impl Session {
             self.h2_until(deadline, |_| false);
         }
         if let Some(connection) = &mut self.connection {
+            let closing = |message: &Message| message.header("connection") == Some("close");
+            let mut announced = self.answered.marks.iter().any(|mark| mark.starts_with("GOAWAY"))
+                || self.answered.messages.last().is_some_and(closing);
+            let mut deadline = deadline;
             let end = loop {
+                announced |= connection.buffer.windows(17).any(|bytes| bytes == b"connection: close");
                 match connection.fill(deadline) {
                     Filled::Data => {}
                     Filled::Ended(end) => break end_name(end),
+                    Filled::TimedOut if announced => {
+                        deadline = Instant::now() + ANNOUNCED;
+                        announced = false;
+                        if connection.fill(deadline) == Filled::TimedOut {
+                            break "kept";
+                        }
+                    }
                     Filled::TimedOut => break "kept",
                 }
             };

@@ -157,6 +157,12 @@ impl Scenario {
         self
     }
 
+    /// Takes a process of its own: it keeps a worker so busy that the others would be late.
+    pub(crate) fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// Compares whether the configuration is accepted, by `--mode validate` and at start.
     pub(crate) fn validated(mut self) -> Self {
         self.validated = true;

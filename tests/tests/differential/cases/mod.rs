@@ -1,6 +1,8 @@
 //! The scenarios, by subject.
 
 mod grpc;
+mod hostile_http1;
+mod hostile_http2;
 mod http1;
 mod http2;
 mod manager;
@@ -26,6 +28,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         ("TCP", tcp::cases()),
         ("TLS", tls::cases()),
         ("rejected", rejected::cases()),
+        ("hostile HTTP/1", hostile_http1::cases()),
+        ("hostile HTTP/2", hostile_http2::cases()),
     ];
     let named = |(area, cases): (&'static str, Vec<Scenario>)| {
         cases.into_iter().map(move |mut case| {
