@@ -36,8 +36,8 @@ impl AdminState for Process {
         server.total_connections.set(self.connections.iter().map(|n| n.load(Ordering::Relaxed)).sum());
         self.stats.listener_manager.total_listeners_active.set(self.listeners.len() as u64);
         self.stats.cluster_manager.active_clusters.set(self.clusters.len() as u64);
-        for cluster in self.clusters.values() {
-            let scope = self.stats.cluster(cluster.config.stat_name());
+        for (name, cluster) in &self.clusters {
+            let Some(scope) = self.cluster_stats.get(name) else { continue };
             let hosts = cluster.hosts.load();
             scope.shared.membership_total.set(hosts.len() as u64);
             scope.shared.membership_healthy.set(hosts.count(Health::Healthy) as u64);
@@ -131,6 +131,7 @@ impl AdminState for Process {
     }
 
     fn reopen_logs(&self) {
+        self.access_logs.reopen();
         if let Err(error) = log::reopen() {
             tracing::error!(target: "main", "cannot open the log again: {error}");
         }

@@ -11,7 +11,8 @@ use outrigger_proto::envoy::config::core::v3::Node;
 use tokio::sync::Notify;
 
 use crate::args::ServeArgs;
-use crate::telemetry::stats::Stats;
+use crate::telemetry::access_log::{AccessLogs, LogFile};
+use crate::telemetry::stats::{ClusterStats, Scope, Stats};
 use crate::tls::client::TlsConnector;
 use crate::tls::server::Acceptors;
 
@@ -40,6 +41,12 @@ pub struct Process {
     pub acceptors: Acceptors,
     /// Every counter.
     pub stats: Arc<Stats>,
+    /// The counters of each cluster, by its name, so that unused clusters show too.
+    pub cluster_stats: HashMap<Arc<str>, Arc<Scope<ClusterStats>>>,
+    /// Every access log.
+    pub access_logs: Arc<AccessLogs>,
+    /// Their files, open as long as something logs to them.
+    pub log_files: Vec<Arc<LogFile>>,
     /// Downstream connections of all workers, where a limit is set.
     pub downstream_connections: AtomicU64,
     /// The limit.

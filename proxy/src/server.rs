@@ -15,12 +15,14 @@ use tokio::runtime::{Builder, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
+use tokio::time::interval;
 
-use crate::admin::{self, server::AdminSocket};
+use crate::admin::{self, AdminState as _, server::AdminSocket};
 use crate::args::ServeArgs;
 use crate::listener::accept::{WorkerListener, accept_loop};
 use crate::listener::socket::{ListenSocket, listen};
 use crate::process::Process;
+use crate::telemetry::access_log::{AccessLogs, NewStream, service};
 use crate::telemetry::stats::Stats;
 use crate::tls::TlsError;
 use crate::tls::client::TlsConnector;
@@ -52,6 +54,9 @@ pub enum StartError {
         /// What is wrong.
         source: TlsError,
     },
+    /// An access log.
+    #[error(transparent)]
+    AccessLog(#[from] crate::telemetry::access_log::OpenError),
     /// The operating system.
     #[error("{what}: {source}")]
     System {
@@ -61,6 +66,12 @@ pub enum StartError {
         source: std::io::Error,
     },
 }
+
+/// How often workers hand over access logs that wait.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the end waits for files that take access logs slowly.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 /// The sockets of one worker, each with its listener.
 type Sockets = Vec<(Arc<Listener>, ListenSocket)>;
@@ -97,6 +108,7 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
             })?;
         }
     }
+    let mut cluster_stats = HashMap::new();
     let mut connectors = HashMap::new();
     let mut clusters = HashMap::new();
     for cluster in bootstrap.clusters {
@@ -108,6 +120,7 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
             })?;
             connectors.insert(cluster.name.clone(), connector);
         }
+        cluster_stats.insert(cluster.name.clone(), stats.cluster(cluster.stat_name()));
         clusters.insert(cluster.name.clone(), Arc::new(ClusterState::new(cluster)));
     }
     let mut node = bootstrap.node;
@@ -116,6 +129,11 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     }
     if let Some(cluster) = &args.service_cluster {
         node.cluster.clone_from(cluster);
+    }
+    let (access_logs, log_services) = AccessLogs::new(stats.clone(), node.clone());
+    let mut log_files = Vec::new();
+    for logs in bootstrap.listeners.iter().flat_map(|listener| listener.all_access_logs()) {
+        log_files.extend(access_logs.open(logs)?);
     }
     let process = Arc::new(Process {
         args,
@@ -129,6 +147,9 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
         connectors,
         acceptors,
         stats,
+        cluster_stats,
+        access_logs: Arc::new(access_logs),
+        log_files,
         downstream_connections: AtomicU64::new(0),
         max_downstream_connections: bootstrap.max_downstream_connections,
         health_failed: AtomicBool::new(false),
@@ -152,13 +173,16 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     process.stats.listener_manager.workers_started.set(1);
     let runtime = local_runtime().map_err(system("runtime"))?;
     let senders: Vec<_> = workers.iter().map(|(send, _)| send.clone()).collect();
-    let code = runtime.block_on(control(process.clone(), admin, senders)).map_err(system("signals"))?;
+    let code = runtime.block_on(control(process.clone(), admin, log_services, senders)).map_err(system("signals"))?;
     for (send, _) in &workers {
         // A worker that is gone needs no telling.
         _ = send.send(Command::Stop);
     }
     for (_, thread) in workers {
         _ = thread.join();
+    }
+    if !process.access_logs.flush(LOG_FLUSH) {
+        tracing::warn!(target: "main", "the access logs could not be written to their end");
     }
     Ok(code)
 }
@@ -187,12 +211,17 @@ fn worker_thread(
             let listener = Rc::new(WorkerListener { config, stats, worker: worker.clone() });
             spawn_local(accept_loop(listener, socket));
         }
+        let mut tick = interval(FLUSH_INTERVAL);
         loop {
-            match commands.recv().await {
-                Some(Command::Drain) => worker.start_drain(),
-                Some(Command::Stop) | None => return,
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Drain) => worker.start_drain(),
+                    Some(Command::Stop) | None => break,
+                },
+                now = tick.tick() => worker.logs.flush_due(now.into_std()),
             }
         }
+        worker.logs.flush();
     });
     // Whatever is still open here is closed with the thread.
     runtime.shutdown_background();
@@ -202,6 +231,7 @@ fn worker_thread(
 async fn control(
     process: Arc<Process>,
     admin: Option<AdminSocket>,
+    mut log_services: mpsc::UnboundedReceiver<NewStream>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
 ) -> std::io::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -209,6 +239,19 @@ async fn control(
     if let Some(socket) = admin {
         spawn_local(admin::server::serve(socket, process.clone()));
     }
+    let worker = Worker::new(process.clone(), process.concurrency);
+    spawn_local(async move {
+        while let Some(log) = log_services.recv().await {
+            spawn_local(service::send(worker.clone(), log));
+        }
+    });
+    let mut user1 = signal(SignalKind::user_defined1())?;
+    let reopen = process.clone();
+    spawn_local(async move {
+        while user1.recv().await.is_some() {
+            reopen.reopen_logs();
+        }
+    });
     tokio::select! {
         () = process.drain_requested.notified() => {
             for worker in &workers {

@@ -11,12 +11,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 use outrigger_engine::config::access_log::AccessLog;
+use outrigger_engine::format::FormatContext;
 use outrigger_engine::message::{Headers, RequestHead, ResponseHead};
 use outrigger_engine::stream_info::StreamInfo;
 
 use crate::alarm::Alarm;
 use crate::cluster::WorkerCluster;
 use crate::process::Process;
+use crate::telemetry::access_log::WorkerLogs;
+use crate::telemetry::stats::WorkerStats;
 
 /// One thread's share of the proxy.
 #[derive(Debug)]
@@ -25,6 +28,10 @@ pub struct Worker {
     pub process: Arc<Process>,
     /// 0 for the first worker; the control thread comes after the last.
     pub index: usize,
+    /// Its counters.
+    pub stats: WorkerStats,
+    /// Its access logs.
+    pub logs: WorkerLogs,
     clusters: RefCell<HashMap<Arc<str>, Rc<WorkerCluster>>>,
     alarms: RefCell<Vec<Alarm>>,
     random: Cell<[u64; 2]>,
@@ -41,6 +48,8 @@ impl Worker {
     pub fn new(process: Arc<Process>, index: usize) -> Rc<Self> {
         let seed = seed(index);
         Rc::new(Worker {
+            stats: WorkerStats::new(process.stats.clone(), index),
+            logs: WorkerLogs::new(process.access_logs.clone()),
             process,
             index,
             clusters: RefCell::default(),
@@ -129,12 +138,15 @@ impl Worker {
     /// Writes the log lines of a request (or TCP connection) that is over.
     pub fn log(
         &self,
-        _logs: &[AccessLog],
-        _request: Option<&RequestHead>,
-        _response: Option<&ResponseHead>,
-        _trailers: Option<&Headers>,
-        _info: &StreamInfo,
+        logs: &[AccessLog],
+        request: Option<&RequestHead>,
+        response: Option<&ResponseHead>,
+        trailers: Option<&Headers>,
+        info: &StreamInfo,
     ) {
+        let elapsed = info.last_downstream_tx.unwrap_or_default();
+        let ctx = FormatContext { request, response, trailers, ..FormatContext::new(info, elapsed) };
+        self.logs.log(logs, &ctx, self.random());
     }
 }
 

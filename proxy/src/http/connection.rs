@@ -76,8 +76,8 @@ pub async fn serve(
     mut io: Io,
     mut buffered: Bytes,
 ) {
-    let stats = worker.process.stats.http(&hcm.stat_prefix).shard(worker.index);
-    let listener_stats = worker.process.stats.listener_http(listener, &hcm.stat_prefix).shard(worker.index);
+    let stats = worker.stats.http(&hcm.stat_prefix);
+    let listener_stats = worker.stats.listener_http(listener, &hcm.stat_prefix);
     let cx = Rc::new(HttpContext {
         worker: worker.clone(),
         hcm,

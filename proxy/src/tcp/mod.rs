@@ -26,7 +26,7 @@ use self::tunnel::{Cause, Tunnel};
 
 /// Serves a downstream connection to its end.
 pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, connection: Arc<ConnectionInfo>, io: Io, buffered: Bytes) {
-    let stats = worker.process.stats.tcp(&proxy.stat_prefix).shard(worker.index);
+    let stats = worker.stats.tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
     let started = Instant::now();
     let mut info = StreamInfo::new(SystemTime::now(), connection, None);

@@ -52,6 +52,18 @@ pub struct Listener {
     pub ignore_global_connection_limit: bool,
 }
 
+impl Listener {
+    /// Its own access logs, and those of the filters in its chains.
+    pub fn all_access_logs(&self) -> impl Iterator<Item = &[AccessLog]> {
+        let chains = self.filter_chains.iter().chain(&self.default_filter_chain);
+        let of_chains = chains.map(|chain| match &chain.filter {
+            NetworkFilter::Http(manager) => &*manager.access_logs,
+            NetworkFilter::Tcp(proxy) => &*proxy.access_logs,
+        });
+        std::iter::once(&*self.access_logs).chain(of_chains)
+    }
+}
+
 /// `traffic_direction`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TrafficDirection {

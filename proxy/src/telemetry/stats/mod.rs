@@ -5,8 +5,8 @@
 //! has a struct of its own for each scope it uses (a *shard*): an increment is a load and a store that no other core
 //! contends for. Shards are added up when somebody scrapes, on the control thread.
 //!
-//! A [`Scope`] is held by what it counts (a cluster, a connection manager). As in Envoy, two holders of one name share
-//! it, so counters survive an update; when the last holder goes, so do they.
+//! A [`Scope`], or a shard of it, is held by what it counts (a cluster, a connection manager). As in Envoy, two holders
+//! of one name share it, so counters survive an update; when the last holder goes, so do they.
 
 mod cluster;
 mod codes;
@@ -17,6 +17,7 @@ mod metric;
 mod scope;
 mod server;
 mod ssl;
+mod worker;
 
 use std::sync::Arc;
 
@@ -27,8 +28,11 @@ pub use http::HttpStats;
 pub use listener::{ListenerHttpStats, ListenerStats, TcpStats};
 pub use metric::{Counter, Gauge, SharedCounter};
 pub use scope::{Family, Merge, Metrics, Sample, Scope, Single, Unit, Value};
-pub use server::{ClusterManagerStats, FileStats, ListenerManagerStats, ServerStats, SubscriptionStats};
+pub use server::{
+    ClusterManagerStats, FileStats, GrpcAccessLogStats, ListenerManagerStats, ServerStats, SubscriptionStats,
+};
 pub use ssl::{SslCounters, SslStats};
+pub use worker::WorkerStats;
 
 /// Every scope of the process. One per process, shared by all threads; taking or making a scope or a shard locks,
 /// counting never does.
@@ -56,6 +60,8 @@ pub struct Stats {
     pub cds: SubscriptionStats,
     /// `filesystem.`, of the writer of access logs.
     pub filesystem: FileStats,
+    /// `access_logs.grpc_access_log.`
+    pub grpc_access_log: GrpcAccessLogStats,
 }
 
 impl Stats {
@@ -107,6 +113,7 @@ impl Stats {
         scope::visit_one(&self.cluster_manager, "cluster_manager", visit);
         scope::visit_one(&self.cds, "cluster_manager.cds", visit);
         scope::visit_one(&self.filesystem, "filesystem", visit);
+        scope::visit_one(&self.grpc_access_log, "access_logs.grpc_access_log", visit);
     }
 
     /// Counts again from zero (`/reset_counters`): counters only, gauges and histograms stay.
@@ -122,6 +129,7 @@ impl Stats {
         self.cluster_manager.reset_counters();
         self.cds.reset_counters();
         self.filesystem.reset_counters();
+        self.grpc_access_log.reset_counters();
     }
 }
 
@@ -168,7 +176,10 @@ mod tests {
         drop(old);
         new.shard(0).upstream_rq_total.inc();
         assert_eq!(number(&stats, "cluster.a.upstream_rq_total"), Some(2));
+        let shard = new.shard(1);
         drop(new);
+        assert_eq!(number(&stats, "cluster.a.upstream_rq_total"), Some(2));
+        drop(shard);
         assert_eq!(number(&stats, "cluster.a.upstream_rq_total"), None);
     }
 

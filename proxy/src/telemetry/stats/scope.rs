@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::histogram::Snapshot;
 
@@ -52,7 +52,7 @@ impl Sample {
 /// A struct of metrics; the macro `metric_structs` implements it.
 pub trait Metrics: Default + Send + Sync + 'static {
     /// What the scope has once, for all workers.
-    type Shared: Default + Send + Sync;
+    type Shared: Default + std::fmt::Debug + Send + Sync;
 
     /// Adds up the shards and hands out the samples.
     fn merge(shards: &[Arc<Self>], shared: &Self::Shared, out: &mut Merge<'_>);
@@ -122,6 +122,12 @@ impl<T: Metrics> Scope<T> {
         T::merge(&shards, &self.shared, &mut Merge { family, scope, baseline: inner.baseline.as_deref(), visit });
     }
 
+    /// Whether somebody beside the table holds it or one of its shards.
+    fn is_held(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+            || lock(&self.inner).shards.iter().flatten().any(|shard| Arc::strong_count(shard) > 1)
+    }
+
     fn reset_counters(&self) {
         let mut baseline = Baseline::new();
         let mut inner = lock(&self.inner);
@@ -136,9 +142,9 @@ impl<T: Metrics> Scope<T> {
     }
 }
 
-/// The scopes of one kind, by name.
+/// The scopes of one kind, by name. A scope that nobody holds, nor a shard of it, is forgotten at the next look.
 #[derive(Debug)]
-pub struct Family<T: Metrics>(Mutex<HashMap<Arc<str>, Weak<Scope<T>>>>);
+pub struct Family<T: Metrics>(Mutex<HashMap<Arc<str>, Arc<Scope<T>>>>);
 
 impl<T: Metrics> Default for Family<T> {
     fn default() -> Self {
@@ -147,26 +153,28 @@ impl<T: Metrics> Default for Family<T> {
 }
 
 impl<T: Metrics> Family<T> {
-    /// The scope of a name, made if nobody holds it.
+    /// The scope of a name, made if there is none.
     pub fn scope(&self, name: &str) -> Arc<Scope<T>> {
         let mut scopes = lock(&self.0);
-        if let Some(scope) = scopes.get(name).and_then(Weak::upgrade) {
-            return scope;
+        if let Some(scope) = scopes.get(name) {
+            return Arc::clone(scope);
         }
-        // Forget the dead before the table grows, so that it never holds more of them than living ones.
+        // Before the table grows, so that it never holds more dead ones than living ones.
         if scopes.len() == scopes.capacity() {
-            scopes.retain(|_, scope| scope.strong_count() > 0);
+            scopes.retain(|_, scope| scope.is_held());
         }
         let name = Arc::<str>::from(name);
         let inner = Mutex::new(Inner { shards: Vec::new(), baseline: None });
         let scope = Arc::new(Scope { name: Arc::clone(&name), shared: T::Shared::default(), inner });
-        scopes.insert(name, Arc::downgrade(&scope));
+        scopes.insert(name, Arc::clone(&scope));
         scope
     }
 
-    /// The scopes that are alive, by name.
+    /// The scopes that somebody holds, by name.
     pub fn scopes(&self) -> Vec<Arc<Scope<T>>> {
-        let mut scopes = lock(&self.0).values().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        let mut scopes = lock(&self.0);
+        scopes.retain(|_, scope| scope.is_held());
+        let mut scopes = scopes.values().cloned().collect::<Vec<_>>();
         scopes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         scopes
     }

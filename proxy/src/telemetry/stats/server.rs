@@ -44,4 +44,9 @@ metric_structs! {
             flushed_by_timer, reopen_failed, write_buffered, write_completed, write_dropped, write_failed,
         }
     }
+
+    /// `access_logs.grpc_access_log.` Several threads write it.
+    GrpcAccessLogStats (single) {
+        shared_counters { logs_dropped, logs_written }
+    }
 }

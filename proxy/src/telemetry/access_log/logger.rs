@@ -1,0 +1,289 @@
+//! From the configuration's access logs to files and services.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use outrigger_engine::config::access_log::{AccessLog, GrpcAccessLog, Sink as Target};
+use outrigger_engine::format::FormatContext;
+use outrigger_proto::envoy::config::core::v3::Node;
+use tokio::sync::mpsc;
+
+use super::buffer::{LogBuffer, Sink};
+use super::entry::{http_entry, tcp_entry};
+use super::file::{LogFile, LogFiles};
+use super::grpc::{EntryKind, GrpcLog, GrpcLogStream, append_entry, grpc_log};
+use crate::telemetry::stats::Stats;
+
+const STDOUT: &str = "/dev/stdout";
+const STDERR: &str = "/dev/stderr";
+
+/// The logs of the process.
+#[derive(Debug)]
+pub struct AccessLogs {
+    stats: Arc<Stats>,
+    node: Node,
+    files: LogFiles,
+    services: Mutex<Vec<Service>>,
+    new_streams: mpsc::UnboundedSender<NewStream>,
+}
+
+/// A log service that is in use. Logs that name the same cluster and log share a stream.
+#[derive(Debug)]
+struct Service {
+    config: Arc<GrpcAccessLog>,
+    kind: EntryKind,
+    log: Weak<GrpcLog>,
+}
+
+/// A log for which the control thread is to keep a stream.
+#[derive(Debug)]
+pub struct NewStream {
+    /// The service.
+    pub(super) config: Arc<GrpcAccessLog>,
+    /// Its entries.
+    pub(super) stream: GrpcLogStream,
+}
+
+/// An access log's file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the access log {path:?}: {error}")]
+pub struct OpenError {
+    path: String,
+    error: std::io::Error,
+}
+
+impl AccessLogs {
+    /// No log yet. The receiver gets each log service when it is first used.
+    pub fn new(stats: Arc<Stats>, node: Node) -> (Self, mpsc::UnboundedReceiver<NewStream>) {
+        let (new_streams, receiver) = mpsc::unbounded_channel();
+        let files = LogFiles::new(Arc::clone(&stats));
+        (AccessLogs { stats, node, files, services: Mutex::default(), new_streams }, receiver)
+    }
+
+    /// Opens the files that `logs` name. Keep the result as long as they are configured, so that a fault shows when the
+    /// configuration is applied, and no worker ever waits for a disk.
+    pub fn open(&self, logs: &[AccessLog]) -> Result<Vec<Arc<LogFile>>, OpenError> {
+        let paths = logs.iter().filter_map(|log| path(&log.sink));
+        paths.map(|path| self.file(path)).collect()
+    }
+
+    fn file(&self, path: &str) -> Result<Arc<LogFile>, OpenError> {
+        self.files.open(path).map_err(|error| OpenError { path: path.to_owned(), error })
+    }
+
+    fn service(&self, config: &Arc<GrpcAccessLog>, kind: EntryKind) -> Arc<GrpcLog> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.retain(|service| service.log.strong_count() > 0);
+        let same = |service: &&Service| {
+            service.kind == kind
+                && service.config.cluster == config.cluster
+                && service.config.log_name == config.log_name
+        };
+        if let Some(log) = services.iter().find(same).and_then(|service| service.log.upgrade()) {
+            return log;
+        }
+        let (log, stream) = grpc_log(
+            Arc::clone(&self.stats),
+            self.node.clone(),
+            &config.log_name,
+            kind,
+            config.buffer_size,
+            config.flush_interval,
+        );
+        services.push(Service { config: Arc::clone(config), kind, log: Arc::downgrade(&log) });
+        // Fails only while the process ends.
+        let _ = self.new_streams.send(NewStream { config: Arc::clone(config), stream });
+        log
+    }
+
+    /// Opens every file again, after something moved them away.
+    pub fn reopen(&self) {
+        self.files.reopen();
+    }
+
+    /// Waits until the files have everything that workers handed over, for `timeout` at most; says whether they do.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.files.flush(timeout)
+    }
+}
+
+fn path(target: &Target) -> Option<&str> {
+    match target {
+        Target::File(path, _) => Some(path),
+        Target::Stdout(_) => Some(STDOUT),
+        Target::Stderr(_) => Some(STDERR),
+        Target::Grpc(_) => None,
+    }
+}
+
+/// The logs of one worker.
+#[derive(Debug)]
+pub struct WorkerLogs {
+    logs: Arc<AccessLogs>,
+    buffers: RefCell<Vec<(Key, Option<LogBuffer>)>>,
+}
+
+/// What a buffer is found by.
+#[derive(Debug)]
+enum Key {
+    Path(Box<str>),
+    Service(Arc<GrpcAccessLog>, EntryKind),
+}
+
+impl WorkerLogs {
+    /// No buffer yet.
+    pub fn new(logs: Arc<AccessLogs>) -> Self {
+        WorkerLogs { logs, buffers: RefCell::default() }
+    }
+
+    /// Logs a request or connection that is over to those of `configured` that want it. `random`: uniform over 64 bits.
+    pub fn log(&self, configured: &[AccessLog], ctx: &FormatContext<'_>, random: u64) {
+        for log in configured.iter().filter(|log| log.wants(ctx, random)) {
+            match &log.sink {
+                Target::File(path, format) => self.with_file(path, |out| format.write(out, ctx)),
+                Target::Stdout(format) => self.with_file(STDOUT, |out| format.write(out, ctx)),
+                Target::Stderr(format) => self.with_file(STDERR, |out| format.write(out, ctx)),
+                Target::Grpc(service) if ctx.info.protocol.is_some() => {
+                    self.with_service(service, EntryKind::Http, |out| append_entry(out, &http_entry(ctx, service)));
+                }
+                Target::Grpc(service) => {
+                    self.with_service(service, EntryKind::Tcp, |out| append_entry(out, &tcp_entry(ctx)));
+                }
+            }
+        }
+    }
+
+    fn with_file(&self, path: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let found = |key: &Key| matches!(key, Key::Path(known) if **known == *path);
+        self.with_buffer(found, write, || {
+            let file = self.logs.file(path).map_err(|error| tracing::error!("{error}"));
+            (Key::Path(path.into()), file.ok().map(|file| LogBuffer::new(Sink::File(file))))
+        });
+    }
+
+    fn with_service(&self, service: &Arc<GrpcAccessLog>, kind: EntryKind, write: impl FnOnce(&mut Vec<u8>)) {
+        let found = |key: &Key| matches!(key, Key::Service(known, of) if Arc::ptr_eq(known, service) && *of == kind);
+        self.with_buffer(found, write, || {
+            let log = self.logs.service(service, kind);
+            (Key::Service(Arc::clone(service), kind), Some(LogBuffer::new(Sink::Grpc(log))))
+        });
+    }
+
+    /// There are a few logs in a process, so that a scan finds one fastest.
+    fn with_buffer(
+        &self,
+        found: impl Fn(&Key) -> bool,
+        write: impl FnOnce(&mut Vec<u8>),
+        make: impl FnOnce() -> (Key, Option<LogBuffer>),
+    ) {
+        let mut buffers = self.buffers.borrow_mut();
+        let index = buffers.iter().position(|(key, _)| found(key)).unwrap_or_else(|| {
+            buffers.push(make());
+            buffers.len() - 1
+        });
+        if let Some((_, Some(buffer))) = buffers.get_mut(index) {
+            buffer.line(write);
+        }
+    }
+
+    /// Hands over what has waited for its log's interval (a second for files). To be called about once a second.
+    pub fn flush_due(&self, now: Instant) {
+        self.buffers.borrow_mut().iter_mut().filter_map(|(_, buffer)| buffer.as_mut()).for_each(|b| b.flush_due(now));
+    }
+
+    /// Hands over everything, as before the end.
+    pub fn flush(&self) {
+        self.buffers.borrow_mut().iter_mut().filter_map(|(_, buffer)| buffer.as_mut()).for_each(LogBuffer::flush);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use outrigger_engine::config::access_log::LineFormat;
+    use outrigger_engine::format::Format;
+    use outrigger_engine::message::Protocol;
+    use outrigger_engine::stream_info::{Address, ConnectionInfo, StreamInfo};
+
+    use super::*;
+
+    fn info(code: u16) -> StreamInfo {
+        let address = Address::Ip("127.0.0.1:80".parse().unwrap());
+        let connection = ConnectionInfo {
+            id: 0,
+            local_address: address.clone(),
+            direct_remote_address: address,
+            requested_server_name: None,
+            alpn: None,
+            tls: None,
+        };
+        let mut info = StreamInfo::new(SystemTime::now(), Arc::new(connection), Some(Protocol::Http11));
+        info.response_code = Some(code);
+        info
+    }
+
+    fn file_log(path: &str, format: &str) -> AccessLog {
+        let format = LineFormat::Text(Format::parse(format).unwrap());
+        AccessLog { filter: None, sink: Target::File(path.into(), format) }
+    }
+
+    #[test]
+    fn a_request_goes_to_every_log_in_its_format() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let stats = Arc::new(Stats::new());
+        let (logs, _streams) = AccessLogs::new(Arc::clone(&stats), Node::default());
+        let configured =
+            [file_log(&path("a"), "%RESPONSE_CODE%\n"), file_log(&path("b"), "b %RESPONSE_CODE%\n")];
+        let opened = logs.open(&configured).unwrap();
+        let worker = WorkerLogs::new(Arc::new(logs));
+        let start = Instant::now();
+        worker.log(&configured, &FormatContext::new(&info(200), Duration::ZERO), 0);
+        worker.flush_due(start);
+        assert_eq!(stats.filesystem.flushed_by_timer.get(), 2);
+        worker.log(&configured, &FormatContext::new(&info(503), Duration::ZERO), 0);
+        worker.flush_due(start + Duration::from_millis(900));
+        assert_eq!(stats.filesystem.flushed_by_timer.get(), 2, "a second is not over");
+        worker.flush_due(start + Duration::from_secs(1));
+        assert!(worker.logs.flush(Duration::from_secs(20)));
+        assert_eq!(std::fs::read_to_string(path("a")).unwrap(), "200\n503\n");
+        assert_eq!(std::fs::read_to_string(path("b")).unwrap(), "b 200\nb 503\n");
+        drop(opened);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("missing/log").to_str().unwrap().to_owned();
+        let (logs, _streams) = AccessLogs::new(Arc::new(Stats::new()), Node::default());
+        let error = logs.open(&[file_log(&path, "x\n")]).unwrap_err();
+        assert!(error.to_string().contains("missing/log"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn logs_of_one_service_share_a_stream() {
+        let (logs, mut streams) = AccessLogs::new(Arc::new(Stats::new()), Node::default());
+        let service = |headers: &[&'static str]| GrpcAccessLog {
+            log_name: "mesh".into(),
+            cluster: "als".into(),
+            authority: "als".into(),
+            flush_interval: Duration::from_secs(1),
+            buffer_size: 0,
+            request_headers: headers.iter().map(|name| http::HeaderName::from_static(name)).collect(),
+            response_headers: Box::default(),
+            response_trailers: Box::default(),
+        };
+        let log = |service| AccessLog { filter: None, sink: Target::Grpc(Arc::new(service)) };
+        let configured = [log(service(&[])), log(service(&["x-team"]))];
+        let worker = WorkerLogs::new(Arc::new(logs));
+        worker.log(&configured, &FormatContext::new(&info(200), Duration::ZERO), 0);
+        let NewStream { config, mut stream } = streams.recv().await.unwrap();
+        assert_eq!(&*config.cluster, "als");
+        for _ in 0..2 {
+            assert!(std::future::poll_fn(|cx| stream.poll_batch(cx)).await.is_some());
+        }
+        assert!(streams.try_recv().is_err());
+    }
+}
