@@ -38,8 +38,14 @@ pub(super) fn http_entry(ctx: &FormatContext<'_>, service: &GrpcAccessLog) -> Ht
         response_code: ctx.info.response_code.map(u32::from),
         response_headers_bytes: ctx.response.map_or(0, |response| response.headers.byte_size() as u64),
         response_body_bytes: ctx.info.bytes_sent,
-        response_headers: ctx.response.map(|response| chosen(&response.headers, &service.response_headers)).unwrap_or_default(),
-        response_trailers: ctx.trailers.map(|trailers| chosen(trailers, &service.response_trailers)).unwrap_or_default(),
+        response_headers: ctx
+            .response
+            .map(|response| chosen(&response.headers, &service.response_headers))
+            .unwrap_or_default(),
+        response_trailers: ctx
+            .trailers
+            .map(|trailers| chosen(trailers, &service.response_trailers))
+            .unwrap_or_default(),
         response_code_details: owned(ctx.info.details.as_ref()),
         ..Default::default()
     };

@@ -235,8 +235,7 @@ mod tests {
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let stats = Arc::new(Stats::new());
         let (logs, _streams) = AccessLogs::new(Arc::clone(&stats), Node::default());
-        let configured =
-            [file_log(&path("a"), "%RESPONSE_CODE%\n"), file_log(&path("b"), "b %RESPONSE_CODE%\n")];
+        let configured = [file_log(&path("a"), "%RESPONSE_CODE%\n"), file_log(&path("b"), "b %RESPONSE_CODE%\n")];
         let opened = logs.open(&configured).unwrap();
         let worker = WorkerLogs::new(Arc::new(logs));
         let start = Instant::now();
