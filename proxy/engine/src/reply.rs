@@ -23,6 +23,8 @@ pub struct LocalReply {
     pub details: Cow<'static, str>,
     /// Headers beside the framing: `location`, `x-envoy-overloaded`, ...
     pub headers: Headers,
+    /// The status for a gRPC client, where it is not the one that `status` maps to.
+    pub grpc_status: Option<u16>,
 }
 
 impl LocalReply {
@@ -34,6 +36,7 @@ impl LocalReply {
             flags: ResponseFlags::NONE,
             details: details.into(),
             headers: Headers::new(),
+            grpc_status: None,
         }
     }
 
@@ -48,7 +51,7 @@ impl LocalReply {
         let mut headers = self.headers;
         if request.is_some_and(is_grpc) {
             headers.set(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.append(GRPC_STATUS, HeaderValue::from(grpc_status(self.status)));
+            headers.append(GRPC_STATUS, HeaderValue::from(self.grpc_status.unwrap_or_else(|| grpc_status(self.status))));
             if !self.body.is_empty()
                 && let Ok(message) = HeaderValue::from_str(&percent_encode(&self.body))
             {
@@ -57,7 +60,9 @@ impl LocalReply {
             return (ResponseHead { status: StatusCode::OK, protocol, headers }, Bytes::new());
         }
         let mut body = self.body;
-        if !body.is_empty() {
+        if body.is_empty() {
+            headers.remove(&CONTENT_TYPE);
+        } else {
             headers.append(CONTENT_LENGTH, HeaderValue::from(body.len()));
             if !headers.contains(&CONTENT_TYPE) {
                 headers.append(CONTENT_TYPE, HeaderValue::from_static("text/plain"));

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -186,14 +187,14 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
     }
     let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(head.protocol));
     let mut stream = new_stream(cx, info);
-    let upgrade = wanted_upgrade(&head, &cx.hcm.upgrades);
+    let wanted = wanted_upgrade(&head);
 
     let random = cx.worker.random();
     let prepared = check(&head).and_then(|()| {
         let context = RequestContext {
             hcm: &cx.hcm,
             connection: &cx.info,
-            upgrade: upgrade.is_some(),
+            upgrade: wanted.is_some(),
             random: u128::from(random) << 64 | u128::from(cx.worker.random()),
         };
         prepare_request(&mut head, &context)
@@ -202,6 +203,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         Ok(remote) => stream.info.remote_address = remote,
         Err(rejected) => {
             let reply = rejection(cx, rejected);
+            responder.close_after();
             stream.reply(&mut responder, Some(&head), reply).await;
             stream.finish(Some(&head));
             return;
@@ -213,7 +215,11 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
     {
         head.headers.remove(&EXPECT);
         let go_on = ResponseHead { status: StatusCode::CONTINUE, protocol: head.protocol, headers: Headers::new() };
-        if let Err(error) = responder.send_informational(go_on) {
+        let sent = match responder.send_informational(go_on) {
+            Ok(()) => poll_fn(|task| responder.poll_flush(task)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
             stream.downstream_gone(error);
             stream.finish(Some(&head));
             return;
@@ -221,6 +227,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
     }
 
     cx.stats.rq_total.inc();
+    let whole = body.is_end();
     let routes = cx.routes();
     let outcome = match routes.find(&head, random) {
         Lookup::NoVirtualHost | Lookup::NoRoute(_) => {
@@ -236,10 +243,22 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             stream.info.virtual_host = Some(found.virtual_host.name.clone());
             stream.info.route_name = (!found.route.name.is_empty()).then(|| found.route.name.clone());
             match &found.route.action {
-                Action::Forward(forward) => {
-                    let matched = router::Matched { found, forward };
-                    router::forward(&mut stream, &mut head, body, &mut responder, matched, upgrade, random, alarm).await
-                }
+                Action::Forward(forward) => match upgrade_verdict(wanted.as_ref(), &forward.upgrades, &cx.hcm.upgrades) {
+                    Upgrade::Forbidden => {
+                        cx.stats.downstream_rq_ws_on_non_ws_route.inc();
+                        Outcome::Reply(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"))
+                    }
+                    verdict => {
+                        let upgrade = verdict == Upgrade::Allowed;
+                        if wanted.is_some() && !upgrade {
+                            head.headers.remove(&CONNECTION);
+                            head.headers.remove(&UPGRADE);
+                        }
+                        let matched = router::Matched { found, forward };
+                        router::forward(&mut stream, &mut head, body, &mut responder, matched, upgrade, random, alarm)
+                            .await
+                    }
+                },
                 Action::Redirect(redirect) => {
                     cx.stats.rq_direct_response.inc();
                     let (status, location) = found.redirect(redirect, &mut head, !cx.hcm.suppress_envoy_headers);
@@ -259,7 +278,13 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
     };
     match outcome {
         Outcome::Done => {}
-        Outcome::Reply(reply) => stream.reply(&mut responder, Some(&head), reply).await,
+        Outcome::Reply(reply) => {
+            // What is left of the request is not wanted: on HTTP/1 the connection ends with the answer.
+            if !whole {
+                responder.close_after();
+            }
+            stream.reply(&mut responder, Some(&head), reply).await;
+        }
         Outcome::Upgrade { stream: upstream, head: response, idle } => {
             upgrade::run(&mut stream, responder, *upstream, response, idle).await;
             stream.finish(Some(&head));
@@ -284,6 +309,9 @@ fn redirect_to(status: StatusCode, location: HeaderValue) -> LocalReply {
 
 /// What every request must have, whatever its codec.
 fn check(head: &RequestHead) -> Result<(), RequestRejected> {
+    if memchr::memchr(b'#', head.path.as_bytes()).is_some() {
+        return Err(RequestRejected::Reply(400, "path_normalization_failed"));
+    }
     if head.authority.is_none() {
         return Err(RequestRejected::Reply(400, "missing_host_header"));
     }
@@ -303,7 +331,9 @@ fn rejection(cx: &HttpContext, rejected: RequestRejected) -> LocalReply {
                 "path_normalization_failed" => cx.stats.downstream_rq_failed_path_normalization.inc(),
                 _ => {}
             }
-            LocalReply::new(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), "", details)
+            // Envoy's codec says what is wrong with a name; its connection manager says nothing.
+            let body = if details == "http.unexpected_underscore" { "Bad Request" } else { "" };
+            LocalReply::new(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body, details)
         }
         RequestRejected::Redirect(path) => {
             cx.stats.downstream_rq_redirected_with_normalized_path.inc();
@@ -316,8 +346,8 @@ fn rejection(cx: &HttpContext, rejected: RequestRejected) -> LocalReply {
     }
 }
 
-/// The upgrade that the request asks for, where it may have it.
-fn wanted_upgrade(head: &RequestHead, allowed: &[std::sync::Arc<str>]) -> Option<std::sync::Arc<str>> {
+/// The upgrade that the request asks for, in lower case.
+fn wanted_upgrade(head: &RequestHead) -> Option<String> {
     let named = match &head.connect_protocol {
         Some(protocol) => protocol,
         None => {
@@ -331,5 +361,25 @@ fn wanted_upgrade(head: &RequestHead, allowed: &[std::sync::Arc<str>]) -> Option
             upgrade
         }
     };
-    allowed.iter().find(|name| named.as_bytes().eq_ignore_ascii_case(name.as_bytes())).cloned()
+    named.to_str().ok().map(str::to_ascii_lowercase)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upgrade {
+    /// None was asked for, or one that nobody configured: the request goes on without it (RFC 9110, section 7.8).
+    Ignored,
+    Allowed,
+    /// The route says no.
+    Forbidden,
+}
+
+/// The route has the last word, else the connection manager.
+fn upgrade_verdict(wanted: Option<&String>, route: &[(Arc<str>, bool)], manager: &[Arc<str>]) -> Upgrade {
+    let Some(wanted) = wanted else { return Upgrade::Ignored };
+    match route.iter().find(|(name, _)| **name == **wanted) {
+        Some((_, true)) => Upgrade::Allowed,
+        Some((_, false)) => Upgrade::Forbidden,
+        None if manager.iter().any(|name| **name == **wanted) => Upgrade::Allowed,
+        None => Upgrade::Ignored,
+    }
 }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use http::{HeaderValue, Method, StatusCode};
 use outrigger_engine::balance::{Host, PickContext};
 use outrigger_engine::connection_manager::names::{
-    X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME,
+    GRPC_TIMEOUT, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
 use outrigger_engine::message::{RequestHead, ResponseHead};
 use outrigger_engine::reply::{LocalReply, is_grpc};
@@ -62,6 +62,8 @@ struct Deadlines {
     per_try: Option<Instant>,
     idle_after: Option<std::time::Duration>,
     active: Instant,
+    /// `per_try_idle_timeout`: nothing came of an attempt since `active`.
+    per_try_idle: Option<std::time::Duration>,
     duration: Option<Instant>,
     arrival: Option<Instant>,
 }
@@ -69,7 +71,8 @@ struct Deadlines {
 impl Deadlines {
     fn next(&self) -> Option<Instant> {
         let idle = self.idle_after.map(|after| self.active + after);
-        [self.request, self.per_try, idle, self.duration, self.arrival].into_iter().flatten().min()
+        let per_try_idle = self.per_try_idle.map(|after| self.active + after);
+        [self.request, self.per_try, per_try_idle, idle, self.duration, self.arrival].into_iter().flatten().min()
     }
 
     fn reached(&self, now: Instant) -> Limit {
@@ -78,7 +81,7 @@ impl Deadlines {
             Limit::Request
         } else if is(self.duration) {
             Limit::Duration
-        } else if is(self.per_try) {
+        } else if is(self.per_try) || is(self.per_try_idle.map(|after| self.active + after)) {
             Limit::PerTry
         } else if is(self.arrival) {
             Limit::RequestArrival
@@ -128,6 +131,8 @@ struct Forwarding<'s, 'a> {
     retry: Option<RetryState>,
     tried: SmallVec<[u64; 4]>,
     is_head: bool,
+    /// The client's own deadline (`grpc-timeout`) is the request's timeout.
+    grpc_deadline: bool,
 }
 
 /// A response that has begun.
@@ -164,6 +169,9 @@ impl Drop for Under {
     }
 }
 
+/// gRPC's status 4.
+const DEADLINE_EXCEEDED: u16 = 4;
+
 /// Bytes of a request body kept for another attempt, where the route sets no limit of its own.
 const REPLAY_LIMIT: usize = 1 << 20;
 
@@ -193,7 +201,7 @@ pub async fn forward(
     body: Body,
     responder: &mut Responder,
     matched: Matched<'_>,
-    upgrade: Option<Arc<str>>,
+    upgrade: bool,
     random: u64,
     alarm: &mut Alarm,
 ) -> Outcome {
@@ -243,20 +251,25 @@ pub async fn forward(
         per_try: None,
         idle_after,
         active: now,
+        per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
         duration: duration.map(|duration| stream.started + duration),
         arrival: cx.hcm.request_timeout.map(|timeout| stream.started + timeout),
     };
-    if upload.is_complete() || upgrade.is_some() {
+    if upload.is_complete() || upgrade {
         deadlines.request_complete(now, false);
         stream.info.last_downstream_rx = Some(stream.started.elapsed());
     }
-    if upgrade.is_some() {
+    if upgrade {
         // An upgraded stream lives as long as its ends wish.
         deadlines.timeouts = Timeouts::default();
         deadlines.request = None;
     }
     let mut forwarding = Forwarding {
         is_head: head.method == Method::HEAD,
+        grpc_deadline: grpc
+            && head.headers.contains(&GRPC_TIMEOUT)
+            && (forward.timeouts.max_grpc_timeout.is_some()
+                || forward.timeouts.max_stream_duration.as_ref().is_some_and(|d| d.grpc_timeout_header_max.is_some())),
         stream,
         responder,
         alarm,
@@ -280,7 +293,7 @@ impl Forwarding<'_, '_> {
         head: &mut RequestHead,
         matched: Matched<'_>,
         choice: &Choice<'_>,
-        upgrade: Option<Arc<str>>,
+        upgrade: bool,
     ) -> Outcome {
         let policy = matched.forward.retry.as_deref();
         let mut retry_guard = None;
@@ -291,7 +304,7 @@ impl Forwarding<'_, '_> {
             }
             let avoid = policy.is_some_and(|policy| policy.avoid_previous_hosts);
             let reselections = policy.map_or(0, |policy| policy.host_selection_max_attempts);
-            let failure = match self.attempt(head, avoid, reselections, upgrade.is_some()).await {
+            let failure = match self.attempt(head, avoid, reselections).await {
                 Ok(responding) => {
                     let decision = match &mut self.retry {
                         Some(retry) if self.upload.can_replay() => retry.on_response(policy, &responding.head),
@@ -412,7 +425,6 @@ impl Forwarding<'_, '_> {
         head: &RequestHead,
         avoid_tried: bool,
         max_reselections: u32,
-        upgrade: bool,
     ) -> Result<Responding, Failure> {
         let context =
             PickContext { random: self.random(), avoid: if avoid_tried { &self.tried } else { &[] }, max_reselections };
@@ -450,9 +462,9 @@ impl Forwarding<'_, '_> {
         let guards = Under::new(&self.cluster, &host, request);
         self.stream.info.upstream_local_address = local_address;
         self.stream.info.upstream_protocol = Some(protocol);
-        let ends = self.upload.is_empty() && !upgrade;
+        let ends = self.upload.is_empty();
         self.stream.info.first_upstream_tx = Some(self.stream.started.elapsed());
-        self.upload.restart(ends || upgrade);
+        self.upload.restart(ends);
         self.deadlines.per_try = None;
         if self.upload.is_complete() {
             self.deadlines.request_complete(Instant::now(), true);
@@ -532,6 +544,9 @@ impl Forwarding<'_, '_> {
                     {
                         return Poll::Ready(Err(Failure::Downstream(error)));
                     }
+                    if let Poll::Ready(Err(error)) = self.responder.poll_flush(task) {
+                        return Poll::Ready(Err(Failure::Downstream(error)));
+                    }
                 }
                 Poll::Ready(Ok(Reply::Response(head, body))) => return Poll::Ready(Ok((head, body))),
                 Poll::Ready(Err(error)) => {
@@ -569,7 +584,7 @@ impl Forwarding<'_, '_> {
         responding: Responding,
         matched: Matched<'_>,
         choice: &Choice<'_>,
-        upgrade: Option<Arc<str>>,
+        upgrade: bool,
         request: &RequestHead,
     ) -> Outcome {
         let Responding { mut head, body, mut stream, host, guards } = responding;
@@ -580,7 +595,7 @@ impl Forwarding<'_, '_> {
         self.stream.info.details = Some(Cow::Borrowed("via_upstream"));
         let sent = self.stream.info.last_upstream_tx.unwrap_or_default();
         let service_time = self.stream.info.first_upstream_rx.unwrap_or_default().saturating_sub(sent);
-        if !self.stream.cx.hcm.suppress_envoy_headers {
+        if !self.stream.cx.hcm.suppress_envoy_headers && self.upload.is_sent() {
             let millis = u64::try_from(service_time.as_millis()).unwrap_or(u64::MAX);
             head.headers.set(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
         }
@@ -588,9 +603,10 @@ impl Forwarding<'_, '_> {
             head.headers.set(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.stream.info.attempts));
         }
         self.charge(status, &host);
+        self.stream.info.response_code = Some(status.as_u16());
         let elapsed = self.stream.started.elapsed();
         matched.found.apply_response(Some(choice), &mut head, request, &self.stream.info, elapsed);
-        let switching = upgrade.is_some()
+        let switching = upgrade
             && (status == StatusCode::SWITCHING_PROTOCOLS
                 || (request.connect_protocol.is_some() && status.is_success()));
         if switching {
@@ -754,8 +770,10 @@ impl Forwarding<'_, '_> {
         match limit {
             Limit::Request => {
                 stats.upstream_rq_timeout.inc();
-                LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "response_timeout")
-                    .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
+                let mut reply =
+                    LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "response_timeout");
+                reply.grpc_status = self.grpc_deadline.then_some(DEADLINE_EXCEEDED);
+                reply.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
             }
             Limit::PerTry => {
                 stats.upstream_rq_per_try_timeout.inc();
@@ -833,11 +851,9 @@ fn reset_reason(error: StreamError) -> (&'static str, ResponseFlags) {
 
 /// Envoy's answer for an attempt that ended before a response.
 fn before_response(reason: &str, transport: &str, status: StatusCode) -> LocalReply {
-    let mut body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+    let body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
     let mut details = reason.replace(' ', "_");
     if !transport.is_empty() {
-        body.push_str(", transport failure reason: ");
-        body.push_str(transport);
         details.push('|');
         details.push_str(&transport.replace(' ', "_"));
     }

@@ -39,6 +39,7 @@ pub enum RequestRejected {
 pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Result<Address, RequestRejected> {
     let hcm = cx.hcm;
     underscores(head, hcm.underscores)?;
+    nominated(head)?;
     host(head, cx);
     path(head, hcm)?;
 
@@ -129,7 +130,10 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
 fn is_edge_only(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "x-envoy-decorator-operation" | "x-envoy-downstream-service-cluster" | "x-envoy-downstream-service-node"
+        "x-envoy-decorator-operation"
+            | "x-envoy-downstream-service-cluster"
+            | "x-envoy-downstream-service-node"
+            | "x-envoy-original-path"
     )
 }
 
@@ -160,6 +164,31 @@ fn underscores(head: &mut RequestHead, action: UnderscoresAction) -> Result<(), 
         UnderscoresAction::RejectRequest => {
             if head.headers.iter().any(|(name, _)| name.as_str().contains('_')) {
                 return Err(RequestRejected::Reply(400, "http.unexpected_underscore"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the headers that `connection` names: they are meant for this hop only (RFC 9110, section 7.6.1). What we
+/// forward on our own account may not be named.
+fn nominated(head: &mut RequestHead) -> Result<(), RequestRejected> {
+    let Some(value) = head.headers.get(&CONNECTION) else { return Ok(()) };
+    let value = value.clone();
+    for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+        let lower = token.to_ascii_lowercase();
+        match lower.as_slice() {
+            b"" | b"close" | b"keep-alive" | b"upgrade" | b"te" | b"http2-settings" => {}
+            b"x-forwarded-for" | b"x-forwarded-host" | b"x-forwarded-proto" => {
+                return Err(RequestRejected::Reply(400, "connection_header_rejected"));
+            }
+            name if name.starts_with(b":") => {
+                return Err(RequestRejected::Reply(400, "connection_header_rejected"));
+            }
+            name => {
+                if let Ok(name) = HeaderName::from_bytes(name) {
+                    head.headers.remove(&name);
+                }
             }
         }
     }

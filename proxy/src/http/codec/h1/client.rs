@@ -359,6 +359,13 @@ impl Drop for ClientStream {
             if shared.generation != generation || (body_taken && shared.encoder.is_end()) {
                 return ((), Settle::Nothing);
             }
+            // Nothing was sent: the connection is as good as before.
+            if shared.encoder == Encoder::Head && shared.response == Response::Head && shared.transport.is_open() {
+                shared.settled = true;
+                shared.response = Response::End;
+                shared.generation = shared.generation.wrapping_add(1);
+                return ((), Settle::Idle);
+            }
             ((), shared.close(CloseReason::Local))
         });
     }

@@ -297,7 +297,7 @@ impl Drop for ClientStream {
     fn drop(&mut self) {
         // A body that is still read holds the stream too, so the crate would not see that the request has no end.
         if let State::Open { sender: Some(sender), .. } = &mut self.state {
-            sender.send_reset(ResetCode::Cancel);
+            sender.send_reset(ResetCode::Internal);
         }
     }
 }
