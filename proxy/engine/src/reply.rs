@@ -51,7 +51,8 @@ impl LocalReply {
         let mut headers = self.headers;
         if request.is_some_and(is_grpc) {
             headers.set(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.append(GRPC_STATUS, HeaderValue::from(self.grpc_status.unwrap_or_else(|| grpc_status(self.status))));
+            headers
+                .append(GRPC_STATUS, HeaderValue::from(self.grpc_status.unwrap_or_else(|| grpc_status(self.status))));
             if !self.body.is_empty()
                 && let Ok(message) = HeaderValue::from_str(&percent_encode(&self.body))
             {

@@ -224,7 +224,8 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 cx.stats.downstream_cx_protocol_error.inc();
                 cx.stats.downstream_rq_total.inc();
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-                let body = if details == "missing_host_header" { "" } else { status.canonical_reason().unwrap_or_default() };
+                let body =
+                    if details == "missing_host_header" { "" } else { status.canonical_reason().unwrap_or_default() };
                 let reply = LocalReply::new(status, body, details).flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
                 let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), None);
                 responder.close_after();

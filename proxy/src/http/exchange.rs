@@ -243,7 +243,8 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             stream.info.virtual_host = Some(found.virtual_host.name.clone());
             stream.info.route_name = (!found.route.name.is_empty()).then(|| found.route.name.clone());
             match &found.route.action {
-                Action::Forward(forward) => match upgrade_verdict(wanted.as_ref(), &forward.upgrades, &cx.hcm.upgrades) {
+                Action::Forward(forward) => match upgrade_verdict(wanted.as_ref(), &forward.upgrades, &cx.hcm.upgrades)
+                {
                     Upgrade::Forbidden => {
                         cx.stats.downstream_rq_ws_on_non_ws_route.inc();
                         Outcome::Reply(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"))
