@@ -59,6 +59,8 @@ impl AdminState for Process {
     fn server_state(&self) -> ServerState {
         if self.draining.load(Ordering::Relaxed) || self.health_failed.load(Ordering::Relaxed) {
             ServerState::Draining
+        } else if self.stats.listener_manager.workers_started.get() == 0 {
+            ServerState::Initializing
         } else {
             ServerState::Live
         }

@@ -19,6 +19,7 @@ use tokio::time::interval;
 
 use crate::admin::{self, AdminState as _, server::AdminSocket};
 use crate::args::ServeArgs;
+use crate::cluster::dns::{DnsResolver, FirstAnswers};
 use crate::listener::accept::{WorkerListener, accept_loop};
 use crate::listener::socket::{ListenSocket, listen};
 use crate::process::Process;
@@ -32,6 +33,8 @@ use crate::worker::Worker;
 /// What the control thread tells a worker.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
+    /// What the listeners need is there: connections are accepted.
+    Start,
     /// Idle connections close, the others after their requests.
     Drain,
     /// The thread ends, whatever it is doing.
@@ -170,7 +173,6 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
             .map_err(system("worker thread"))?;
         workers.push((send, thread));
     }
-    process.stats.listener_manager.workers_started.set(1);
     let runtime = local_runtime().map_err(system("runtime"))?;
     let senders: Vec<_> = workers.iter().map(|(send, _)| send.clone()).collect();
     let code = runtime.block_on(control(process.clone(), admin, log_services, senders)).map_err(system("signals"))?;
@@ -206,15 +208,18 @@ fn worker_thread(
     };
     runtime.block_on(async move {
         let worker = Worker::new(process.clone(), index);
-        for (config, socket) in sockets {
-            let stats = process.stats.listener(&config.stat_prefix).shard(index);
-            let listener = Rc::new(WorkerListener { config, stats, worker: worker.clone() });
-            spawn_local(accept_loop(listener, socket));
-        }
+        let mut sockets = sockets;
         let mut tick = interval(FLUSH_INTERVAL);
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
+                    Some(Command::Start) => {
+                        for (config, socket) in sockets.drain(..) {
+                            let stats = process.stats.listener(&config.stat_prefix).shard(index);
+                            let listener = Rc::new(WorkerListener { config, stats, worker: worker.clone() });
+                            spawn_local(accept_loop(listener, socket));
+                        }
+                    }
                     Some(Command::Drain) => worker.start_drain(),
                     Some(Command::Stop) | None => break,
                 },
@@ -240,6 +245,9 @@ async fn control(
         spawn_local(admin::server::serve(socket, process.clone()));
     }
     let worker = Worker::new(process.clone(), process.concurrency);
+    // The sockets listen already; connections wait in their queues until every name had its first answer.
+    let first_answers = DnsResolver::new(worker.random()).start(process.clusters.values(), &process.stats);
+    spawn_local(start_workers(first_answers, process.clone(), workers.clone()));
     spawn_local(async move {
         while let Some(log) = log_services.recv().await {
             spawn_local(service::send(worker.clone(), log));
@@ -292,6 +300,18 @@ async fn control(
         () = process.quit.notified() => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn start_workers(
+    first_answers: FirstAnswers,
+    process: Arc<Process>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+) {
+    first_answers.ready().await;
+    for worker in &workers {
+        _ = worker.send(Command::Start);
+    }
+    process.stats.listener_manager.workers_started.set(1);
 }
 
 /// The smallest of affinity, cgroup quota (rounded up) and 4; without a quota 2 at most.

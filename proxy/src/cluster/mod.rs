@@ -1,6 +1,7 @@
 //! The upstream side: what a worker owns of a cluster, its connections, and the names that its hosts come from.
 
 pub mod connect;
+pub mod dns;
 pub mod pool;
 
 use std::cell::RefCell;
