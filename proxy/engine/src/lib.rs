@@ -15,3 +15,6 @@ pub mod resilience;
 pub mod route;
 pub mod source;
 pub mod stream_info;
+
+#[cfg(test)]
+mod testing;

@@ -1,6 +1,8 @@
 //! `envoy.config.accesslog.v3.AccessLog`: where a line goes, which requests get one, what it says.
 
 mod filter;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

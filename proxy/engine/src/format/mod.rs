@@ -8,6 +8,9 @@ pub mod json;
 mod operator;
 mod time;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -14,6 +14,9 @@ mod redirect;
 mod rewrite;
 mod virtual_host;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
