@@ -380,7 +380,7 @@ impl Fields {
     }
 
     fn add(&mut self, block: &Block, field: &httparse::Header<'_>) -> Option<()> {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let name = header_name(field.name)?;
         let value = block.value(field.value)?;
         match name {
             HOST => {
@@ -448,6 +448,32 @@ impl Fields {
         }
         self.upgrade && self.connection_upgrade
     }
+}
+
+/// The name, without an allocation where it is a standard one or one that every hop of a mesh sends.
+fn header_name(name: &str) -> Option<HeaderName> {
+    let known = match name {
+        "b3" => "b3",
+        "grpc-accept-encoding" => "grpc-accept-encoding",
+        "grpc-timeout" => "grpc-timeout",
+        "keep-alive" => "keep-alive",
+        "traceparent" => "traceparent",
+        "tracestate" => "tracestate",
+        "x-b3-parentspanid" => "x-b3-parentspanid",
+        "x-b3-sampled" => "x-b3-sampled",
+        "x-b3-spanid" => "x-b3-spanid",
+        "x-b3-traceid" => "x-b3-traceid",
+        "x-envoy-attempt-count" => "x-envoy-attempt-count",
+        "x-envoy-expected-rq-timeout-ms" => "x-envoy-expected-rq-timeout-ms",
+        "x-envoy-upstream-service-time" => "x-envoy-upstream-service-time",
+        "x-forwarded-client-cert" => "x-forwarded-client-cert",
+        "x-forwarded-for" => "x-forwarded-for",
+        "x-forwarded-host" => "x-forwarded-host",
+        "x-forwarded-proto" => "x-forwarded-proto",
+        "x-request-id" => "x-request-id",
+        _ => return HeaderName::from_bytes(name.as_bytes()).ok(),
+    };
+    Some(HeaderName::from_static(known))
 }
 
 /// The members of a comma-separated list.

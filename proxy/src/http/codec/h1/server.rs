@@ -237,6 +237,13 @@ impl Shared {
         self.close = !keep_alive;
     }
 
+    /// Writes informational heads while everybody waits. That it failed is seen by whoever writes or reads next.
+    fn write_waiting(&mut self, cx: &mut Context<'_>) {
+        if self.encoder == Encoder::Head && !self.transport.output.is_empty() {
+            let _ = self.transport.poll_flush(cx);
+        }
+    }
+
     fn fail(&mut self) {
         self.broken = true;
         self.close = true;
@@ -256,6 +263,8 @@ impl RequestBody {
         if shared.generation != self.generation || shared.tunnel {
             return Poll::Ready(Some(Err(StreamError::Local)));
         }
+        // The client may wait for the 100 that asks for the body.
+        shared.write_waiting(cx);
         let frame = ready!(shared.decoder.poll_frame(&mut shared.transport, cx));
         if matches!(frame, Some(Err(_))) {
             // A refusal may still be sent, but nothing more can be read.
@@ -355,6 +364,7 @@ impl Responder {
         if shared.generation != self.generation || shared.broken {
             return Poll::Ready(StreamError::Local);
         }
+        shared.write_waiting(cx);
         // While body is to come, whoever reads it meets the end.
         if !shared.decoder.is_end() {
             return Poll::Pending;
