@@ -10,9 +10,9 @@ use super::{Limits, client, head, server};
 use crate::http::codec::{Frame, StreamError};
 
 /// The longest chunk-size line, extensions included.
-const CHUNK_LINE: usize = 4 * 1024;
+const CHUNK_LINE: usize = 32 * 1024;
 /// Bytes of chunk extensions in one body.
-const EXTENSIONS: usize = 16 * 1024;
+const EXTENSIONS: usize = 64 * 1024;
 /// Longest piece handed out at once.
 const PIECE: usize = 64 * 1024;
 
@@ -236,7 +236,7 @@ fn length(data: &Bytes) -> u64 {
 }
 
 /// A chunk-size line up to its LF: the size and the length of its extensions. Hexadecimal digits, then nothing or
-/// `;` and extensions, then CR.
+/// spaces, or `;` and extensions, then CR.
 fn size_line(line: &[u8]) -> Option<(u64, usize)> {
     let line = line.strip_suffix(b"\r")?;
     let digits = line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len());
@@ -251,8 +251,7 @@ fn size_line(line: &[u8]) -> Option<(u64, usize)> {
     }
     let visible = |b: &u8| matches!(b, b'\t' | b' '..=b'~' | 0x80..);
     match extension.trim_ascii_start().first() {
-        None if extension.is_empty() => Some((size, 0)),
-        Some(b';') if extension.iter().all(visible) => Some((size, extension.len())),
+        None | Some(b';') if extension.iter().all(visible) => Some((size, extension.len())),
         _ => None,
     }
 }

@@ -69,6 +69,11 @@ pub(super) fn request(bytes: &[u8], settings: &ServerSettings) -> Result<Option<
     with_room(limits.count, |room| {
         let mut parsed = httparse::Request::new(&mut []);
         let outcome = parsed.parse_with_uninit_headers(bytes, room);
+        if let Err(httparse::Error::Token | httparse::Error::Version | httparse::Error::NewLine) = outcome
+            && let Some((tidy, dropped)) = tidy_request_line(bytes)
+        {
+            return request(&tidy, settings).map(|done| done.map(|(head, used)| (head, used.saturating_add(dropped))));
+        }
         let Some(used) = complete(outcome, bytes, limits)? else { return Ok(None) };
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(CODEC_ERROR);
@@ -235,6 +240,23 @@ fn complete(outcome: httparse::Result<usize>, bytes: &[u8], limits: Limits) -> R
         Err(httparse::Error::Version | httparse::Error::Token) => Err(first_line_fault(bytes)),
         Err(_) => Err(CODEC_ERROR),
     }
+}
+
+/// The head again with one space between the words of its first line and none behind them, as the parser wants it, and
+/// the number of bytes dropped for it. Only spaces and tabs between three words are anybody's idea of a request line.
+fn tidy_request_line(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
+    let end = memchr::memchr(b'\n', bytes.get(start..)?)?.checked_add(start)?;
+    let (line, rest) = (bytes.get(start..end)?.strip_suffix(b"\r")?, bytes.get(end.checked_sub(1)?..)?);
+    let is_space = |b: &u8| matches!(b, b' ' | b'\t');
+    let words: Vec<&[u8]> = line.split(is_space).filter(|word| !word.is_empty()).collect();
+    if words.len() != 3 || line.first().is_none_or(is_space) {
+        return None;
+    }
+    let mut tidy = words.join(&b' ');
+    let dropped = line.len().checked_sub(tidy.len()).filter(|dropped| *dropped > 0)?;
+    tidy.extend_from_slice(rest);
+    Some((tidy, dropped.checked_add(start)?))
 }
 
 /// What is wrong with a request line that the parser did not like: mostly codec errors, but an old or unknown version

@@ -117,10 +117,13 @@ async fn refuses_what_smuggles() {
         (line("GET / HTTP/2.0"), (426, "low_version")),
         (line("GET / http/1.1"), codec),
         (line("GET / HTTP/1.1x"), codec),
-        (line("GET / HTTP/1.1 "), codec),
-        (line("GET  / HTTP/1.1"), codec),
-        (line("GET /  HTTP/1.1"), codec),
-        (line("GET\t/ HTTP/1.1"), codec),
+        (line("GET / HTTP/1.1 \t "), (0, "/")),
+        (line("GET  / HTTP/1.1"), (0, "/")),
+        (line("GET /  HTTP/1.1"), (0, "/")),
+        (line("GET\t/\tHTTP/1.1"), (0, "/")),
+        (line("GET / evil HTTP/1.1"), codec),
+        (line("GET  / HTTP/1.1.1"), codec),
+        (line("GET  / ICE/1.0"), codec),
         (line(" GET / HTTP/1.1"), codec),
         (line("get / HTTP/1.1"), codec),
         (line("FOO / HTTP/1.1"), codec),
@@ -176,7 +179,8 @@ async fn refuses_bad_chunks() {
         ("5\r\nhello\r\n0\r\nA: b\r\n\r\n", true),
         ("5;a=\x01\r\nhello\r\n0\r\n\r\n", false),
         ("5;a\rb\r\nhello\r\n0\r\n\r\n", false),
-        ("5 \r\nhello\r\n0\r\n\r\n", false),
+        ("5 \r\nhello\r\n0\r\n\r\n", true),
+        ("5 x\r\nhello\r\n0\r\n\r\n", false),
         (" 5\r\nhello\r\n0\r\n\r\n", false),
         ("5x\r\nhello\r\n0\r\n\r\n", false),
         ("0x5\r\nhello\r\n0\r\n\r\n", false),
@@ -195,9 +199,9 @@ async fn refuses_bad_chunks() {
         let expected = if good { (0, "/") } else { (1, "protocol error: http1.codec_error") };
         assert_eq!(verdict, (expected.0, expected.1.to_owned()), "{body:?}");
     }
-    let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(5000));
+    let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(40_000));
     assert_eq!(verdict(settings(), chunks(&long).as_bytes()).await.0, 1);
-    let often = format!("1;{}\r\nx\r\n", "a".repeat(1000)).repeat(20);
+    let often = format!("1;{}\r\nx\r\n", "a".repeat(4000)).repeat(20);
     assert_eq!(verdict(settings(), chunks(&often).as_bytes()).await.0, 1);
     let cut = "5\r\nhello\r\n";
     assert_eq!(verdict(settings(), chunks(cut).as_bytes()).await, (1, "connection closed by the peer".to_owned()));

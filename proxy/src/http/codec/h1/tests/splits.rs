@@ -89,7 +89,8 @@ fn cut<'a>(bytes: &'a [u8], at: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     pieces
 }
 
-const REQUESTS: [&str; 12] = [
+const REQUESTS: [&str; 13] = [
+    "\r\nGET \t /0 HTTP/1.1 \r\nHost: x\r\nAccept: */*\r\n\r\n",
     "GET /a HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
     "\r\nPOST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\nhello\r\n\r\nGE",
     "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n1\r\nx\r\n0\r\nA: b\r\n\r\n",
