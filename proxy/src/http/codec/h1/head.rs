@@ -254,7 +254,7 @@ fn tidy_request_line(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
         return None;
     }
     let mut tidy = words.join(&b' ');
-    let dropped = line.len().checked_sub(tidy.len()).filter(|dropped| *dropped > 0)?;
+    let dropped = line.len().checked_sub(tidy.len()).filter(|_| tidy != line)?;
     tidy.extend_from_slice(rest);
     Some((tidy, dropped.checked_add(start)?))
 }
