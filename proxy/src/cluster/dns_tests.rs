@@ -179,7 +179,7 @@ fn families_are_asked_for_as_configured() {
             ("V6_ONLY", Addresses(&["fd00::1"]), &["[fd00::1]:80"]),
             ("ALL", Addresses(&["fd00::1"]), &["10.0.0.1:80", "[fd00::1]:80"]),
         ] {
-            let mut server = Server::new(&[Addresses(&["10.0.0.1"])], &[v6.clone()]).await;
+            let mut server = Server::new(&[Addresses(&["10.0.0.1"])], std::slice::from_ref(&v6)).await;
             let cluster = cluster(&server, &format!("type: STRICT_DNS\n    dns_lookup_family: {family}"));
             assert_eq!(after(&mut server, &cluster, 1).await.0, expected, "{family} {v6:?}");
         }

@@ -318,7 +318,8 @@ fn check(head: &RequestHead) -> Result<(), RequestRejected> {
     }
     let path = head.path.as_bytes();
     let plain_connect = head.method == Method::CONNECT && head.connect_protocol.is_none();
-    if !plain_connect && !path.starts_with(b"/") && !(path == b"*" && head.method == Method::OPTIONS) {
+    let of_server = path == b"*" && head.method == Method::OPTIONS;
+    if !(plain_connect || of_server || path.starts_with(b"/")) {
         return Err(RequestRejected::Reply(404, "absolute_path_rejected"));
     }
     Ok(())
