@@ -97,25 +97,22 @@ impl Report {
         self.problems.borrow().len()
     }
 
-    /// Drops, of the problems after `faults`, those that these faults may have caused: a field that could not be read
-    /// looks as if it were missing, to the message that it belongs to.
+    /// Drops, of the problems after `faults`, those that faults of form in the same part of the bootstrap may have
+    /// caused: a field that could not be read looks as if it were missing. That a field is not in this version is true in any case.
     pub(crate) fn drop_consequences(&self, faults: Range<usize>) {
         let mut problems = self.problems.borrow_mut();
         let end = faults.end.min(problems.len());
         let after = problems.split_off(end);
-        let faulty = problems.get(faults).unwrap_or_default();
-        let messages: Vec<String> = faulty.iter().map(|fault| parent(&fault.path).to_owned()).collect();
-        let is_own = |problem: &Problem| {
-            !messages.iter().any(|message| *message == problem.path || *message == parent(&problem.path))
-        };
+        let part = |problem: &Problem| problem.path.split(['.', '[']).next().unwrap_or_default().to_owned();
+        let faulty: Vec<String> = problems.get(faults).unwrap_or_default().iter().map(part).collect();
+        let is_own =
+            |problem: &Problem| !faulty.contains(&part(problem)) || problem.reason.starts_with(NOT_IN_THIS_VERSION);
         problems.extend(after.into_iter().filter(is_own));
     }
 }
 
-/// The path of the message that the field at `path` belongs to.
-fn parent(path: &str) -> &str {
-    path.rsplit_once('.').map_or("", |(message, _)| message)
-}
+/// How the reason starts where a field or a value of Envoy's is not here yet.
+pub const NOT_IN_THIS_VERSION: &str = "not in this version";
 
 #[derive(Clone, Copy, Debug)]
 enum Segment<'a> {

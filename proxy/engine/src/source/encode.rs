@@ -8,16 +8,16 @@
 use std::sync::Arc;
 
 use outrigger_proto::prost::encoding::{WireType, encode_key, encode_varint};
-use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::scalar::{self, Fault};
+use super::schema::{Field, Kind, Message, Schema};
 use super::tree::{Key, Map, Meaning, Node, Position, Value};
 use crate::config::report::{At, Location};
 use crate::source::nearest::nearest;
 
 /// Walks the values of one text.
 pub(crate) struct Encoder<'p> {
-    pub(crate) pool: &'p DescriptorPool,
+    pub(crate) schema: &'p Schema,
     /// The text's name.
     pub(crate) source: &'p Arc<str>,
     /// JSON: an unquoted fraction is a number where the message leaves the type open; in YAML Envoy makes it a string.
@@ -26,8 +26,8 @@ pub(crate) struct Encoder<'p> {
 
 impl Encoder<'_> {
     /// Writes `node` as the fields of a message `desc`.
-    pub(crate) fn message(&self, node: &Node<'_>, desc: &MessageDescriptor, at: &At<'_>, out: &mut Vec<u8>) {
-        let written = match desc.full_name() {
+    pub(crate) fn message(&self, node: &Node<'_>, desc: &Message, at: &At<'_>, out: &mut Vec<u8>) {
+        let written = match desc.name.as_str() {
             "google.protobuf.Any" => return self.any(node, at, out),
             "google.protobuf.Struct" => return self.structure(node, at, out),
             "google.protobuf.Value" => return self.value(node, at, out),
@@ -46,8 +46,8 @@ impl Encoder<'_> {
             | "google.protobuf.DoubleValue"
             | "google.protobuf.StringValue"
             | "google.protobuf.BytesValue" => {
-                if let Some(field) = desc.get_field(1) {
-                    self.single(node, &field, at, out);
+                if let Some(field) = desc.field_by_number(1) {
+                    self.single(node, field, at, out);
                 }
                 return;
             }
@@ -56,7 +56,7 @@ impl Encoder<'_> {
                     self.fields(map, desc, false, at, out);
                     Ok(())
                 }
-                _ => Err(Fault::new(format!("must be a mapping: {}", desc.full_name()))),
+                _ => Err(Fault::new(format!("must be a mapping: {}", desc.name))),
             },
         };
         if let Err(fault) = written {
@@ -64,52 +64,58 @@ impl Encoder<'_> {
         }
     }
 
-    fn fields(&self, map: &Map<'_>, desc: &MessageDescriptor, in_any: bool, at: &At<'_>, out: &mut Vec<u8>) {
+    /// As [`Encoder::message`], by the message's full name.
+    pub(crate) fn message_named(&self, node: &Node<'_>, name: &str, at: &At<'_>, out: &mut Vec<u8>) {
+        match self.schema.message(name) {
+            Some(desc) => self.message(node, &desc, at, out),
+            None => at.reject("", format_args!("the built-in descriptors lack {name}")),
+        }
+    }
+
+    fn fields(&self, map: &Map<'_>, desc: &Message, in_any: bool, at: &At<'_>, out: &mut Vec<u8>) {
         let mut seen: Vec<u32> = Vec::with_capacity(map.len());
-        let mut oneofs: Vec<(String, String)> = Vec::new();
+        let mut oneofs: Vec<(usize, &str)> = Vec::new();
         for (key, node) in map {
             if in_any && key.text == "@type" {
                 continue;
             }
-            let Some(field) = desc.get_field_by_name(&key.text).or_else(|| desc.get_field_by_json_name(&key.text))
-            else {
+            let Some(field) = desc.field(&key.text) else {
                 self.unknown_field(key, desc, at);
                 continue;
             };
-            let here = at.field(field.name());
-            if seen.contains(&field.number()) {
+            let here = at.field(field.name);
+            if seen.contains(&field.number) {
                 here.reject_at(self.location(key.position), "", "is there twice");
                 continue;
             }
-            seen.push(field.number());
-            let may_be_null = matches!(field.kind(), Kind::Message(m) if m.full_name() == "google.protobuf.Value");
-            if node.is_null() && !(may_be_null && field.cardinality() != Cardinality::Repeated) {
+            seen.push(field.number);
+            let may_be_null = field.kind == Kind::Message("google.protobuf.Value") && !field.is_repeated;
+            if node.is_null() && !may_be_null {
                 continue;
             }
-            // A field marked `optional` is a oneof of one.
-            if let Some(oneof) = field.containing_oneof().filter(|oneof| oneof.fields().len() > 1) {
-                if let Some((_, other)) = oneofs.iter().find(|(name, _)| name == oneof.name()) {
-                    let reason = format!("cannot be set beside {other:?}: only one of {:?}", oneof.name());
+            if let Some(oneof) = field.oneof {
+                if let Some((_, other)) = oneofs.iter().find(|(index, _)| *index == oneof) {
+                    let oneof = desc.oneofs.get(oneof).copied().unwrap_or_default();
+                    let reason = format!("cannot be set beside {other:?}: only one of {oneof:?}");
                     here.reject_at(self.location(key.position), "", reason);
                     continue;
                 }
-                oneofs.push((oneof.name().to_owned(), field.name().to_owned()));
+                oneofs.push((oneof, field.name));
             }
-            self.field(node, &field, &here, out);
+            self.field(node, field, &here, out);
         }
     }
 
-    fn unknown_field(&self, key: &Key<'_>, desc: &MessageDescriptor, at: &At<'_>) {
-        let names: Vec<String> = desc.fields().map(|field| field.name().to_owned()).collect();
-        let mut reason = format!("{} has no such field", desc.full_name());
-        reason.push_str(&nearest(&key.text, names.iter().map(String::as_str)));
+    fn unknown_field(&self, key: &Key<'_>, desc: &Message, at: &At<'_>) {
+        let mut reason = format!("{} has no such field", desc.name);
+        reason.push_str(&nearest(&key.text, desc.fields.iter().map(|field| field.name)));
         at.field(&key.text).reject_at(self.location(key.position), "", reason);
     }
 
-    fn field(&self, node: &Node<'_>, field: &FieldDescriptor, at: &At<'_>, out: &mut Vec<u8>) {
-        if field.is_map() {
-            self.map(node, field, at, out);
-        } else if field.is_list() {
+    fn field(&self, node: &Node<'_>, field: &Field, at: &At<'_>, out: &mut Vec<u8>) {
+        if let Some(entry) = self.schema.map_entry(field) {
+            self.map(node, field.number, &entry, at, out);
+        } else if field.is_repeated {
             let Value::List(list) = node.value() else {
                 self.reject(node, at, &Fault::new("must be a list"));
                 return;
@@ -118,7 +124,7 @@ impl Encoder<'_> {
             for (index, element) in list.iter().enumerate() {
                 let here = at.index(index);
                 if field.is_packed() {
-                    match scalar::encode(element, &field.kind()) {
+                    match scalar::encode(element, field.kind, self.schema) {
                         Ok(value) => value.write_bare(&mut packed),
                         Err(fault) => self.reject(element, &here, &fault),
                     }
@@ -127,58 +133,57 @@ impl Encoder<'_> {
                 }
             }
             if !packed.is_empty() {
-                put_bytes(field.number(), &packed, out);
+                put_bytes(field.number, &packed, out);
             }
         } else {
             self.single(node, field, at, out);
         }
     }
 
-    fn single(&self, node: &Node<'_>, field: &FieldDescriptor, at: &At<'_>, out: &mut Vec<u8>) {
-        self.one(node, field, field.supports_presence(), at, out);
+    fn single(&self, node: &Node<'_>, field: &Field, at: &At<'_>, out: &mut Vec<u8>) {
+        self.one(node, field, field.has_presence(), at, out);
     }
 
     /// One value with its key. A zero is written only where its presence says something.
-    fn one(&self, node: &Node<'_>, field: &FieldDescriptor, presence: bool, at: &At<'_>, out: &mut Vec<u8>) {
-        if let Kind::Message(desc) = field.kind() {
+    fn one(&self, node: &Node<'_>, field: &Field, presence: bool, at: &At<'_>, out: &mut Vec<u8>) {
+        if let Kind::Message(name) = field.kind {
             let mut body = Vec::new();
-            self.message(node, &desc, at, &mut body);
-            put_bytes(field.number(), &body, out);
+            self.message_named(node, name, at, &mut body);
+            put_bytes(field.number, &body, out);
             return;
         }
-        match scalar::encode(node, &field.kind()) {
-            Ok(value) => value.write(field.number(), presence, out),
+        match scalar::encode(node, field.kind, self.schema) {
+            Ok(value) => value.write(field.number, presence, out),
             Err(fault) => self.reject(node, at, &fault),
         }
     }
 
-    fn map(&self, node: &Node<'_>, field: &FieldDescriptor, at: &At<'_>, out: &mut Vec<u8>) {
+    fn map(&self, node: &Node<'_>, number: u32, entry: &Message, at: &At<'_>, out: &mut Vec<u8>) {
         let Value::Map(map) = node.value() else {
             self.reject(node, at, &Fault::new("must be a mapping"));
             return;
         };
-        let Kind::Message(entry) = field.kind() else { return };
-        let (key_field, value_field) = (entry.map_entry_key_field(), entry.map_entry_value_field());
+        let (Some(key_field), Some(value_field)) = (entry.field_by_number(1), entry.field_by_number(2)) else { return };
         for (index, (key, value)) in map.iter().enumerate() {
             let here = at.key(&key.text);
             if self.is_duplicate(map, index, key, &here) {
                 continue;
             }
             let mut body = Vec::new();
-            match scalar::encode_key(&key.text, &key_field.kind()) {
+            match scalar::encode_key(&key.text, key_field.kind) {
                 Ok(key) => key.write(1, false, &mut body),
                 Err(fault) => here.reject_at(self.location(key.position), &key.text, &fault),
             }
-            if let Kind::Message(desc) = value_field.kind() {
+            if let Kind::Message(name) = value_field.kind {
                 let mut message = Vec::new();
-                self.message(value, &desc, &here, &mut message);
+                self.message_named(value, name, &here, &mut message);
                 if !message.is_empty() {
                     put_bytes(2, &message, &mut body);
                 }
             } else {
-                self.one(value, &value_field, false, &here, &mut body);
+                self.one(value, value_field, false, &here, &mut body);
             }
-            put_bytes(field.number(), &body, out);
+            put_bytes(number, &body, out);
         }
     }
 
@@ -204,11 +209,10 @@ impl Encoder<'_> {
             _ => return self.reject(type_node, &at.field("@type"), &Fault::new("must be the name of a type")),
         };
         let name = type_url.rsplit('/').next().unwrap_or(type_url);
-        let Some(desc) = self.pool.get_message_by_name(name) else {
+        let Some(desc) = self.schema.message(name) else {
             let mut reason = "unknown, or not in this version".to_owned();
-            let extensions = self.pool.all_messages().filter(|m| m.full_name().starts_with("envoy.extensions."));
-            let names: Vec<String> = extensions.map(|m| m.full_name().to_owned()).collect();
-            reason.push_str(&nearest(name, names.iter().map(String::as_str)));
+            let extensions = self.schema.message_names().filter(|name| name.starts_with("envoy.extensions."));
+            reason.push_str(&nearest(name, extensions));
             return self.reject(type_node, &at.field("@type"), &Fault::new(reason));
         };
         let mut body = Vec::new();

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::tree::{Node, Reader, Value};
+use super::tree::{Key, Node, Position, Reader, Value};
 use super::{Source, same_name};
 use crate::config::report::{Location, Problem};
 
@@ -40,9 +40,11 @@ impl<'t> Locator<'t> {
         &self.roots
     }
 
-    /// Where the value at `path` stands, or, if it is missing, the nearest value around it.
+    /// Where the value at `path` stands (its key, if the value starts on a later line), or, if it is missing, the
+    /// nearest value around it.
     pub fn location(&self, path: &str) -> Option<Location> {
-        let mut here: Vec<(&Arc<str>, &Node<'t>)> = self.roots.iter().map(|(name, root)| (name, root)).collect();
+        let mut here: Vec<Place<'_, 't>> = Vec::with_capacity(self.roots.len());
+        here.extend(self.roots.iter().map(|(source, node)| Place { source, node, position: node.position }));
         let mut rest = path;
         while !rest.is_empty() {
             let next = step(&mut rest, &here);
@@ -52,25 +54,38 @@ impl<'t> Locator<'t> {
             here = next;
         }
         // A later text wins.
-        let (source, node) = here.last()?;
-        let position = node.position;
+        let Place { source, position, .. } = here.last()?;
         Some(Location { source: Arc::clone(source), line: position.line, column: position.column })
     }
 }
 
+#[derive(Clone, Copy)]
+struct Place<'a, 't> {
+    source: &'a Arc<str>,
+    node: &'a Node<'t>,
+    position: Position,
+}
+
+impl<'a, 't> Place<'a, 't> {
+    fn value_of(self, key: &Key<'t>, node: &'a Node<'t>) -> Self {
+        let position = if node.position.line > key.position.line { key.position } else { node.position };
+        Place { source: self.source, node, position }
+    }
+}
+
 /// Takes one segment off `rest` and goes there from every node of `here`.
-fn step<'a, 't>(rest: &mut &str, here: &[(&'a Arc<str>, &'a Node<'t>)]) -> Vec<(&'a Arc<str>, &'a Node<'t>)> {
+fn step<'a, 't>(rest: &mut &str, here: &[Place<'a, 't>]) -> Vec<Place<'a, 't>> {
     let mut found = Vec::new();
     if let Some(bracket) = rest.strip_prefix('[') {
         if let Some((index, after)) = bracket.split_once(']').filter(|_| !bracket.starts_with('"')) {
             *rest = after;
             // Lists of several texts stand one behind the other.
             let mut index: usize = index.parse().unwrap_or(usize::MAX);
-            for (source, node) in here {
-                let Value::List(list) = node.value() else { continue };
+            for place in here {
+                let Value::List(list) = place.node.value() else { continue };
                 match list.get(index) {
-                    Some(element) => {
-                        found.push((*source, element));
+                    Some(node) => {
+                        found.push(Place { source: place.source, node, position: node.position });
                         break;
                     }
                     None => index -= list.len(),
@@ -79,12 +94,12 @@ fn step<'a, 't>(rest: &mut &str, here: &[(&'a Arc<str>, &'a Node<'t>)]) -> Vec<(
             return found;
         }
         let mut after = "";
-        for (source, node) in here {
-            let Value::Map(map) = node.value() else { continue };
+        for place in here {
+            let Value::Map(map) = place.node.value() else { continue };
             for (key, value) in map {
                 if let Some(tail) = rest.strip_prefix(format!("[{:?}]", key.text).as_str()) {
                     after = tail;
-                    found.push((*source, value));
+                    found.push(place.value_of(key, value));
                 }
             }
         }
@@ -95,10 +110,10 @@ fn step<'a, 't>(rest: &mut &str, here: &[(&'a Arc<str>, &'a Node<'t>)]) -> Vec<(
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, after) = path.split_at(end);
     *rest = after;
-    for (source, node) in here {
-        let Value::Map(map) = node.value() else { continue };
-        if let Some((_, value)) = map.iter().find(|(key, _)| same_name(&key.text, name)) {
-            found.push((*source, value));
+    for place in here {
+        let Value::Map(map) = place.node.value() else { continue };
+        if let Some((key, value)) = map.iter().find(|(key, _)| same_name(&key.text, name)) {
+            found.push(place.value_of(key, value));
         }
     }
     found
@@ -116,7 +131,7 @@ mod tests {
         let locator = Locator::new(&[first, second]);
         let at = |path: &str| locator.location(path).map(|location| location.to_string()).unwrap();
         assert_eq!(at("admin.access_log_path"), "a.yaml:2:18");
-        assert_eq!(at("admin.address.pipe"), "a.yaml:2:3");
+        assert_eq!(at("admin.address.pipe"), "a.yaml:1:1");
         assert_eq!(at("node.metadata[\"a.b\"]"), "a.yaml:4:19");
         assert_eq!(at("list[0].x"), "a.yaml:6:9");
         assert_eq!(at("list[1].x"), "--config-yaml:1:12");

@@ -8,6 +8,7 @@ mod encode;
 mod locate;
 mod nearest;
 mod scalar;
+mod schema;
 mod tree;
 mod verdict;
 
@@ -19,11 +20,11 @@ use outrigger_proto::envoy::config::cluster::v3::Cluster;
 use outrigger_proto::envoy::config::listener::v3::Listener;
 use outrigger_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
 use outrigger_proto::prost::{Message, Name};
-use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 use self::encode::Encoder;
 pub use self::locate::Locator;
 pub(crate) use self::scalar::base64;
+use self::schema::Schema;
 use self::tree::{Key, Map, Node, Reader, Step, SyntaxError, Value};
 pub use self::verdict::{FieldVerdict, Verdict, verdicts};
 use crate::config::report::{At, Report};
@@ -58,12 +59,6 @@ pub(crate) enum Element {
     Secret,
 }
 
-/// The descriptors of every message that exists here. Some megabytes: made when it is needed, and dropped.
-pub(crate) fn descriptors(at: &At<'_>) -> Option<DescriptorPool> {
-    let pool = DescriptorPool::decode(outrigger_proto::DESCRIPTORS);
-    pool.map_err(|error| at.reject("", format_args!("the built-in descriptors cannot be read: {error}"))).ok()
-}
-
 /// A bootstrap without the lists of its `static_resources`.
 pub(crate) struct Rest {
     pub(crate) message: Bootstrap,
@@ -77,12 +72,12 @@ pub(crate) fn read_bootstrap(
     report: &Report,
     each: &mut dyn FnMut(Element, &At<'_>),
 ) -> Option<Rest> {
-    let pool = descriptors(&report.root())?;
+    let schema = Schema::new();
     let mut bytes = Vec::new();
     let mut counts = [0; 3];
     let mut faults: Option<Range<usize>> = None;
     for source in sources {
-        let encoder = Encoder { pool: &pool, source: &source.name, json: source.is_json() };
+        let encoder = Encoder { schema: &schema, source: &source.name, json: source.is_json() };
         let mut reader = BootstrapReader { encoder, report, each, counts };
         match reader.read(source.text, &mut bytes) {
             Ok(range) => faults = Some(faults.map_or(range.start, |earlier| earlier.start)..range.end),
@@ -138,10 +133,8 @@ impl BootstrapReader<'_, '_> {
         };
         reader.end()?;
         let before = self.report.problem_count();
-        if !root.is_null()
-            && let Some(desc) = self.descriptor(&Bootstrap::full_name())
-        {
-            self.encoder.message(&root, &desc, &self.report.root(), bytes);
+        if !root.is_null() {
+            self.encoder.message_named(&root, &Bootstrap::full_name(), &self.report.root(), bytes);
         }
         Ok(before..self.report.problem_count())
     }
@@ -211,25 +204,14 @@ impl BootstrapReader<'_, '_> {
         if let Some(element) = element {
             (self.each)(element, &at);
         }
-        if !faults.is_empty() {
-            self.report.drop_consequences(faults);
-        }
+        self.report.drop_consequences(faults);
     }
 
     /// What could be read of a message.
     fn message<M: Message + Name + Default>(&self, node: &Node<'_>, at: &At<'_>) -> Option<M> {
-        let desc = self.descriptor(&M::full_name())?;
         let mut bytes = Vec::new();
-        self.encoder.message(node, &desc, at, &mut bytes);
+        self.encoder.message_named(node, &M::full_name(), at, &mut bytes);
         decode(&bytes, at)
-    }
-
-    fn descriptor(&self, name: &str) -> Option<MessageDescriptor> {
-        let desc = self.encoder.pool.get_message_by_name(name);
-        if desc.is_none() {
-            self.report.root().reject("", format_args!("the built-in descriptors lack {name}"));
-        }
-        desc
     }
 }
 

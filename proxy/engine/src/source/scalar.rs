@@ -3,9 +3,9 @@
 use std::fmt::{self, Display};
 
 use outrigger_proto::prost::encoding::{WireType, encode_key as put_key, encode_varint};
-use prost_reflect::Kind;
 
 use super::nearest::nearest;
+use super::schema::{Kind, Schema};
 use super::tree::{Meaning, Node, Scalar, Value};
 
 /// Why a value does not fit its field.
@@ -68,7 +68,7 @@ impl Wire<'_> {
 }
 
 /// The value of a field of a scalar `kind`.
-pub(crate) fn encode<'n>(node: &'n Node<'_>, kind: &Kind) -> Result<Wire<'n>, Fault> {
+pub(crate) fn encode<'n>(node: &'n Node<'_>, kind: Kind, schema: &Schema) -> Result<Wire<'n>, Fault> {
     let Value::Scalar(scalar) = node.value() else {
         return Err(Fault::new(format!("must be {}", describe(kind))));
     };
@@ -89,16 +89,20 @@ pub(crate) fn encode<'n>(node: &'n Node<'_>, kind: &Kind) -> Result<Wire<'n>, Fa
             Meaning::Text => Ok(Wire::Bytes(base64(&scalar.text).ok_or_else(wrong)?)),
             _ => Err(wrong()),
         },
-        Kind::Enum(desc) => {
-            let number = match meaning {
-                Meaning::Int(value) => i32::try_from(value).ok().filter(|n| desc.get_value(*n).is_some()),
-                _ => desc.get_value_by_name(&scalar.text).map(|value| value.number()),
-            };
+        Kind::Enum(name) => {
+            let values = schema.enumeration(name).ok_or_else(wrong)?.values;
+            let number = values.iter().find_map(|(known, number)| {
+                let is_it = match meaning {
+                    Meaning::Int(value) => value == i64::from(*number),
+                    _ => scalar.text == *known,
+                };
+                is_it.then_some(*number)
+            });
             let Some(number) = number else {
-                let names: Vec<String> = desc.values().map(|value| value.name().to_owned()).collect();
-                let hint = nearest(&scalar.text, names.iter().map(String::as_str));
-                let hint = if hint.is_empty() { format!("; it has {}", names.join(", ")) } else { hint };
-                return Err(Fault::new(format!("not a value of {}{hint}", desc.full_name())));
+                let hint = nearest(&scalar.text, values.iter().map(|(known, _)| *known));
+                let known: Vec<&str> = values.iter().map(|(known, _)| *known).collect();
+                let hint = if hint.is_empty() { format!("; it has {}", known.join(", ")) } else { hint };
+                return Err(Fault::new(format!("not a value of {name}{hint}")));
             };
             Ok(Wire::Varint(i64::from(number).cast_unsigned()))
         }
@@ -118,7 +122,7 @@ pub(crate) fn encode<'n>(node: &'n Node<'_>, kind: &Kind) -> Result<Wire<'n>, Fa
 }
 
 /// A map's key.
-pub(crate) fn encode_key<'n>(text: &'n str, kind: &Kind) -> Result<Wire<'n>, Fault> {
+pub(crate) fn encode_key<'n>(text: &'n str, kind: Kind) -> Result<Wire<'n>, Fault> {
     let wrong = || Fault::new(format!("the key must be {}", describe(kind)));
     match kind {
         Kind::String => Ok(Wire::Str(text)),
@@ -127,7 +131,7 @@ pub(crate) fn encode_key<'n>(text: &'n str, kind: &Kind) -> Result<Wire<'n>, Fau
     }
 }
 
-fn integer_wire<'n>(value: i128, kind: &Kind) -> Option<Wire<'n>> {
+fn integer_wire<'n>(value: i128, kind: Kind) -> Option<Wire<'n>> {
     Some(match kind {
         Kind::Int32 => Wire::Varint(i64::from(i32::try_from(value).ok()?).cast_unsigned()),
         Kind::Int64 => Wire::Varint(i64::try_from(value).ok()?.cast_unsigned()),
@@ -148,7 +152,7 @@ fn integer_wire<'n>(value: i128, kind: &Kind) -> Option<Wire<'n>> {
     })
 }
 
-fn describe(kind: &Kind) -> String {
+fn describe(kind: Kind) -> String {
     match kind {
         Kind::Bool => "true or false".to_owned(),
         Kind::String => "a string".to_owned(),
@@ -158,8 +162,9 @@ fn describe(kind: &Kind) -> String {
         Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => format!("an integer, {} to {}", i64::MIN, i64::MAX),
         Kind::Uint32 | Kind::Fixed32 => format!("an integer, 0 to {}", u32::MAX),
         Kind::Uint64 | Kind::Fixed64 => format!("an integer, 0 to {}", u64::MAX),
-        Kind::Enum(desc) => format!("a value of {}", desc.full_name()),
-        Kind::Message(desc) => format!("a mapping: {}", desc.full_name()),
+        Kind::Enum(name) => format!("a value of {name}"),
+        Kind::Message(name) => format!("a mapping: {name}"),
+        Kind::Unknown => "of a type that this version knows".to_owned(),
     }
 }
 
@@ -273,7 +278,7 @@ mod tests {
     fn integers_may_be_quoted_or_whole_fractions() {
         let of = |text: &str| {
             let node = Reader::tree(text).unwrap();
-            match encode(&node, &Kind::Uint32) {
+            match encode(&node, Kind::Uint32, &Schema::new()) {
                 Ok(Wire::Varint(value)) => Some(value),
                 _ => None,
             }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap as Message;
 use outrigger_proto::prost::Name;
-use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
+use super::Source;
 use super::locate::Locator;
+use super::schema::{self, Field, Kind, Schema};
 use super::tree::{Map, Node, Value};
-use super::{Source, descriptors};
 use crate::config::bootstrap::Bootstrap;
 use crate::config::report::{Location, Report};
 
@@ -62,12 +62,10 @@ pub fn verdicts(sources: &[Source<'_>]) -> Vec<FieldVerdict> {
     let report = Report::new();
     Bootstrap::read(sources, &report);
     let locator = Locator::new(sources);
-    let mut lines = Vec::new();
-    if let Some(pool) = descriptors(&report.root()) {
-        let mut leaves = Leaves { pool: &pool, source: None, elements: HashMap::new(), found: Vec::new() };
-        leaves.of(&locator);
-        lines = leaves.found;
-    }
+    let schema = Schema::new();
+    let mut leaves = Leaves { schema: &schema, source: None, elements: HashMap::new(), found: Vec::new() };
+    leaves.of(&locator);
+    let mut lines = leaves.found;
     let (problems, harmless) = report.into_parts();
     {
         let spoken_of: HashSet<&str> =
@@ -100,7 +98,7 @@ fn is_spoken_of(path: &str, spoken_of: &HashSet<&str>, sorted: &BTreeSet<&str>) 
 
 /// Collects the fields that hold no further field.
 struct Leaves<'p> {
-    pool: &'p DescriptorPool,
+    schema: &'p Schema,
     source: Option<Arc<str>>,
     /// Elements of each list in the texts so far: lists of several texts stand one behind the other.
     elements: HashMap<String, usize>,
@@ -109,66 +107,76 @@ struct Leaves<'p> {
 
 impl Leaves<'_> {
     fn of(&mut self, locator: &Locator<'_>) {
-        let Some(desc) = self.pool.get_message_by_name(&Message::full_name()) else { return };
+        let Some(desc) = self.schema.message(&Message::full_name()) else { return };
         for (source, root) in locator.roots() {
             self.source = Some(Arc::clone(source));
             self.message(root, &desc, &mut String::new());
         }
     }
 
-    fn message(&mut self, node: &Node<'_>, desc: &MessageDescriptor, path: &mut String) {
+    fn message(&mut self, node: &Node<'_>, desc: &schema::Message, path: &mut String) {
         let Value::Map(map) = node.value() else { return self.leaf(node, path) };
-        if desc.full_name() == "google.protobuf.Any" {
+        if desc.name == "google.protobuf.Any" {
             let url = map.iter().find(|(key, _)| key.text == "@type").map(|(_, node)| node.display());
-            let inner = url.and_then(|url| self.pool.get_message_by_name(url.rsplit('/').next()?));
+            let inner = url.and_then(|url| self.schema.message(url.rsplit('/').next()?));
             let Some(inner) = inner else { return self.leaf(node, path) };
             return self.fields(node, map, &inner, path);
         }
-        if desc.full_name().starts_with("google.protobuf.") {
+        if desc.name.starts_with("google.protobuf.") {
             return self.leaf(node, path);
         }
         self.fields(node, map, desc, path);
     }
 
-    fn fields(&mut self, whole: &Node<'_>, map: &Map<'_>, desc: &MessageDescriptor, path: &mut String) {
+    fn fields(&mut self, whole: &Node<'_>, map: &Map<'_>, desc: &schema::Message, path: &mut String) {
         if map.iter().all(|(key, _)| key.text == "@type") {
             return self.leaf(whole, path);
         }
         for (key, node) in map {
-            let field = desc.get_field_by_name(&key.text).or_else(|| desc.get_field_by_json_name(&key.text));
-            let Some(field) = field else { continue };
+            let Some(field) = desc.field(&key.text) else { continue };
             let length = path.len();
             if length > 0 {
                 path.push('.');
             }
-            path.push_str(field.name());
-            self.field(node, &field, path);
+            path.push_str(field.name);
+            self.field(node, field, path);
             path.truncate(length);
         }
     }
 
-    fn field(&mut self, node: &Node<'_>, field: &FieldDescriptor, path: &mut String) {
+    fn field(&mut self, node: &Node<'_>, field: &Field, path: &mut String) {
         let length = path.len();
-        match (node.value(), field.kind()) {
-            (Value::Map(map), Kind::Message(entry)) if field.is_map() => {
-                let Kind::Message(desc) = entry.map_entry_value_field().kind() else { return self.leaf(node, path) };
+        let Kind::Message(name) = field.kind else { return self.leaf(node, path) };
+        let entry = self.schema.map_entry(field);
+        match (node.value(), entry) {
+            (Value::Map(map), Some(entry)) => {
+                let Some(Kind::Message(name)) = entry.field_by_number(2).map(|value| value.kind) else {
+                    return self.leaf(node, path);
+                };
                 for (key, value) in map {
                     path.push_str(&format!("[{:?}]", key.text));
-                    self.message(value, &desc, path);
+                    self.message_named(value, name, path);
                     path.truncate(length);
                 }
             }
-            (Value::List(list), Kind::Message(desc)) if field.is_list() => {
+            (Value::List(list), None) if field.is_repeated => {
                 let before = self.elements.get(path.as_str()).copied().unwrap_or(0);
                 self.elements.insert(path.clone(), before + list.len());
                 for (index, element) in list.iter().enumerate() {
                     path.push_str(&format!("[{}]", before + index));
-                    self.message(element, &desc, path);
+                    self.message_named(element, name, path);
                     path.truncate(length);
                 }
             }
-            (_, Kind::Message(desc)) if !field.is_list() && !field.is_map() => self.message(node, &desc, path),
+            (_, None) if !field.is_repeated => self.message_named(node, name, path),
             _ => self.leaf(node, path),
+        }
+    }
+
+    fn message_named(&mut self, node: &Node<'_>, name: &str, path: &mut String) {
+        match self.schema.message(name) {
+            Some(desc) => self.message(node, &desc, path),
+            None => self.leaf(node, path),
         }
     }
 

@@ -343,14 +343,15 @@ impl CertificateValidation {
         if require_signed_certificate_timestamp == Some(true) {
             at.field("require_signed_certificate_timestamp").reject("true", "Envoy has not implemented it");
         }
+        let has_trusted_ca = trusted_ca.is_some();
         let trusted_ca =
             trusted_ca.and_then(|message| pem_source(Some(message), "CERTIFICATE", &at.field("trusted_ca")));
         let crl = crl.and_then(|message| pem_source(Some(message), "X509 CRL", &at.field("crl")));
-        if crl.is_some() && trusted_ca.is_none() {
+        if crl.is_some() && !has_trusted_ca {
             at.field("crl").reject("", "needs a trusted_ca");
         }
         let subject_alt_names = subject_alt_names(match_typed_subject_alt_names, match_subject_alt_names, at);
-        if !subject_alt_names.is_empty() && trusted_ca.is_none() {
+        if !subject_alt_names.is_empty() && !has_trusted_ca {
             at.field("match_typed_subject_alt_names")
                 .reject("", "needs a trusted_ca: a name that nobody vouches for says nothing");
         }
