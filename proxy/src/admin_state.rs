@@ -17,9 +17,10 @@ use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_proto::envoy::config::cluster::v3 as cluster_proto;
 use outrigger_proto::envoy::config::core::v3 as core;
 
-use crate::admin::{AdminState, DrainListeners};
+use crate::admin::{AdminState, DrainListeners, certs};
 use crate::process::Process;
 use crate::telemetry::log;
+use crate::telemetry::memory;
 use crate::telemetry::stats::Stats;
 
 impl AdminState for Process {
@@ -29,6 +30,13 @@ impl AdminState for Process {
 
     fn refresh(&self) {
         let server = &self.stats.server;
+        let memory = memory::read();
+        server.memory_allocated.set(memory.allocated);
+        server.memory_heap_size.set(memory.heap);
+        server.memory_physical_size.set(memory.resident);
+        server
+            .days_until_first_cert_expiring
+            .set(certs::days_until_first_expires(&self.certificates, SystemTime::now()));
         server.uptime.set(self.started.elapsed().as_secs());
         server.concurrency.set(self.concurrency as u64);
         server.live.set(u64::from(self.server_state() == ServerState::Live));
@@ -113,7 +121,7 @@ impl AdminState for Process {
     }
 
     fn certificates(&self) -> Vec<Certificate> {
-        Vec::new()
+        certs::with_days(&self.certificates, SystemTime::now())
     }
 
     fn unready_targets(&self) -> Vec<unready_targets_dumps::UnreadyTargetsDump> {
@@ -128,8 +136,9 @@ impl AdminState for Process {
         self.health_failed.store(fail, Ordering::Relaxed);
     }
 
-    fn drain_listeners(&self, _: DrainListeners) {
-        self.drain_requested.notify_one();
+    fn drain_listeners(&self, drain: DrainListeners) {
+        // Fails only while the process ends.
+        _ = self.drain_requests.send(drain);
     }
 
     fn reopen_logs(&self) {

@@ -7,9 +7,11 @@ use std::time::{Instant, SystemTime};
 
 use outrigger_engine::balance::ClusterState;
 use outrigger_engine::stream_info::Address;
+use outrigger_proto::envoy::admin::v3::Certificate;
 use outrigger_proto::envoy::config::core::v3::Node;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
+use crate::admin::DrainListeners;
 use crate::args::ServeArgs;
 use crate::telemetry::access_log::{AccessLogs, LogFile};
 use crate::telemetry::stats::{ClusterStats, Scope, Stats};
@@ -39,6 +41,8 @@ pub struct Process {
     pub connectors: HashMap<Arc<str>, TlsConnector>,
     /// TLS of the filter chains that use it.
     pub acceptors: Acceptors,
+    /// The certificates that TLS contexts were made from.
+    pub certificates: Vec<Arc<Certificate>>,
     /// Every counter.
     pub stats: Arc<Stats>,
     /// The counters of each cluster, by its name, so that unused clusters show too.
@@ -60,7 +64,7 @@ pub struct Process {
     /// A draining worker has one connection less.
     pub drain_progress: Notify,
     /// `/drain_listeners`.
-    pub drain_requested: Notify,
+    pub drain_requests: mpsc::UnboundedSender<DrainListeners>,
     /// `/quitquitquit`.
     pub quit: Notify,
 }

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_engine::balance::ClusterState;
 use outrigger_engine::config::bootstrap::Bootstrap;
-use outrigger_engine::config::listener::Listener;
+use outrigger_engine::config::listener::{Listener, TrafficDirection};
 use tokio::runtime::{Builder, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
-use tokio::time::interval;
+use tokio::time::{interval, sleep_until};
 
-use crate::admin::{self, AdminState as _, server::AdminSocket};
+use crate::admin::{self, AdminState as _, DrainListeners, certs, server::AdminSocket};
 use crate::args::ServeArgs;
 use crate::cluster::dns::{DnsResolver, FirstAnswers};
 use crate::listener::accept::{WorkerListener, accept_loop};
@@ -37,6 +37,11 @@ pub enum Command {
     Start,
     /// Idle connections close, the others after their requests.
     Drain,
+    /// No connection is accepted any more, but by listeners that are not `INBOUND` where only those are meant.
+    StopListeners {
+        /// Only those whose `traffic_direction` is `INBOUND`.
+        inbound_only: bool,
+    },
     /// The thread ends, whatever it is doing.
     Stop,
 }
@@ -111,6 +116,10 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
             })?;
         }
     }
+    let chains = bootstrap.listeners.iter().flat_map(|l| l.filter_chains.iter().chain(&l.default_filter_chain));
+    let downstream = chains.filter_map(|chain| Some(&chain.tls.as_deref()?.common));
+    let upstream = bootstrap.clusters.iter().filter_map(|cluster| Some(&cluster.tls.as_deref()?.common));
+    let certificates = certs::describe(downstream.chain(upstream));
     let mut cluster_stats = HashMap::new();
     let mut connectors = HashMap::new();
     let mut clusters = HashMap::new();
@@ -138,6 +147,7 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     for logs in bootstrap.listeners.iter().flat_map(|listener| listener.all_access_logs()) {
         log_files.extend(access_logs.open(logs)?);
     }
+    let (drain_requests, drains) = mpsc::unbounded_channel();
     let process = Arc::new(Process {
         args,
         concurrency,
@@ -149,6 +159,7 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
         started_at: SystemTime::now(),
         connectors,
         acceptors,
+        certificates,
         stats,
         cluster_stats,
         access_logs: Arc::new(access_logs),
@@ -159,7 +170,7 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
         draining: AtomicBool::new(false),
         connections: (0..concurrency).map(|_| AtomicU64::new(0)).collect(),
         drain_progress: Notify::new(),
-        drain_requested: Notify::new(),
+        drain_requests,
         quit: Notify::new(),
     });
 
@@ -175,7 +186,8 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     }
     let runtime = local_runtime().map_err(system("runtime"))?;
     let senders: Vec<_> = workers.iter().map(|(send, _)| send.clone()).collect();
-    let code = runtime.block_on(control(process.clone(), admin, log_services, senders)).map_err(system("signals"))?;
+    let code =
+        runtime.block_on(control(process.clone(), admin, log_services, drains, senders)).map_err(system("signals"))?;
     for (send, _) in &workers {
         // A worker that is gone needs no telling.
         _ = send.send(Command::Stop);
@@ -209,6 +221,7 @@ fn worker_thread(
     runtime.block_on(async move {
         let worker = Worker::new(process.clone(), index);
         let mut sockets = sockets;
+        let mut accepting = Vec::new();
         let mut tick = interval(FLUSH_INTERVAL);
         loop {
             tokio::select! {
@@ -217,10 +230,18 @@ fn worker_thread(
                         for (config, socket) in sockets.drain(..) {
                             let stats = process.stats.listener(&config.stat_prefix).shard(index);
                             let listener = Rc::new(WorkerListener { config, stats, worker: worker.clone() });
-                            spawn_local(accept_loop(listener, socket));
+                            let direction = listener.config.direction;
+                            accepting.push((direction, spawn_local(accept_loop(listener, socket))));
                         }
                     }
                     Some(Command::Drain) => worker.start_drain(),
+                    Some(Command::StopListeners { inbound_only }) => accepting.retain(|(direction, task)| {
+                        let stays = inbound_only && *direction != TrafficDirection::Inbound;
+                        if !stays {
+                            task.abort();
+                        }
+                        stays
+                    }),
                     Some(Command::Stop) | None => break,
                 },
                 now = tick.tick() => worker.logs.flush_due(now.into_std()),
@@ -237,6 +258,7 @@ async fn control(
     process: Arc<Process>,
     admin: Option<AdminSocket>,
     mut log_services: mpsc::UnboundedReceiver<NewStream>,
+    mut drains: mpsc::UnboundedReceiver<DrainListeners>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
 ) -> std::io::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -260,20 +282,38 @@ async fn control(
             reopen.reopen_logs();
         }
     });
-    tokio::select! {
-        () = process.drain_requested.notified() => {
-            for worker in &workers {
-                _ = worker.send(Command::Drain);
+    let tell = |command| workers.iter().for_each(|worker| _ = worker.send(command));
+    // When a graceful drain stops which listeners.
+    let mut stop = None;
+    loop {
+        let stopping = async {
+            match stop {
+                Some((at, _)) => sleep_until(at).await,
+                None => std::future::pending().await,
             }
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                () = process.quit.notified() => return Ok(ExitCode::SUCCESS),
+        };
+        tokio::select! {
+            () = stopping => {
+                if let Some((_, inbound_only)) = stop.take() {
+                    tell(Command::StopListeners { inbound_only });
+                }
             }
+            Some(drain) = drains.recv() => {
+                let DrainListeners { inbound_only, graceful, skip_exit } = drain;
+                tracing::info!(target: "main", "draining listeners: {drain:?}");
+                if !graceful {
+                    tell(Command::StopListeners { inbound_only });
+                } else {
+                    tell(Command::Drain);
+                    if !skip_exit && stop.is_none() {
+                        stop = Some((tokio::time::Instant::now() + process.args.drain_time(), inbound_only));
+                    }
+                }
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = process.quit.notified() => return Ok(ExitCode::SUCCESS),
         }
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = process.quit.notified() => return Ok(ExitCode::SUCCESS),
     }
     tracing::info!(target: "main", "draining: a second signal ends at once");
     process.draining.store(true, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 //! answers (`/stats`, `/config_dump`) take milliseconds to make, so it is called on a thread that may be busy. What changes
 //! something is POST only, so that a link or a crawler cannot do it.
 
+pub(crate) mod certs;
 mod config_dump;
 mod json;
 mod query;

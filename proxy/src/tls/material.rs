@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 use super::TlsError;
 
 /// The bytes of a data source. Errors name the source, never its contents.
-pub(super) fn read(source: &DataSource, field: &'static str) -> Result<Vec<u8>, TlsError> {
+pub(crate) fn read(source: &DataSource, field: &'static str) -> Result<Vec<u8>, TlsError> {
     match source {
         DataSource::Inline(bytes) => Ok(bytes.to_vec()),
         DataSource::File(path) => {
@@ -25,7 +25,7 @@ pub(super) fn read(source: &DataSource, field: &'static str) -> Result<Vec<u8>, 
     }
 }
 
-pub(super) fn certificates(pem: &[u8], field: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(pem: &[u8], field: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| TlsError::new(field, format_args!("not a PEM certificate: {error}")))?;

@@ -5,7 +5,7 @@
 
 pub mod client;
 mod info;
-mod material;
+pub(crate) mod material;
 pub mod server;
 mod verify;
 

@@ -109,9 +109,14 @@ impl Stats {
         self.tcp.visit("tcp", visit);
         scope::visit_one(&self.server, "server", visit);
         scope::visit_one(&self.listener_manager, "listener_manager", visit);
-        scope::visit_one(&self.lds, "listener_manager.lds", visit);
+        // Without a subscription, Envoy has no such metrics either.
+        if self.lds.update_attempt.get() > 0 {
+            scope::visit_one(&self.lds, "listener_manager.lds", visit);
+        }
         scope::visit_one(&self.cluster_manager, "cluster_manager", visit);
-        scope::visit_one(&self.cds, "cluster_manager.cds", visit);
+        if self.cds.update_attempt.get() > 0 {
+            scope::visit_one(&self.cds, "cluster_manager.cds", visit);
+        }
         scope::visit_one(&self.filesystem, "filesystem", visit);
         scope::visit_one(&self.grpc_access_log, "access_logs.grpc_access_log", visit);
     }

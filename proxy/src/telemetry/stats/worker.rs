@@ -12,11 +12,13 @@ use super::{HttpStats, ListenerHttpStats, Stats, TcpStats};
 pub struct WorkerStats {
     stats: Arc<Stats>,
     worker: usize,
-    http: RefCell<HashMap<Box<str>, Arc<HttpStats>>>,
+    http: RefCell<ByName<HttpStats>>,
     /// By listener, then by prefix.
-    listener_http: RefCell<HashMap<Box<str>, HashMap<Box<str>, Arc<ListenerHttpStats>>>>,
-    tcp: RefCell<HashMap<Box<str>, Arc<TcpStats>>>,
+    listener_http: RefCell<HashMap<Box<str>, ByName<ListenerHttpStats>>>,
+    tcp: RefCell<ByName<TcpStats>>,
 }
+
+type ByName<T> = HashMap<Box<str>, Arc<T>>;
 
 impl WorkerStats {
     /// The shards of worker number `worker`.
@@ -46,7 +48,7 @@ impl WorkerStats {
     }
 }
 
-fn found<T>(known: &mut HashMap<Box<str>, Arc<T>>, name: &str, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
+fn found<T>(known: &mut ByName<T>, name: &str, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
     match known.get(name) {
         Some(shard) => Arc::clone(shard),
         None => Arc::clone(known.entry(name.into()).or_insert_with(make)),
