@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use outrigger_engine::config::bootstrap::Bootstrap;
+use outrigger_engine::config::hcm::RouteSource;
+use outrigger_engine::config::listener::NetworkFilter;
+use outrigger_engine::config::report::{At, Problem, Report};
+use outrigger_engine::config::value::DataSource;
 use outrigger_engine::source::Source;
 
 use crate::args::ConfigArgs;
@@ -27,8 +31,40 @@ pub fn texts(args: &ConfigArgs) -> Result<Vec<(String, String)>, String> {
 pub fn load(args: &ConfigArgs) -> Result<Bootstrap, String> {
     let texts = texts(args)?;
     let sources: Vec<Source<'_>> = texts.iter().map(|(name, text)| Source { name: Arc::from(&**name), text }).collect();
-    Bootstrap::load(&sources)
-        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    let lines = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let bootstrap = Bootstrap::load(&sources).map_err(|problems| lines(&problems))?;
+    let report = Report::new();
+    load_bodies(&bootstrap, &report.root());
+    match report.into_parts().0.as_slice() {
+        [] => Ok(bootstrap),
+        problems => Err(lines(problems)),
+    }
+}
+
+/// Reads the bodies of direct responses that stand in files or in the environment.
+fn load_bodies(bootstrap: &Bootstrap, at: &At<'_>) {
+    let at = at.field("static_resources");
+    let list = at.field("listeners");
+    for (index, listener) in bootstrap.listeners.iter().enumerate() {
+        let at = list.index(index);
+        for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
+            if let NetworkFilter::Http(manager) = &chain.filter {
+                let RouteSource::Inline(table) = &manager.routes;
+                table.load_bodies(&read, &at.field("route_config"));
+            }
+        }
+    }
+}
+
+/// The bytes of a data source.
+fn read(source: &DataSource) -> Result<Vec<u8>, String> {
+    match source {
+        DataSource::Inline(bytes) => Ok(bytes.to_vec()),
+        DataSource::File(path) => std::fs::read(&**path).map_err(|error| format!("{path}: {error}")),
+        DataSource::Environment(name) => {
+            std::env::var(&**name).map(String::into_bytes).map_err(|error| format!("{name}: {error}"))
+        }
+    }
 }
 
 /// The message itself, read again: nobody keeps it.

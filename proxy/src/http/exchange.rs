@@ -262,7 +262,9 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
                 },
                 Action::Redirect(redirect) => {
                     cx.stats.rq_direct_response.inc();
-                    let (status, location) = found.redirect(redirect, &mut head, !cx.hcm.suppress_envoy_headers);
+                    let elapsed = stream.started.elapsed();
+                    let keep_original = !cx.hcm.suppress_envoy_headers;
+                    let (status, location) = found.redirect(redirect, &mut head, &stream.info, elapsed, keep_original);
                     Outcome::Reply(stream.route_headers(&found, &head, redirect_to(status, location)))
                 }
                 Action::Respond(direct) => {

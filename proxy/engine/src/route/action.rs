@@ -20,7 +20,7 @@ use crate::resilience::retry::RetryPolicy;
 use crate::resilience::timeout::{MaxStreamDuration, RouteTimeouts};
 use crate::route::headers::{HeaderMutations, REQUEST, RESPONSE};
 use crate::route::redirect::{DirectResponse, Redirect};
-use crate::route::rewrite::{HostRewrite, PathRewrite};
+use crate::route::rewrite::{HostRewrite, PathRewrite, parse};
 use crate::{harmless, unsupported};
 
 /// Envoy's default for `timeout`.
@@ -237,7 +237,7 @@ impl Forward {
             host_rewrite_specifier,
         } = message;
         unsupported!(at;
-            path_rewrite_policy, path_rewrite, flush_timeout, retry_policy_typed_config,
+            path_rewrite_policy, flush_timeout, retry_policy_typed_config,
             request_mirror_policies = "mirroring comes later",
             internal_redirect_policy, internal_redirect_action = "internal redirects come later",
             hedge_policy = "hedging comes later");
@@ -277,15 +277,17 @@ impl Forward {
             max_stream_duration: max_stream_duration
                 .map(|message| convert_stream_duration(message, &at.field("max_stream_duration"))),
         };
-        let path = match (prefix_rewrite.is_set(), regex_rewrite) {
-            (true, Some(_)) => {
-                at.field("regex_rewrite").reject("", "prefix_rewrite and regex_rewrite exclude each other");
-                None
-            }
-            (true, None) => path_text(&prefix_rewrite, &at.field("prefix_rewrite")).map(PathRewrite::Prefix),
-            (false, Some(regex)) => Substitution::convert(regex, &at.field("regex_rewrite"))
-                .map(|substitution| PathRewrite::Regex(Box::new(substitution))),
-            (false, None) => None,
+        let several = [prefix_rewrite.is_set(), regex_rewrite.is_some(), path_rewrite.is_set()];
+        if several.iter().filter(|set| **set).count() > 1 {
+            at.reject("", "prefix_rewrite, regex_rewrite and path_rewrite exclude each other");
+        }
+        let path = if let Some(regex) = regex_rewrite {
+            Substitution::convert(regex, &at.field("regex_rewrite"))
+                .map(|substitution| PathRewrite::Regex(Box::new(substitution)))
+        } else if prefix_rewrite.is_set() {
+            path_text(&prefix_rewrite, &at.field("prefix_rewrite")).map(PathRewrite::Prefix)
+        } else {
+            PathRewrite::format(&path_rewrite, &at.field("path_rewrite"))
         };
         let retry = match retry_policy {
             Some(policy) => RetryPolicy::convert(policy, &at.field("retry_policy")).map(Arc::new),
@@ -353,9 +355,9 @@ fn convert_host(specifier: Option<HostRewriteSpecifier>, at: &At<'_>) -> HostRew
             Substitution::convert(regex, &at.field("host_rewrite_path_regex"))
                 .map_or(HostRewrite::None, |substitution| HostRewrite::PathRegex(Box::new(substitution)))
         }
+        Some(HostRewriteSpecifier::HostRewrite(text)) if text.is_empty() => HostRewrite::None,
         Some(HostRewriteSpecifier::HostRewrite(text)) => {
-            at.field("host_rewrite").reject(&text, "not in this version");
-            HostRewrite::None
+            parse(&text, &at.field("host_rewrite")).map_or(HostRewrite::None, HostRewrite::Format)
         }
     }
 }

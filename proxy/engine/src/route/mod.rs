@@ -24,7 +24,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use outrigger_proto::envoy::config::route::v3 as proto;
 
 use crate::config::report::At;
-use crate::config::value::header_name;
+use crate::config::value::{DataSource, header_name};
 use crate::format::FormatContext;
 use crate::matcher::FieldName;
 use crate::message::{RequestHead, ResponseHead};
@@ -203,13 +203,19 @@ impl RouteTable {
         self.virtual_hosts.iter().flat_map(|host| host.routes.iter())
     }
 
-    /// All direct responses: the loader reads bodies that are not inline.
-    pub fn direct_responses_mut(&mut self) -> impl Iterator<Item = &mut DirectResponse> {
-        let routes = self.virtual_hosts.iter_mut().flat_map(|host| host.routes.iter_mut());
-        routes.filter_map(|route| match &mut route.action {
-            Action::Respond(response) => Some(&mut **response),
-            _ => None,
-        })
+    /// Reads, by `read`, the bodies of direct responses that are not inline. What goes wrong is reported below `at`, the
+    /// place of the table.
+    pub fn load_bodies(&self, read: &dyn Fn(&DataSource) -> Result<Vec<u8>, String>, at: &At<'_>) {
+        let hosts = at.field("virtual_hosts");
+        for (index, host) in self.virtual_hosts.iter().enumerate() {
+            let at = hosts.index(index);
+            let routes = at.field("routes");
+            for (index, route) in host.routes.iter().enumerate() {
+                if let Action::Respond(response) = &route.action {
+                    response.load_body(read, &routes.index(index).field("direct_response").field("body"));
+                }
+            }
+        }
     }
 }
 
@@ -243,11 +249,11 @@ impl<'t> Found<'t> {
         for mutations in self.in_order(levels) {
             apply(mutations, head);
         }
-        if let Some(authority) = forward.host.value(head) {
+        if let Some(authority) = forward.host.value(head, info, elapsed) {
             rewrite_authority(head, authority, forward.append_x_forwarded_host, keep_original);
         }
         if let Some(path) = &forward.path {
-            path.apply(&self.route.matches, head, keep_original);
+            path.apply(&self.route.matches, head, info, elapsed, keep_original);
         }
     }
 
@@ -282,9 +288,11 @@ impl<'t> Found<'t> {
         &self,
         redirect: &Redirect,
         head: &mut RequestHead,
+        info: &StreamInfo,
+        elapsed: Duration,
         keep_original: bool,
     ) -> (StatusCode, HeaderValue) {
-        redirect.apply(&self.route.matches, head, keep_original)
+        redirect.apply(&self.route.matches, head, info, elapsed, keep_original)
     }
 
     /// Route, virtual host, table; the other way round where the most specific is to have the last word.

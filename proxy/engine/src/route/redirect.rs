@@ -1,5 +1,8 @@
 //! Answers that a route gives itself: redirects and direct responses.
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use outrigger_proto::envoy::config::route::v3 as proto;
@@ -14,6 +17,7 @@ use crate::message::RequestHead;
 use crate::route::action::path_text;
 use crate::route::matching::RouteMatch;
 use crate::route::rewrite::PathRewrite;
+use crate::stream_info::StreamInfo;
 use crate::unsupported;
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -84,8 +88,7 @@ impl Redirect {
                 RedirectPath::Rewrite(PathRewrite::Regex(Box::new(substitution)))
             }
             Some(PathRewriteSpecifier::PathRewrite(path)) => {
-                at.field("path_rewrite").reject(path, "not in this version");
-                return None;
+                PathRewrite::format(&path, &at.field("path_rewrite")).map_or(RedirectPath::Same, RedirectPath::Rewrite)
             }
         };
         Some(Redirect {
@@ -103,10 +106,12 @@ impl Redirect {
         &self,
         matched: &RouteMatch,
         head: &mut RequestHead,
+        info: &StreamInfo,
+        elapsed: Duration,
         keep_original: bool,
     ) -> (StatusCode, HeaderValue) {
         if let RedirectPath::Rewrite(rewrite) = &self.path {
-            rewrite.apply(matched, head, keep_original);
+            rewrite.apply(matched, head, info, elapsed, keep_original);
         }
         let scheme = self.scheme.as_deref().unwrap_or(head.scheme.as_str());
         let mut location = Vec::with_capacity(64);
@@ -176,8 +181,20 @@ fn header_value(bytes: Vec<u8>) -> HeaderValue {
 pub struct DirectResponse {
     /// 200 to 599.
     pub status: StatusCode,
-    /// The body. Files and the environment are read by the loader, which puts [`DataSource::Inline`] in their place.
-    pub body: DataSource,
+    source: DataSource,
+    /// Bytes that the body may have.
+    max_body: usize,
+    /// What was read from `source`, where that is not inline.
+    loaded: OnceLock<Bytes>,
+}
+
+fn check_size(body: &[u8], max: usize, at: &At<'_>) -> Option<()> {
+    if body.len() > max {
+        let reason = format_args!("longer than max_direct_response_body_size_bytes, {max}");
+        at.reject(format_args!("{} bytes", body.len()), reason);
+        return None;
+    }
+    Some(())
 }
 
 impl DirectResponse {
@@ -194,27 +211,36 @@ impl DirectResponse {
             at.field("status").reject(status, "must be at least 200 and less than 600");
         }
         let body_at = at.field("body");
-        let body = match body {
+        let source = match body {
             Some(body) => DataSource::convert(body, &body_at)?,
             None => DataSource::Inline(Bytes::new()),
         };
-        if let DataSource::Inline(bytes) = &body
-            && bytes.len() > max_body
-        {
-            body_at.reject(
-                format_args!("{} bytes", bytes.len()),
-                format_args!("longer than max_direct_response_body_size_bytes, {max_body}"),
-            );
-            return None;
+        if let DataSource::Inline(bytes) = &source {
+            check_size(bytes, max_body, &body_at)?;
         }
-        Some(DirectResponse { status: code?, body })
+        Some(DirectResponse { status: code?, source, max_body, loaded: OnceLock::new() })
     }
 
-    /// The body; empty while the loader has not read it.
+    /// The body; empty while a body that is not inline has not been read.
     pub fn body(&self) -> Bytes {
-        match &self.body {
+        match &self.source {
             DataSource::Inline(bytes) => bytes.clone(),
-            DataSource::File(_) | DataSource::Environment(_) => Bytes::new(),
+            DataSource::File(_) | DataSource::Environment(_) => self.loaded.get().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Reads a body that is not inline by `read`; what goes wrong is reported at the field.
+    pub(crate) fn load_body(&self, read: &dyn Fn(&DataSource) -> Result<Vec<u8>, String>, at: &At<'_>) {
+        if matches!(self.source, DataSource::Inline(_)) {
+            return;
+        }
+        match read(&self.source) {
+            Ok(bytes) => {
+                if check_size(&bytes, self.max_body, at).is_some() {
+                    _ = self.loaded.set(bytes.into());
+                }
+            }
+            Err(reason) => at.reject("", reason),
         }
     }
 }

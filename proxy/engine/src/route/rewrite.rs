@@ -1,10 +1,15 @@
 //! What a route does to path and authority of a request.
 
+use std::time::Duration;
+
 use http::{HeaderName, HeaderValue};
 
+use crate::config::report::At;
+use crate::format::{Format, FormatContext};
 use crate::matcher::{FieldName, Substitution};
 use crate::message::RequestHead;
 use crate::route::matching::{PathMatch, RouteMatch, without_query};
+use crate::stream_info::StreamInfo;
 
 static X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 static X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
@@ -17,11 +22,28 @@ pub(crate) enum PathRewrite {
     Prefix(Box<str>),
     /// `regex_rewrite`: in the whole path.
     Regex(Box<Substitution>),
+    /// `path_rewrite`: in the place of the whole path.
+    Format(Format),
 }
 
 impl PathRewrite {
+    /// Reads `path_rewrite`. `None` where it is empty or was rejected.
+    pub(crate) fn format(text: &str, at: &At<'_>) -> Option<PathRewrite> {
+        if text.is_empty() {
+            return None;
+        }
+        parse(text, at).map(PathRewrite::Format)
+    }
+
     /// Rewrites the path of a request that `matched` took. `keep_original`: into `x-envoy-original-path`.
-    pub(crate) fn apply(&self, matched: &RouteMatch, head: &mut RequestHead, keep_original: bool) {
+    pub(crate) fn apply(
+        &self,
+        matched: &RouteMatch,
+        head: &mut RequestHead,
+        info: &StreamInfo,
+        elapsed: Duration,
+        keep_original: bool,
+    ) {
         let path = head.path.as_bytes();
         let plain = without_query(path);
         let rewritten = match self {
@@ -34,6 +56,13 @@ impl PathRewrite {
             }
             PathRewrite::Regex(substitution) => {
                 [&*substitution.replace_all(plain), path.get(plain.len()..).unwrap_or_default()].concat()
+            }
+            PathRewrite::Format(format) => {
+                let mut text = Vec::new();
+                let ctx = FormatContext { request: Some(head), ..FormatContext::new(info, elapsed) };
+                format.write_omitting_empty(&mut text, &ctx);
+                text.extend_from_slice(path.get(plain.len()..).unwrap_or_default());
+                text
             }
         };
         // What the configuration puts in was checked; a path that still is no value of a header stays as it was.
@@ -56,13 +85,26 @@ pub(crate) enum HostRewrite {
     Header(FieldName),
     /// `host_rewrite_path_regex`, on the path without its query.
     PathRegex(Box<Substitution>),
+    /// `host_rewrite`
+    Format(Format),
     /// `auto_host_rewrite`: the upstream host's name, once there is one.
     Auto,
 }
 
+/// A format whose text becomes a part of a head.
+pub(crate) fn parse(text: &str, at: &At<'_>) -> Option<Format> {
+    match Format::parse(text) {
+        Ok(format) => Some(format),
+        Err(error) => {
+            at.reject(&error.operator, &error.reason);
+            None
+        }
+    }
+}
+
 impl HostRewrite {
     /// The new authority, where there is one.
-    pub(crate) fn value(&self, head: &RequestHead) -> Option<HeaderValue> {
+    pub(crate) fn value(&self, head: &RequestHead, info: &StreamInfo, elapsed: Duration) -> Option<HeaderValue> {
         let value = match self {
             HostRewrite::None | HostRewrite::Auto => return None,
             HostRewrite::Literal(value) => value.clone(),
@@ -71,6 +113,11 @@ impl HostRewrite {
             }
             HostRewrite::PathRegex(substitution) => {
                 HeaderValue::from_bytes(&substitution.replace_all(without_query(head.path.as_bytes()))).ok()?
+            }
+            HostRewrite::Format(format) => {
+                let mut text = Vec::new();
+                format.write(&mut text, &FormatContext { request: Some(head), ..FormatContext::new(info, elapsed) });
+                HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()?
             }
         };
         (!value.is_empty()).then_some(value)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::report::Report;
+use crate::config::value::DataSource;
 use crate::message::RequestHead;
 use crate::route::{Action, Found, Lookup, RouteTable};
 use crate::testing::{lines, request, response, stream_info};
@@ -131,6 +133,7 @@ fn path_rewrites_keep_the_query_and_the_original() {
         ("path_separated_prefix: /sep", "prefix_rewrite: /x", "/sep?x", "/x?x"),
         ("path: /p", "prefix_rewrite: /x/y", "/p?q", "/x/y?q"),
         ("safe_regex: {regex: '/r.*'}", "prefix_rewrite: /x", "/rest?q", "/x?q"),
+        ("prefix: /a", "path_rewrite: '/new/%REQ(x-none)%%REQ(:method)%'", "/a/b?q=1", "/new/GET?q=1"),
         ("prefix: /rw", "regex_rewrite: {pattern: {regex: r}, substitution: R}", "/rw/rr?rr", "/Rw/RR?rr"),
         (
             "prefix: /",
@@ -167,6 +170,7 @@ fn host_rewrites() {
         ("host_rewrite_header: x-h", "/", &[], "old:80", &[]),
         (regex, "/hr/foo?x", &[], "foo", &["x-envoy-original-host: old:80"]),
         (regex, "/none", &[], "/none", &["x-envoy-original-host: old:80"]),
+        ("host_rewrite: 'h-%REQ(x-none)%'", "/", &[], "h--", &["x-envoy-original-host: old:80"]),
         ("auto_host_rewrite: true", "/", &[], "old:80", &[]),
     ] {
         let head = forwarded(&forward("prefix: /", "", &format!(", {action}")), request("old:80", path, client));
@@ -201,6 +205,7 @@ fn redirects_build_the_location_as_envoy_does() {
             "301 http://o.example/p/y/f?q=1",
         ),
         ("scheme_redirect: ftp, port_redirect: 80, host_redirect: 'h:1'", "x", "/g?q", "301 ftp://h:1:80/g?q"),
+        ("path_rewrite: '/new/%REQ(:method)%'", "h", "/c?q", "301 http://h/new/GET?q"),
         ("response_code: PERMANENT_REDIRECT, host_redirect: o", "x", "/", "308 http://o/"),
     ] {
         let prefix = if path.starts_with("/p/") { "/p" } else { "/" };
@@ -210,7 +215,7 @@ fn redirects_build_the_location_as_envoy_does() {
         let mut head = request(authority, path, &[("x-forwarded-proto", "http")]);
         let found = find(&table, &head);
         let Action::Redirect(redirect) = &found.route.action else { panic!() };
-        let (status, value) = found.redirect(redirect, &mut head, true);
+        let (status, value) = found.redirect(redirect, &mut head, &stream_info(), Duration::ZERO, true);
         assert_eq!(format!("{} {}", status.as_u16(), value.to_str().unwrap()), location, "{action}");
     }
 }
@@ -243,4 +248,32 @@ fn clusters_by_name_by_header_and_by_weight() {
     assert_eq!(choose("/weights", &[("x-r", "?")], 5), "b");
     let head = forwarded(&table, request("h", "/weights", &[]));
     assert_eq!((head.authority.unwrap().to_str().unwrap(), lines(&head.headers)), ("ah", strings(&["x: a"])));
+}
+
+#[test]
+fn bodies_that_are_not_inline_are_read_by_the_loader() {
+    let table = table(
+        "{max_direct_response_body_size_bytes: 5, virtual_hosts: [{name: v, domains: ['*'], routes: [
+          {match: {path: /file}, direct_response: {status: 200, body: {filename: /f}}},
+          {match: {path: /long}, direct_response: {status: 200, body: {environment_variable: LONG}}},
+          {match: {path: /bad}, direct_response: {status: 200, body: {filename: /none}}}]}]}",
+    );
+    let read = |source: &DataSource| match source {
+        DataSource::File(name) if &**name == "/f" => Ok(b"text".to_vec()),
+        DataSource::Environment(_) => Ok(b"longer".to_vec()),
+        _ => Err("no such file".to_owned()),
+    };
+    let report = Report::new();
+    table.load_bodies(&read, &report.root());
+    let problems: Vec<_> = report.into_parts().0.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "virtual_hosts[0].routes[1].direct_response.body: 6 bytes: longer than max_direct_response_body_size_bytes, 5",
+            "virtual_hosts[0].routes[2].direct_response.body: no such file",
+        ]
+    );
+    let found = find(&table, &request("h", "/file", &[]));
+    let Action::Respond(response) = &found.route.action else { panic!() };
+    assert_eq!(response.body(), "text");
 }

@@ -108,11 +108,15 @@ fn faults_of_routes() {
         ("match: {prefix: /}, route: {cluster: a, timeout: -1s}".into(), "route.timeout: -1s: must not be negative"),
         (
             "match: {prefix: /}, route: {cluster: a, prefix_rewrite: /x, regex_rewrite: {pattern: {regex: a}}}".into(),
-            "route.regex_rewrite: prefix_rewrite and regex_rewrite exclude each other",
+            "route: prefix_rewrite, regex_rewrite and path_rewrite exclude each other",
         ),
         (
             "match: {prefix: /}, route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\\1'}}".into(),
             "route.regex_rewrite.substitution: \\1: names group 1, but the pattern has 0 groups",
+        ),
+        (
+            "match: {prefix: /}, route: {cluster: a, path_rewrite: '/%NO%'}".into(),
+            "route.path_rewrite: %NO%: no such operator in this version",
         ),
         (
             "match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}".into(),
