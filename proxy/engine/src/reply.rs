@@ -84,7 +84,7 @@ pub fn is_grpc(request: &RequestHead) -> bool {
 }
 
 /// The gRPC status of an HTTP status (the mapping of gRPC's `http-grpc-status-mapping`).
-fn grpc_status(status: StatusCode) -> u16 {
+pub(crate) fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,
         401 => 16,

@@ -20,7 +20,7 @@ use crate::message::{Headers, RequestHead, ResponseHead};
 use crate::stream_info::StreamInfo;
 
 pub use crate::format::json::JsonFormat;
-pub(crate) use crate::format::operator::{grpc_code, is_grpc};
+pub(crate) use crate::format::operator::grpc_code;
 
 /// The name of this machine, for `%HOSTNAME%`: the program sets it when it starts. `-` until then.
 pub static HOSTNAME: OnceLock<String> = OnceLock::new();

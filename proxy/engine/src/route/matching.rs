@@ -6,9 +6,9 @@ use outrigger_proto::envoy::config::route::v3::route_match::PathSpecifier;
 
 use crate::config::report::At;
 use crate::config::value::{Fraction, runtime_fraction};
-use crate::format::is_grpc;
 use crate::matcher::{CookieMatcher, Head, HeaderMatcher, QueryParameterMatcher, Regex};
 use crate::message::RequestHead;
+use crate::reply::is_grpc;
 use crate::unsupported;
 
 /// Which requests a route takes.
@@ -117,7 +117,7 @@ impl RouteMatch {
 impl Further {
     fn matches(&self, query: &[u8], request: &RequestHead, random: u64) -> bool {
         self.fraction.is_none_or(|fraction| fraction.contains(random))
-            && (!self.grpc || is_grpc(&request.headers))
+            && (!self.grpc || is_grpc(request))
             && self.headers.iter().all(|matcher| matcher.matches(Head::Request(request)))
             && self.query.iter().all(|matcher| matcher.matches(query))
             && self.cookies.iter().all(|matcher| matcher.matches(request))
