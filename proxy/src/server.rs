@@ -352,6 +352,7 @@ async fn start_workers(
         _ = worker.send(Command::Start);
     }
     process.stats.listener_manager.workers_started.set(1);
+    process.stats.server.initialization_time_ms.record(process.started.elapsed().as_micros() as u64);
 }
 
 /// The smallest of affinity, cgroup quota (rounded up) and 4; without a quota 2 at most.

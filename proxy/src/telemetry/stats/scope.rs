@@ -202,7 +202,7 @@ pub trait Single {
     /// Hands out the samples.
     fn merge(&self, out: &mut Merge<'_>);
 
-    /// Sets its counters to zero, on the thread that writes them.
+    /// Sets its counters to zero. A count at the same moment may outlive it: a reset is for people who watch.
     fn reset_counters(&self);
 }
 
