@@ -1,13 +1,12 @@
 //! Finding and reading the bootstrap that the command line names.
 
-use std::sync::Arc;
-
 use outrigger_engine::config::bootstrap::Bootstrap;
 use outrigger_engine::config::hcm::RouteSource;
 use outrigger_engine::config::listener::NetworkFilter;
 use outrigger_engine::config::report::{At, Problem, Report};
 use outrigger_engine::config::value::DataSource;
-use outrigger_engine::source::Source;
+use outrigger_engine::source::{Source, bootstrap_message};
+use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap as Message;
 
 use crate::args::ConfigArgs;
 
@@ -30,9 +29,7 @@ pub fn texts(args: &ConfigArgs) -> Result<Vec<(String, String)>, String> {
 /// Reads and validates the bootstrap. On failure every fault, one a line.
 pub fn load(args: &ConfigArgs) -> Result<Bootstrap, String> {
     let texts = texts(args)?;
-    let sources: Vec<Source<'_>> = texts.iter().map(|(name, text)| Source { name: Arc::from(&**name), text }).collect();
-    let lines = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    let bootstrap = Bootstrap::load(&sources).map_err(|problems| lines(&problems))?;
+    let bootstrap = Bootstrap::load(&sources(&texts)).map_err(|problems| lines(&problems))?;
     let report = Report::new();
     load_bodies(&bootstrap, &report.root());
     match report.into_parts().0.as_slice() {
@@ -68,7 +65,15 @@ fn read(source: &DataSource) -> Result<Vec<u8>, String> {
 }
 
 /// The message itself, read again: nobody keeps it.
-pub fn message(args: &ConfigArgs) -> Result<outrigger_proto::envoy::config::bootstrap::v3::Bootstrap, String> {
-    _ = texts(args)?;
-    Err("not kept".into())
+pub fn message(args: &ConfigArgs) -> Result<Message, String> {
+    let texts = texts(args)?;
+    bootstrap_message(&sources(&texts)).map_err(|problems| lines(&problems))
+}
+
+fn sources(texts: &[(String, String)]) -> Vec<Source<'_>> {
+    texts.iter().map(|(name, text)| Source::new(name, text)).collect()
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -2,7 +2,9 @@
 
 pub mod codec;
 pub mod connection;
+mod deadlines;
 pub mod exchange;
+mod failure;
 pub mod router;
 pub mod transfer;
 pub mod upgrade;

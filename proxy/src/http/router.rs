@@ -15,7 +15,7 @@ use outrigger_engine::connection_manager::names::{
 use outrigger_engine::message::{RequestHead, ResponseHead};
 use outrigger_engine::reply::{LocalReply, is_grpc};
 use outrigger_engine::resilience::breaker::{Guard, Resource, RoutingPriority};
-use outrigger_engine::resilience::retry::{Decision, ResetKind, RetryState};
+use outrigger_engine::resilience::retry::{Decision, RetryState};
 use outrigger_engine::resilience::timeout::Timeouts;
 use outrigger_engine::route::{Choice, Forward, Found};
 use outrigger_engine::stream_info::ResponseFlags;
@@ -23,11 +23,13 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::codec::{Body, ClientStream, Reply, ResetCode, Responder, StreamError};
+use super::deadlines::{Deadlines, Limit};
 use super::exchange::Stream;
+use super::failure::{Failure, before_response, reset_reason};
 use super::transfer::{Download, TransferError, Upload};
 use crate::alarm::Alarm;
 use crate::cluster::WorkerCluster;
-use crate::cluster::pool::{Acquired, Lease, PoolError};
+use crate::cluster::pool::{Acquired, Lease};
 use crate::telemetry::stats::Origin;
 
 /// Where the request matched.
@@ -37,86 +39,6 @@ pub struct Matched<'a> {
     pub found: Found<'a>,
     /// What the route does.
     pub forward: &'a Forward,
-}
-
-/// A time limit that was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Limit {
-    /// The route's timeout.
-    Request,
-    /// One attempt's.
-    PerTry,
-    /// Nothing moved.
-    Idle,
-    /// The stream's longest life.
-    Duration,
-    /// `request_timeout`: the request did not arrive in time.
-    RequestArrival,
-}
-
-/// Deadlines of a request.
-#[derive(Debug)]
-struct Deadlines {
-    timeouts: Timeouts,
-    request: Option<Instant>,
-    per_try: Option<Instant>,
-    idle_after: Option<std::time::Duration>,
-    active: Instant,
-    /// `per_try_idle_timeout`: nothing came of an attempt since `active`.
-    per_try_idle: Option<std::time::Duration>,
-    duration: Option<Instant>,
-    arrival: Option<Instant>,
-}
-
-impl Deadlines {
-    fn next(&self) -> Option<Instant> {
-        let idle = self.idle_after.map(|after| self.active + after);
-        let per_try_idle = self.per_try_idle.map(|after| self.active + after);
-        [self.request, self.per_try, per_try_idle, idle, self.duration, self.arrival].into_iter().flatten().min()
-    }
-
-    fn reached(&self, now: Instant) -> Limit {
-        let is = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if is(self.request) {
-            Limit::Request
-        } else if is(self.duration) {
-            Limit::Duration
-        } else if is(self.per_try) || is(self.per_try_idle.map(|after| self.active + after)) {
-            Limit::PerTry
-        } else if is(self.arrival) {
-            Limit::RequestArrival
-        } else {
-            Limit::Idle
-        }
-    }
-
-    /// The request is complete: the time for the answer begins.
-    fn request_complete(&mut self, now: Instant, attempt_started: bool) {
-        self.arrival = None;
-        if self.request.is_none() {
-            self.request = self.timeouts.request.map(|timeout| now + timeout);
-        }
-        if attempt_started && self.per_try.is_none() {
-            self.per_try = self.timeouts.per_try.map(|timeout| now + timeout);
-        }
-    }
-}
-
-/// How an attempt ended that has no response.
-#[derive(Debug)]
-enum Failure {
-    /// No host.
-    NoHost,
-    /// A breaker was open.
-    Overflow,
-    /// No connection.
-    Connect { timeout: bool, reason: Cow<'static, str> },
-    /// The stream ended. `sent`: some of the request has gone to the peer.
-    Stream { error: StreamError, sent: bool },
-    /// A time limit.
-    Limit(Limit),
-    /// The client left.
-    Downstream(StreamError),
 }
 
 /// Everything of a request that forwarding needs.
@@ -800,62 +722,4 @@ impl Forwarding<'_, '_> {
 enum Go {
     Again,
     On,
-}
-
-impl Failure {
-    /// How the retry policy sees it, and whether some of the request has gone out.
-    fn reset_kind(&self) -> Option<(ResetKind, bool)> {
-        Some(match self {
-            Failure::Overflow => (ResetKind::Overflow, false),
-            Failure::Connect { .. } => (ResetKind::ConnectFailure, false),
-            Failure::Stream { error, sent } => match error {
-                StreamError::Refused => (ResetKind::RefusedStream, *sent),
-                StreamError::Protocol(_) | StreamError::TooLarge(_) => (ResetKind::ProtocolError, *sent),
-                StreamError::ConnectionClosed | StreamError::Reset(_) | StreamError::Local => (ResetKind::Reset, *sent),
-            },
-            Failure::Limit(Limit::PerTry) => (ResetKind::Reset, true),
-            Failure::NoHost | Failure::Limit(_) | Failure::Downstream(_) => return None,
-        })
-    }
-
-    /// The status that it would be answered with.
-    fn status(&self) -> u16 {
-        match self {
-            Failure::Limit(_) => 504,
-            Failure::Stream { error: StreamError::Protocol(_) | StreamError::TooLarge(_), .. } => 502,
-            _ => 503,
-        }
-    }
-}
-
-impl From<PoolError> for Failure {
-    fn from(error: PoolError) -> Self {
-        match error {
-            PoolError::Overflow => Failure::Overflow,
-            PoolError::Connect(error) => Failure::Connect { timeout: error.timeout, reason: error.reason },
-        }
-    }
-}
-
-fn reset_reason(error: StreamError) -> (&'static str, ResponseFlags) {
-    match error {
-        StreamError::ConnectionClosed => ("connection_termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
-        StreamError::Reset(_) => ("remote_reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
-        StreamError::Refused => ("remote_refused_stream_reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
-        StreamError::Protocol(_) | StreamError::TooLarge(_) => {
-            ("protocol_error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR)
-        }
-        StreamError::Local => ("local_reset", ResponseFlags::LOCAL_RESET),
-    }
-}
-
-/// Envoy's answer for an attempt that ended before a response.
-fn before_response(reason: &str, transport: &str, status: StatusCode) -> LocalReply {
-    let body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
-    let mut details = reason.replace(' ', "_");
-    if !transport.is_empty() {
-        details.push('|');
-        details.push_str(&transport.replace(' ', "_"));
-    }
-    LocalReply::new(status, body, format!("upstream_reset_before_response_started{{{details}}}"))
 }

@@ -27,7 +27,7 @@ pub(crate) use self::scalar::base64;
 use self::schema::Schema;
 use self::tree::{Key, Map, Node, Reader, Step, SyntaxError, Value};
 pub use self::verdict::{FieldVerdict, Verdict, verdicts};
-use crate::config::report::{At, Report};
+use crate::config::report::{At, Problem, Report};
 
 /// A text that configures the process. Where there are several, each is merged over those before it as protobuf
 /// merges messages: a scalar replaces, a list is appended to.
@@ -91,6 +91,27 @@ pub(crate) fn read_bootstrap(
     }
     let end = report.problem_count();
     Some(Rest { message: decode(&bytes, &report.root())?, faults: faults.unwrap_or(end..end) })
+}
+
+/// The whole bootstrap as one message, for whoever shows it (`/config_dump`): nothing is converted or checked further.
+pub fn bootstrap_message(sources: &[Source<'_>]) -> Result<Bootstrap, Vec<Problem>> {
+    let report = Report::new();
+    let (mut listeners, mut clusters) = (Vec::new(), Vec::new());
+    let rest = read_bootstrap(sources, &report, &mut |element, _| match element {
+        Element::Listener(listener) => listeners.push(*listener),
+        Element::Cluster(cluster) => clusters.push(*cluster),
+        Element::Secret => {}
+    });
+    match rest {
+        Some(rest) if !report.is_rejected() => {
+            let mut message = rest.message;
+            let resources = message.static_resources.get_or_insert_default();
+            resources.listeners = listeners;
+            resources.clusters = clusters;
+            Ok(message)
+        }
+        _ => Err(report.into_parts().0),
+    }
 }
 
 fn decode<M: Message + Default>(bytes: &[u8], at: &At<'_>) -> Option<M> {

@@ -1,0 +1,88 @@
+//! Why an attempt has no response: how the retry policy sees it, and what the client is told.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use outrigger_engine::reply::LocalReply;
+use outrigger_engine::resilience::retry::ResetKind;
+use outrigger_engine::stream_info::ResponseFlags;
+
+use super::codec::StreamError;
+use super::deadlines::Limit;
+use crate::cluster::pool::PoolError;
+
+/// How an attempt ended that has no response.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No host.
+    NoHost,
+    /// A breaker was open.
+    Overflow,
+    /// No connection.
+    Connect { timeout: bool, reason: Cow<'static, str> },
+    /// The stream ended. `sent`: some of the request has gone to the peer.
+    Stream { error: StreamError, sent: bool },
+    /// A time limit.
+    Limit(Limit),
+    /// The client left.
+    Downstream(StreamError),
+}
+
+impl Failure {
+    /// How the retry policy sees it, and whether some of the request has gone out.
+    pub(super) fn reset_kind(&self) -> Option<(ResetKind, bool)> {
+        Some(match self {
+            Failure::Overflow => (ResetKind::Overflow, false),
+            Failure::Connect { .. } => (ResetKind::ConnectFailure, false),
+            Failure::Stream { error, sent } => match error {
+                StreamError::Refused => (ResetKind::RefusedStream, *sent),
+                StreamError::Protocol(_) | StreamError::TooLarge(_) => (ResetKind::ProtocolError, *sent),
+                StreamError::ConnectionClosed | StreamError::Reset(_) | StreamError::Local => (ResetKind::Reset, *sent),
+            },
+            Failure::Limit(Limit::PerTry) => (ResetKind::Reset, true),
+            Failure::NoHost | Failure::Limit(_) | Failure::Downstream(_) => return None,
+        })
+    }
+
+    /// The status that it would be answered with.
+    pub(super) fn status(&self) -> u16 {
+        match self {
+            Failure::Limit(_) => 504,
+            Failure::Stream { error: StreamError::Protocol(_) | StreamError::TooLarge(_), .. } => 502,
+            _ => 503,
+        }
+    }
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Overflow => Failure::Overflow,
+            PoolError::Connect(error) => Failure::Connect { timeout: error.timeout, reason: error.reason },
+        }
+    }
+}
+
+/// Envoy's name for the end of a stream, and its flag.
+pub(super) fn reset_reason(error: StreamError) -> (&'static str, ResponseFlags) {
+    match error {
+        StreamError::ConnectionClosed => ("connection_termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
+        StreamError::Reset(_) => ("remote_reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
+        StreamError::Refused => ("remote_refused_stream_reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
+        StreamError::Protocol(_) | StreamError::TooLarge(_) => {
+            ("protocol_error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR)
+        }
+        StreamError::Local => ("local_reset", ResponseFlags::LOCAL_RESET),
+    }
+}
+
+/// Envoy's answer for an attempt that ended before a response.
+pub(super) fn before_response(reason: &str, transport: &str, status: StatusCode) -> LocalReply {
+    let body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+    let mut details = reason.replace(' ', "_");
+    if !transport.is_empty() {
+        details.push('|');
+        details.push_str(&transport.replace(' ', "_"));
+    }
+    LocalReply::new(status, body, format!("upstream_reset_before_response_started{{{details}}}"))
+}
