@@ -129,7 +129,7 @@ impl ServerConnection {
             .max_header_list_size(u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX))
             .max_send_buffer_size(MAX_SEND_BUFFER)
             .max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESETS))
-            .max_pending_accept_reset_streams(PREMATURE_RESET_STREAMS as usize);
+            .max_pending_accept_reset_streams(2 * PREMATURE_RESET_STREAMS as usize);
         if http2.allow_connect {
             builder.enable_connect_protocol();
         }
