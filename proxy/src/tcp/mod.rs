@@ -11,18 +11,19 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use outrigger_engine::balance::PickContext;
+use outrigger_engine::balance::{Host, PickContext};
 use outrigger_engine::config::tcp_proxy::TcpProxy;
 use outrigger_engine::resilience::breaker::{ConnectionPermit, RoutingPriority};
 use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
 use tokio::time::Instant;
 
+use crate::cluster::WorkerCluster;
 use crate::cluster::connect::connect;
 use crate::io::Io;
-use crate::telemetry::stats::TcpStats;
+use crate::telemetry::stats::{ClusterStats, TcpStats};
 use crate::worker::Worker;
 
-use self::tunnel::{Cause, Tunnel};
+use self::tunnel::{Cause, Ended, Tunnel};
 
 /// Serves a downstream connection to its end.
 pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, connection: Arc<ConnectionInfo>, io: Io, buffered: Bytes) {
@@ -62,7 +63,8 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, stats: &TcpStats, info: &mut
             info.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
             return;
         };
-        let _guard = match cluster.breakers.acquire_connection(RoutingPriority::Default, 0, false) {
+        let to_host = host.stats().cx_active.load(Ordering::Relaxed);
+        let _guard = match cluster.breakers.acquire_connection(RoutingPriority::Default, to_host, false) {
             ConnectionPermit::Granted(guard) | ConnectionPermit::Forced(guard) => guard,
             ConnectionPermit::Refused => {
                 cluster.stats.upstream_cx_overflow.inc();
@@ -76,43 +78,34 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, stats: &TcpStats, info: &mut
         let begun = Instant::now();
         cluster.stats.upstream_cx_total.inc();
         host.stats().cx_total.fetch_add(1, Ordering::Relaxed);
+        cluster.stats.upstream_rq_pending_total.inc();
         match connect(&cluster.state.config, &host, cluster.tls(), None).await {
             Ok(connected) => {
                 cluster.stats.upstream_cx_connect_ms.record(begun.elapsed().as_micros() as u64);
-                cluster.stats.upstream_cx_active.inc();
-                host.stats().cx_active.fetch_add(1, Ordering::Relaxed);
                 info.upstream_local_address = connected.local_address;
-                let mut tunnel = Tunnel::new(io, buffered, connected.io, Bytes::new())
+                let _connection = Connection::new(&cluster, &host, begun);
+                let tunnel = Tunnel::new(io, buffered, connected.io, Bytes::new())
                     .idle_timeout(proxy.idle_timeout)
                     .deadline(deadline);
-                // A tunnel may last for days: what it moves is counted as it moves.
-                let mut counted = (0, 0);
-                let ended = poll_fn(|cx| {
-                    let ended = Pin::new(&mut tunnel).poll(cx);
-                    let (up, down) = tunnel.moved();
-                    stats.downstream_cx_rx_bytes_total.add(up - counted.0);
-                    stats.downstream_cx_tx_bytes_total.add(down - counted.1);
-                    cluster.stats.upstream_cx_tx_bytes_total.add(up - counted.0);
-                    cluster.stats.upstream_cx_rx_bytes_total.add(down - counted.1);
-                    counted = (up, down);
-                    ended
-                })
-                .await;
+                let ended = pass(tunnel, stats, &cluster.stats).await;
                 match ended.cause {
                     Cause::Idle => stats.idle_timeout.inc(),
                     Cause::Deadline => {
                         stats.max_downstream_connection_duration.inc();
                         info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
                     }
-                    Cause::Finished | Cause::ResetByA | Cause::ResetByB => {}
+                    Cause::ResetByB => info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET),
+                    Cause::FinishedByA | Cause::FinishedByB | Cause::ResetByA => {}
+                }
+                if matches!(ended.cause, Cause::FinishedByB | Cause::ResetByB) {
+                    cluster.stats.upstream_cx_destroy_remote.inc();
+                    cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
+                } else {
+                    cluster.stats.upstream_cx_destroy_local.inc();
+                    cluster.stats.upstream_cx_destroy_local_with_active_rq.inc();
                 }
                 info.bytes_received = ended.from_a;
                 info.bytes_sent = ended.from_b;
-                drop(tunnel);
-                cluster.stats.upstream_cx_active.dec();
-                cluster.stats.upstream_cx_destroy.inc();
-                cluster.stats.upstream_cx_length_ms.record(begun.elapsed().as_micros() as u64);
-                host.stats().cx_active.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
             Err(error) => {
@@ -120,6 +113,7 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, stats: &TcpStats, info: &mut
                 if error.timeout {
                     cluster.stats.upstream_cx_connect_timeout.inc();
                 }
+                cluster.stats.upstream_rq_pending_failure_eject.inc();
                 host.stats().cx_connect_fail.fetch_add(1, Ordering::Relaxed);
                 info.upstream_transport_failure = Some(error.reason);
             }
@@ -128,4 +122,53 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, stats: &TcpStats, info: &mut
     cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
     info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
     info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+}
+
+/// Runs the tunnel. It may last for days: what it moves is counted as it moves.
+async fn pass(mut tunnel: Tunnel, downstream: &TcpStats, upstream: &ClusterStats) -> Ended {
+    let mut counted = (0, 0);
+    poll_fn(|cx| {
+        let ended = Pin::new(&mut tunnel).poll(cx);
+        let (up, down) = tunnel.moved();
+        downstream.downstream_cx_rx_bytes_total.add(up - counted.0);
+        downstream.downstream_cx_tx_bytes_total.add(down - counted.1);
+        upstream.upstream_cx_tx_bytes_total.add(up - counted.0);
+        upstream.upstream_cx_rx_bytes_total.add(down - counted.1);
+        counted = (up, down);
+        ended
+    })
+    .await
+}
+
+/// A connection to a host while it is counted as active. To the balancers and to Envoy's counters it is one request.
+struct Connection<'a> {
+    cluster: &'a WorkerCluster,
+    host: &'a Host,
+    begun: Instant,
+}
+
+impl<'a> Connection<'a> {
+    fn new(cluster: &'a WorkerCluster, host: &'a Host, begun: Instant) -> Self {
+        cluster.stats.upstream_cx_active.inc();
+        cluster.stats.upstream_rq_total.inc();
+        cluster.stats.upstream_rq_active.inc();
+        let stats = host.stats();
+        stats.cx_active.fetch_add(1, Ordering::Relaxed);
+        stats.rq_active.fetch_add(1, Ordering::Relaxed);
+        stats.rq_total.fetch_add(1, Ordering::Relaxed);
+        Connection { cluster, host, begun }
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_active.dec();
+        stats.upstream_rq_active.dec();
+        stats.upstream_cx_destroy.inc();
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        stats.upstream_cx_length_ms.record(self.begun.elapsed().as_micros() as u64);
+        self.host.stats().cx_active.fetch_sub(1, Ordering::Relaxed);
+        self.host.stats().rq_active.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -39,6 +39,7 @@ pub struct Tunnel {
     b: Io,
     a_to_b: Direction,
     b_to_a: Direction,
+    a_ended_first: bool,
     idle: Option<Duration>,
     deadline: Option<Instant>,
     active: Instant,
@@ -59,8 +60,10 @@ pub struct Ended {
 /// Why a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Both sides have sent their FIN.
-    Finished,
+    /// Both sides have sent their FIN, `a` the later one.
+    FinishedByA,
+    /// Both sides have sent their FIN, `b` the later one.
+    FinishedByB,
     /// `a` was reset, or broke; so was `b`.
     ResetByA,
     /// `b` was reset, or broke; so was `a`.
@@ -79,6 +82,7 @@ impl Tunnel {
             b_to_a: Direction::new(b_buffered, splice::is_possible(&a, &b)),
             a,
             b,
+            a_ended_first: false,
             idle: None,
             deadline: None,
             active: Instant::now(),
@@ -114,7 +118,7 @@ impl Tunnel {
         match cause {
             Cause::ResetByA => reset_on_close(&self.b),
             Cause::ResetByB => reset_on_close(&self.a),
-            Cause::Finished | Cause::Idle | Cause::Deadline => {}
+            Cause::FinishedByA | Cause::FinishedByB | Cause::Idle | Cause::Deadline => {}
         }
         Ended { from_a: self.a_to_b.moved, from_b: self.b_to_a.moved, cause }
     }
@@ -131,8 +135,10 @@ impl Future for Tunnel {
         let cause = match (up, down) {
             (Poll::Ready(Err(Side::From)), _) | (_, Poll::Ready(Err(Side::To))) => Cause::ResetByA,
             (Poll::Ready(Err(Side::To)), _) | (_, Poll::Ready(Err(Side::From))) => Cause::ResetByB,
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Cause::Finished,
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) if me.a_ended_first => Cause::FinishedByB,
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Cause::FinishedByA,
             _ => {
+                me.a_ended_first = me.a_to_b.has_ended() && (me.a_ended_first || !me.b_to_a.has_ended());
                 if progress {
                     me.active = Instant::now();
                 }
@@ -179,6 +185,11 @@ impl Direction {
     fn new(buffered: Bytes, can_splice: bool) -> Self {
         let moved = buffered.len() as u64;
         Direction { pending: buffered, moved, state: State::Open, full_reads: 0, can_splice, pipe: None }
+    }
+
+    /// Whether FIN was read.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, State::Closing | State::Closed)
     }
 
     /// Moves what can be moved. Ready when the FIN has passed, or with the side that broke.

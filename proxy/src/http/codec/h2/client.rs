@@ -59,21 +59,49 @@ impl Counts {
     }
 }
 
-/// One stream's place on a connection, held by its halves.
+/// One stream's place on a connection, held by its halves. With the last of them the stream is reset, unless both
+/// directions have ended.
 #[derive(Debug)]
-pub(super) struct Lease(Rc<Counts>);
+pub(super) struct Lease {
+    counts: Rc<Counts>,
+    sender: RefCell<Option<Sender>>,
+    request_ended: Cell<bool>,
+    response_ended: Cell<bool>,
+}
 
 impl Lease {
     fn new(counts: &Rc<Counts>) -> Rc<Self> {
         counts.active.set(counts.active.get() + 1);
-        Rc::new(Lease(counts.clone()))
+        Rc::new(Lease {
+            counts: counts.clone(),
+            sender: RefCell::new(None),
+            request_ended: Cell::new(false),
+            response_ended: Cell::new(false),
+        })
+    }
+
+    /// The response has been read to its end.
+    pub(super) fn set_response_ended(&self) {
+        self.response_ended.set(true);
+    }
+
+    fn send<R>(&self, call: impl FnOnce(&mut Sender) -> Result<R, StreamError>) -> Result<R, StreamError> {
+        match &mut *self.sender.borrow_mut() {
+            Some(sender) if !self.request_ended.get() => call(sender),
+            _ => Err(StreamError::Local),
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
-        self.0.wake();
+        if let Some(mut sender) = self.sender.take()
+            && !(self.request_ended.get() && self.response_ended.get())
+        {
+            sender.send_reset(ResetCode::Internal);
+        }
+        self.counts.active.set(self.counts.active.get() - 1);
+        self.counts.wake();
     }
 }
 
@@ -85,7 +113,7 @@ impl ClientConnection {
     ///
     /// The transport broke; `owner` is not called then.
     pub async fn handshake(io: Io, settings: &ClientSettings, owner: OwnerRef) -> Result<Self, StreamError> {
-        let link = Link::new(io, Bytes::new(), Policy::EndStream, false);
+        let link = Link::new(io, Bytes::new(), Policy::EndConnection, false);
         let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
         let http2 = &settings.http2;
         let (requests, mut connection) = client::Builder::new()
@@ -93,7 +121,7 @@ impl ClientConnection {
             .initial_window_size(http2.initial_stream_window_size)
             .initial_connection_window_size(http2.initial_connection_window_size)
             .header_table_size(http2.hpack_table_size)
-            .max_header_list_size(u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX))
+            .max_header_list_size(limits.of_the_crate())
             .max_send_buffer_size(MAX_SEND_BUFFER)
             .max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESETS))
             .handshake(Wire(link.clone()))
@@ -170,7 +198,8 @@ impl Driver {
             {
                 return Poll::Ready(None);
             }
-            Pin::new(&mut self.connection).poll(cx).map(Some)
+            let ended = Pin::new(&mut self.connection).poll(cx).map(Some);
+            if self.link.violation().is_some() { Poll::Ready(None) } else { ended }
         })
         .await;
         let local = matches!(&result, Some(Ok(()))) && self.link.goaway().is_none() && !self.link.saw_end();
@@ -196,8 +225,10 @@ pub struct ClientStream {
 enum State {
     /// Nothing sent yet.
     Idle,
-    /// The head is sent. `response` goes with the final head, `sender` with the end of the request.
-    Open { sender: Option<Sender>, response: Option<ResponseFuture> },
+    /// The head is sent.
+    Waiting(ResponseFuture),
+    /// The final head has come, or an error.
+    Replied,
 }
 
 impl ClientStream {
@@ -209,8 +240,9 @@ impl ClientStream {
         // A clone each: a handle that has sent a request beyond the peer's limit sends no other.
         match self.shared.requests.clone().send_request(request, end) {
             Ok((response, stream)) => {
-                let sender = (!end).then(|| Sender { stream, link: self.shared.link.clone() });
-                self.state = State::Open { sender, response: Some(response) };
+                self.lease.sender.replace(Some(Sender { stream, link: self.shared.link.clone() }));
+                self.lease.request_ended.set(end);
+                self.state = State::Waiting(response);
                 Ok(())
             }
             // No stream was opened: nothing has been sent.
@@ -219,40 +251,27 @@ impl ClientStream {
         }
     }
 
-    fn sender(&mut self) -> Result<&mut Sender, StreamError> {
-        match &mut self.state {
-            State::Open { sender: Some(sender), .. } => Ok(sender),
-            _ => Err(StreamError::Local),
-        }
-    }
-
-    fn finish_request(&mut self) {
-        if let State::Open { sender, .. } = &mut self.state {
-            *sender = None;
-        }
-    }
-
     pub(in crate::http::codec) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        self.sender()?.poll_ready(cx)
+        match self.lease.send(|sender| Ok(sender.poll_ready(cx))) {
+            Ok(ready) => ready,
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     pub(in crate::http::codec) fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
-        self.sender()?.send_data(data, end)?;
-        if end {
-            self.finish_request();
-        }
+        self.lease.send(|sender| sender.send_data(data, end))?;
+        self.lease.request_ended.set(end);
         Ok(())
     }
 
     pub(in crate::http::codec) fn send_trailers(&mut self, trailers: Headers) -> Result<(), StreamError> {
-        self.sender()?.send_trailers(trailers)?;
-        self.finish_request();
+        self.lease.send(|sender| sender.send_trailers(trailers))?;
+        self.lease.request_ended.set(true);
         Ok(())
     }
 
     pub(in crate::http::codec) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, StreamError>> {
-        let State::Open { response, .. } = &mut self.state else { return Poll::Ready(Err(StreamError::Local)) };
-        let Some(future) = response else { return Poll::Ready(Err(StreamError::Local)) };
+        let State::Waiting(future) = &mut self.state else { return Poll::Ready(Err(StreamError::Local)) };
         let link = &self.shared.link;
         let limits = self.shared.limits;
         let id = future.stream_id().as_u32();
@@ -273,12 +292,13 @@ impl ClientStream {
             None => {}
         }
         let result = ready!(Pin::new(future).poll(cx));
-        *response = None;
+        self.state = State::Replied;
         Poll::Ready(match result {
             Ok(reply) => {
                 let (parts, stream) = reply.into_parts();
                 head::response(parts, limits).map_err(refused).map(|head| {
                     let body = if stream.is_end_stream() {
+                        self.lease.set_response_ended();
                         codec::Body::Empty
                     } else {
                         codec::Body::H2(super::Body::new(stream, link.clone(), limits, Some(self.lease.clone())))
@@ -290,14 +310,5 @@ impl ClientStream {
             Err(error) if error.is_library() && self.shared.counts.closed.get() => Err(gone(link, id)),
             Err(error) => Err(stream_error(&error, link, id)),
         })
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        // A body that is still read holds the stream too, so the crate would not see that the request has no end.
-        if let State::Open { sender: Some(sender), .. } = &mut self.state {
-            sender.send_reset(ResetCode::Internal);
-        }
     }
 }

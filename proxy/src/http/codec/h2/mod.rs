@@ -41,8 +41,9 @@ pub struct Body {
     link: Rc<Link>,
     limits: Limits,
     state: BodyState,
-    /// Keeps the stream counted while its body is read.
-    _lease: Option<Rc<client::Lease>>,
+    failed: bool,
+    /// Of a response: keeps its stream while it is read.
+    lease: Option<Rc<client::Lease>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ enum BodyState {
 
 impl Body {
     fn new(stream: RecvStream, link: Rc<Link>, limits: Limits, lease: Option<Rc<client::Lease>>) -> Self {
-        Body { stream, link, limits, state: BodyState::Data, _lease: lease }
+        Body { stream, link, limits, state: BodyState::Data, failed: false, lease }
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
@@ -98,7 +99,19 @@ impl Body {
 
     fn fail(&mut self, error: &h2::Error) -> Poll<Option<Result<Frame, StreamError>>> {
         self.state = BodyState::End;
+        self.failed = true;
         Poll::Ready(Some(Err(stream_error(error, &self.link, self.stream.stream_id().as_u32()))))
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(lease) = &self.lease
+            && !self.failed
+            && self.is_end()
+        {
+            lease.set_response_ended();
+        }
     }
 }
 

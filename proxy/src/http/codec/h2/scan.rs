@@ -7,10 +7,12 @@
 pub(super) const DATA: u8 = 0;
 /// HEADERS.
 pub(super) const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
+/// PRIORITY.
+pub(super) const PRIORITY: u8 = 2;
 /// RST_STREAM.
 pub(super) const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+/// SETTINGS.
+pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 /// GOAWAY.
 pub(super) const GOAWAY: u8 = 7;

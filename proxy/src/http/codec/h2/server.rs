@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, server};
 use outrigger_engine::config::hcm::{Http2Options, HttpConnectionManager};
 use outrigger_engine::message::{Headers, ResponseHead};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::head::{self, Limits, Refused};
 use super::keepalive::Keepalive;
@@ -22,6 +22,11 @@ use crate::io::Io;
 const PREMATURE_RESET_STREAMS: u64 = 500;
 /// Envoy's `overload.premature_reset_min_stream_lifetime_seconds`.
 const PREMATURE_RESET_AGE: Duration = Duration::from_secs(1);
+
+/// The connection preface of a client (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// For the peer to close after it has sent something else.
+const BAD_PREFACE_LINGER: Duration = Duration::from_secs(1);
 
 /// What a listener's connection manager asks of HTTP/2.
 #[derive(Clone, Debug)]
@@ -114,6 +119,8 @@ impl ServerConnection {
     ///
     /// The peer speaks something else, or is gone; the transport has been closed.
     pub async fn handshake(io: Io, buffered: Bytes, settings: &ServerSettings) -> Result<Self, End> {
+        let mut io = io;
+        let buffered = read_preface(&mut io, buffered).await?;
         let policy =
             if settings.stream_error_on_invalid_http_message { Policy::EndStream } else { Policy::EndConnection };
         let link = Link::new(io, buffered, policy, true);
@@ -126,7 +133,7 @@ impl ServerConnection {
             .initial_connection_window_size(http2.initial_connection_window_size)
             .header_table_size(http2.hpack_table_size)
             // Ours is the limit; the crate's counts 32 bytes a field and answers otherwise than Envoy.
-            .max_header_list_size(u32::try_from(limits.bytes.saturating_mul(4)).unwrap_or(u32::MAX))
+            .max_header_list_size(limits.of_the_crate())
             .max_send_buffer_size(MAX_SEND_BUFFER)
             .max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESETS))
             .max_pending_accept_reset_streams(2 * PREMATURE_RESET_STREAMS as usize);
@@ -142,10 +149,7 @@ impl ServerConnection {
                 let streams = Rc::default();
                 Ok(ServerConnection { h2: Some(h2), link, streams, limits, keepalive, end: None, aborted: false })
             }
-            Err(error) => {
-                let _ = Wire(link.clone()).shutdown().await;
-                Err(if error.is_io() { End::Broken } else { End::Protocol("http2.bad_preface") })
-            }
+            Err(_) => Err(End::Broken),
         }
     }
 
@@ -176,6 +180,9 @@ impl ServerConnection {
                 }
                 self.link.put_malformed(details);
             }
+            if accepted.is_pending() && self.link.settle_doubt() {
+                continue;
+            }
             match ready!(accepted) {
                 Some(Ok((request, respond))) => {
                     if let Some(incoming) = self.accept(request, respond) {
@@ -201,6 +208,7 @@ impl ServerConnection {
         request: http::Request<h2::RecvStream>,
         mut respond: server::SendResponse<Bytes>,
     ) -> Option<Incoming> {
+        self.link.set_accepted(respond.stream_id().as_u32());
         let (parts, stream) = request.into_parts();
         let head = match head::request(parts, self.limits) {
             Ok(head) => head,
@@ -283,6 +291,29 @@ impl ServerConnection {
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.link.poll_close(cx)
     }
+}
+
+/// Reads as much as the preface is long. What is not one has the connection closed before we have said anything.
+async fn read_preface(io: &mut Io, buffered: Bytes) -> Result<Bytes, End> {
+    let mut read = BytesMut::from(buffered);
+    while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
+        match io.read_buf(&mut read).await {
+            Ok(1..) => {}
+            _ => return Err(End::Broken),
+        }
+    }
+    if read.starts_with(PREFACE) {
+        return Ok(read.freeze());
+    }
+    let _ = io.shutdown().await;
+    // Bytes that wait to be read when the socket goes would make a reset of our FIN.
+    let _ = tokio::time::timeout(BAD_PREFACE_LINGER, async {
+        while let Ok(1..) = io.read_buf(&mut read).await {
+            read.clear();
+        }
+    })
+    .await;
+    Err(End::Protocol("http2.bad_preface"))
 }
 
 /// The way to answer.

@@ -482,6 +482,19 @@ fn a_malformed_request_ends_the_connection_without_a_frame_as_envoy_does() {
 }
 
 #[test]
+fn a_length_that_is_none_ends_the_connection_though_its_body_came_along() {
+    run(async {
+        for fields in [&[("content-length", "+1")][..], &[("content-length", "1"), ("content-length", "2")]] {
+            let mut frames = request(1, true, &[]);
+            frames.extend(request(3, false, fields));
+            frames.extend(frame(0, 1, 3, b"x"));
+            let (_, malformed, end) = raw(server_settings(), &frames).await;
+            assert_eq!((malformed, end), (vec![head::BAD_FIELD], End::Protocol(head::BAD_FIELD)), "{fields:?}");
+        }
+    });
+}
+
+#[test]
 fn a_malformed_request_ends_its_stream_where_that_is_asked_for() {
     run(async {
         let mut settings = server_settings();

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head::{BAD_FIELD, BAD_MESSAGE};
-use super::scan::{DATA, Floods, FrameHead, GOAWAY, HEADERS, RST_STREAM, Scanner};
+use super::scan::{DATA, Floods, FrameHead, GOAWAY, HEADERS, PRIORITY, RST_STREAM, SETTINGS, Scanner};
 use crate::io::Io;
 
 const PROTOCOL_ERROR: u32 = 1;
@@ -29,6 +29,8 @@ pub(super) struct Link {
     last_headers_sent: Cell<u32>,
     own_resets: RefCell<Vec<u32>>,
     own_goaway: Cell<bool>,
+    accepted: Cell<u32>,
+    doubtful: Cell<Option<u32>>,
     client: bool,
     end: Cell<bool>,
 }
@@ -40,6 +42,8 @@ struct Transport {
     inbound: Scanner,
     outbound: Scanner,
     floods: Floods,
+    /// The kind of the last frame read; `None` before the first.
+    last_kind: Option<u8>,
     /// The kind of the last frame that carried a message, and its stream.
     last_message: (u8, u32),
     policy: Policy,
@@ -67,6 +71,7 @@ impl Link {
                 inbound: Scanner::new(inbound),
                 outbound: Scanner::new(outbound),
                 floods: Floods::default(),
+                last_kind: None,
                 last_message: (DATA, 0),
                 policy,
                 silent: false,
@@ -77,6 +82,9 @@ impl Link {
             last_headers_sent: Cell::new(0),
             own_resets: RefCell::new(Vec::new()),
             own_goaway: Cell::new(false),
+            // Answers to our own requests are not accepted, they are expected.
+            accepted: Cell::new(if server { 0 } else { u32::MAX }),
+            doubtful: Cell::new(None),
             client: !server,
             end: Cell::new(false),
         })
@@ -123,6 +131,22 @@ impl Link {
         self.goaway.get().map(|(id, _)| id)
     }
 
+    /// The request of `stream` has been taken from the crate.
+    pub(super) fn set_accepted(&self, stream: u32) {
+        self.accepted.set(stream);
+    }
+
+    /// Whether writing has stopped before a reset of which only the next requests tell what it is for. To be asked when
+    /// the crate has no more requests: if that of the reset stream was among them, its body broke the rules, and writing
+    /// goes on; if not, its head did, and the connection is in violation.
+    pub(super) fn settle_doubt(&self) -> bool {
+        let Some(stream) = self.doubtful.take() else { return false };
+        if stream > self.accepted.get() {
+            self.set_violation(BAD_FIELD);
+        }
+        true
+    }
+
     /// Whether the HEADERS of this stream of ours have been written.
     pub(super) fn was_sent(&self, stream: u32) -> bool {
         stream <= self.last_headers_sent.get()
@@ -166,7 +190,14 @@ impl Link {
             if frame.kind == GOAWAY {
                 self.goaway.set(Some(frame.goaway()));
             }
-            if let Err(details) = transport.floods.inbound(&frame) {
+            let first = transport.last_kind.replace(frame.kind).is_none();
+            // An upstream is trusted to ask for no more than it needs; a downstream is not.
+            let allowed = match frame.kind {
+                _ if self.client => Ok(()),
+                kind if first && kind != SETTINGS => Err("http2.bad_preface"),
+                _ => transport.floods.inbound(&frame),
+            };
+            if let Err(details) = allowed {
                 self.violation.set(Some(details));
                 transport.silent = true;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, details));
@@ -182,33 +213,52 @@ impl Link {
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let start = scanner.boundary();
             let (taken, frame) = scanner.next(rest);
-            if let (Some(start), Some(frame)) = (start, frame)
-                && let Some(details) = self.detects_malformed(transport, &frame)
-            {
-                if transport.policy == Policy::EndConnection {
-                    self.violation.set(Some(details));
+            if let (Some(start), Some(frame)) = (start, frame) {
+                if self.client && frame.kind == GOAWAY {
+                    // To an upstream we just close, as Envoy does.
+                    transport.silent = true;
                     return at + start;
                 }
-                self.malformed.set(Some(details));
+                match (self.judge(transport, &frame), transport.policy) {
+                    (Judgement::Fine, _) | (Judgement::Doubtful, Policy::EndStream) => {}
+                    (Judgement::Malformed(details), Policy::EndStream) => self.malformed.set(Some(details)),
+                    (Judgement::Malformed(details), Policy::EndConnection) => {
+                        self.violation.set(Some(details));
+                        transport.silent = true;
+                        return at + start;
+                    }
+                    (Judgement::Doubtful, Policy::EndConnection) => {
+                        self.doubtful.set(Some(frame.stream));
+                        return at + start;
+                    }
+                }
             }
             at += taken;
         }
         bytes.len()
     }
 
-    /// Whether the crate ends a stream or the connection because of a malformed message. Bodies that do not fit their
-    /// `content-length` end their stream only.
-    fn detects_malformed(&self, transport: &Transport, frame: &FrameHead) -> Option<&'static str> {
+    /// What the crate ends with this frame, a message or its body. A body that does not fit its `content-length` ends its
+    /// stream only, but the crate takes in many frames before it writes: after HEADERS and DATA the reset can be for either.
+    fn judge(&self, transport: &Transport, frame: &FrameHead) -> Judgement {
         let (last_kind, last_stream) = transport.last_message;
         match frame.kind {
             RST_STREAM if frame.reset_code() == PROTOCOL_ERROR => {
-                let by_data = last_kind == DATA && last_stream == frame.stream;
-                (!by_data && !self.own_resets.borrow().contains(&frame.stream)).then_some(BAD_MESSAGE)
+                let deprecated = transport.last_kind == Some(PRIORITY);
+                if deprecated || self.own_resets.borrow().contains(&frame.stream) {
+                    Judgement::Fine
+                } else if last_kind != DATA || last_stream != frame.stream {
+                    Judgement::Malformed(BAD_MESSAGE)
+                } else if frame.stream <= self.accepted.get() {
+                    Judgement::Fine
+                } else {
+                    Judgement::Doubtful
+                }
             }
-            GOAWAY if frame.goaway().1 == PROTOCOL_ERROR => {
-                (last_kind == HEADERS && !self.own_goaway.get()).then_some(BAD_FIELD)
+            GOAWAY if frame.goaway().1 == PROTOCOL_ERROR && last_kind == HEADERS && !self.own_goaway.get() => {
+                Judgement::Malformed(BAD_FIELD)
             }
-            _ => None,
+            _ => Judgement::Fine,
         }
     }
 
@@ -231,6 +281,16 @@ impl Link {
             }
         }
     }
+}
+
+/// What a frame that the crate sends says of what the peer has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judgement {
+    Fine,
+    /// A malformed head or trailers, in Envoy's words.
+    Malformed(&'static str),
+    /// A malformed head, or a body that does not fit it.
+    Doubtful,
 }
 
 /// The transport, given to the `h2` crate.
@@ -276,14 +336,18 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let link = &*self.0;
         let transport = &mut *link.transport.borrow_mut();
+        if link.doubtful.get().is_some() {
+            return Poll::Pending;
+        }
         if !transport.silent
             && let Some(first) = bufs.iter().find(|b| !b.is_empty())
         {
             // Control frames begin in the first slice; the others are payload.
             let allowed = link.outbound(transport, first);
-            if allowed == 0 {
-                transport.silent = true;
-            } else {
+            if allowed == 0 && link.doubtful.get().is_some() {
+                return Poll::Pending;
+            }
+            if allowed > 0 {
                 let cut = [io::IoSlice::new(first.get(..allowed).unwrap_or_default())];
                 let bufs = if allowed == first.len() { bufs } else { &cut };
                 let n = ready!(Pin::new(&mut transport.io).poll_write_vectored(cx, bufs))?;
