@@ -168,11 +168,11 @@ impl Responder {
     ///
     /// # Errors
     ///
-    /// [`StreamError::Local`] where no such head was sent; on HTTP/2, where a stream is not a transport.
+    /// [`StreamError::Local`] where no such head was sent.
     pub fn into_tunnel(self) -> Result<Tunnel, StreamError> {
         match self {
             Responder::H1(r) => r.into_tunnel(),
-            Responder::H2(_) => Err(StreamError::Local),
+            Responder::H2(r) => r.into_tunnel(),
         }
     }
 }
@@ -250,15 +250,16 @@ impl ClientStream {
         }
     }
 
-    /// The transport of a connection that has become a tunnel, and the owner's claim on it.
+    /// The transport of a connection that has become a tunnel, and the owner's claim on it. A stream of HTTP/2 has its
+    /// own.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Local`] where the peer did not agree to it; on HTTP/2, where a stream is not a transport.
-    pub fn into_tunnel(self) -> Result<(Tunnel, h1::Lease), StreamError> {
+    /// [`StreamError::Local`] where the peer did not agree to it.
+    pub fn into_tunnel(self) -> Result<(Tunnel, Option<h1::Lease>), StreamError> {
         match self {
-            ClientStream::H1(s) => s.into_tunnel(),
-            ClientStream::H2(_) => Err(StreamError::Local),
+            ClientStream::H1(s) => s.into_tunnel().map(|(tunnel, lease)| (tunnel, Some(lease))),
+            ClientStream::H2(s) => s.into_tunnel().map(|tunnel| (tunnel, None)),
         }
     }
 }

@@ -8,11 +8,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::client::{self, ResponseFuture, SendRequest};
+use http::HeaderValue;
 use outrigger_engine::config::hcm::Http2Options;
 use outrigger_engine::message::{Headers, RequestHead};
 
 use super::head::{self, BAD_MESSAGE, Limits, Refused};
 use super::keepalive::Keepalive;
+use super::upgrade;
 use super::wire::{Link, Policy, Wire};
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, gone, stream_error};
 use crate::http::codec::{self, CloseReason, OwnerRef, Reply, ResetCode, StreamError};
@@ -153,7 +155,13 @@ impl ClientConnection {
         if self.is_draining() || self.active() >= self.max_concurrent() {
             return Err(StreamError::Refused);
         }
-        Ok(ClientStream { state: State::Idle, shared: self.0.clone(), lease: Lease::new(&self.0.counts) })
+        Ok(ClientStream {
+            state: State::Idle,
+            upgrade: None,
+            upgraded: None,
+            shared: self.0.clone(),
+            lease: Lease::new(&self.0.counts),
+        })
     }
 
     /// Ready when [`ClientConnection::open`] is worth a try: there is a place, or there will never be one.
@@ -217,6 +225,10 @@ impl Driver {
 #[derive(Debug)]
 pub struct ClientStream {
     state: State,
+    /// The protocol of an upgrade that was asked for.
+    upgrade: Option<HeaderValue>,
+    /// What comes after an upgrade.
+    upgraded: Option<super::Body>,
     shared: Rc<Shared>,
     lease: Rc<Lease>,
 }
@@ -232,8 +244,10 @@ enum State {
 }
 
 impl ClientStream {
-    pub(in crate::http::codec) fn send_head(&mut self, head: RequestHead, end: bool) -> Result<(), StreamError> {
+    pub(in crate::http::codec) fn send_head(&mut self, mut head: RequestHead, end: bool) -> Result<(), StreamError> {
         let State::Idle = self.state else { return Err(StreamError::Local) };
+        self.upgrade = upgrade::to_connect(&mut head);
+        let end = end && self.upgrade.is_none();
         let Some(request) = head::to_request(head) else {
             return Err(StreamError::Protocol("http2.invalid_request"));
         };
@@ -296,8 +310,14 @@ impl ClientStream {
         Poll::Ready(match result {
             Ok(reply) => {
                 let (parts, stream) = reply.into_parts();
-                head::response(parts, limits).map_err(refused).map(|head| {
-                    let body = if stream.is_end_stream() {
+                head::response(parts, limits).map_err(refused).map(|mut head| {
+                    let switching =
+                        self.upgrade.take().is_some_and(|protocol| upgrade::to_switching(&mut head, protocol));
+                    let body = if switching {
+                        let lease = Some(self.lease.clone());
+                        self.upgraded = Some(super::Body::new(stream, link.clone(), limits, lease));
+                        codec::Body::Empty
+                    } else if stream.is_end_stream() {
                         self.lease.set_response_ended();
                         codec::Body::Empty
                     } else {
@@ -310,5 +330,21 @@ impl ClientStream {
             Err(error) if error.is_library() && self.shared.counts.closed.get() => Err(gone(link, id)),
             Err(error) => Err(stream_error(&error, link, id)),
         })
+    }
+
+    /// The stream as a transport, after `101 Switching Protocols`.
+    pub(in crate::http::codec) fn into_tunnel(mut self) -> Result<codec::Tunnel, StreamError> {
+        let body = self.upgraded.take().ok_or(StreamError::Local)?;
+        Ok(upgrade::tunnel(self, body))
+    }
+}
+
+impl upgrade::Send for ClientStream {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        ClientStream::poll_ready(self, cx)
+    }
+
+    fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        ClientStream::send_data(self, data, end)
     }
 }

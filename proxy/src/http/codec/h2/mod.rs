@@ -9,6 +9,7 @@ mod head;
 mod keepalive;
 mod scan;
 mod server;
+mod upgrade;
 mod wire;
 
 #[cfg(test)]

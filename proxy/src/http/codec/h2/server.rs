@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, server};
+use http::StatusCode;
 use outrigger_engine::config::hcm::{Http2Options, HttpConnectionManager};
 use outrigger_engine::message::{Headers, ResponseHead};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::head::{self, Limits, Refused};
 use super::keepalive::Keepalive;
+use super::upgrade;
 use super::wire::{Link, Policy, Wire};
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, reset, stream_error};
 use crate::http::codec::{self, Exchange, ResetCode, StreamError};
@@ -210,7 +212,7 @@ impl ServerConnection {
     ) -> Option<Incoming> {
         self.link.set_accepted(respond.stream_id().as_u32());
         let (parts, stream) = request.into_parts();
-        let head = match head::request(parts, self.limits) {
+        let mut head = match head::request(parts, self.limits) {
             Ok(head) => head,
             Err(Refused::TooLarge(details)) => {
                 respond.send_reset(Reason::INTERNAL_ERROR);
@@ -230,7 +232,11 @@ impl ServerConnection {
                 return Some(Incoming::Malformed(details));
             }
         };
-        let body = if stream.is_end_stream() {
+        let mut upgraded = None;
+        let body = if upgrade::from_connect(&mut head) {
+            upgraded = Some(super::Body::new(stream, self.link.clone(), self.limits, None));
+            codec::Body::Empty
+        } else if stream.is_end_stream() {
             codec::Body::Empty
         } else {
             codec::Body::H2(super::Body::new(stream, self.link.clone(), self.limits, None))
@@ -238,6 +244,7 @@ impl ServerConnection {
         self.streams.active.set(self.streams.active.get() + 1);
         let responder = Responder {
             state: State::Waiting(respond),
+            upgraded,
             link: self.link.clone(),
             streams: self.streams.clone(),
             started: Instant::now(),
@@ -320,6 +327,8 @@ async fn read_preface(io: &mut Io, buffered: Bytes) -> Result<Bytes, End> {
 #[derive(Debug)]
 pub struct Responder {
     state: State,
+    /// What comes after an upgrade, where one is asked for.
+    upgraded: Option<super::Body>,
     link: Rc<Link>,
     streams: Rc<Streams>,
     started: Instant,
@@ -347,7 +356,12 @@ impl Responder {
         }
     }
 
-    pub(in crate::http::codec) fn send_head(&mut self, head: ResponseHead, end: bool) -> Result<(), StreamError> {
+    pub(in crate::http::codec) fn send_head(&mut self, mut head: ResponseHead, end: bool) -> Result<(), StreamError> {
+        if self.upgraded.is_some() && head.status == StatusCode::SWITCHING_PROTOCOLS {
+            head.status = StatusCode::OK;
+        } else {
+            self.upgraded = None;
+        }
         let State::Waiting(respond) = &mut self.state else { return Err(StreamError::Local) };
         let id = respond.stream_id().as_u32();
         match respond.send_response(head::to_response(head), end) {
@@ -387,6 +401,12 @@ impl Responder {
         Ok(())
     }
 
+    /// The stream as a transport, after `101 Switching Protocols`, which HTTP/2 calls 200.
+    pub(in crate::http::codec) fn into_tunnel(mut self) -> Result<codec::Tunnel, StreamError> {
+        let body = self.upgraded.take().ok_or(StreamError::Local)?;
+        Ok(upgrade::tunnel(self, body))
+    }
+
     /// The connection's own task writes: there is nothing to wait for here.
     pub(in crate::http::codec) fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         Poll::Ready(Ok(()))
@@ -422,6 +442,16 @@ impl Responder {
             State::Done => {}
         }
         self.state = State::Done;
+    }
+}
+
+impl upgrade::Send for Responder {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        Responder::poll_ready(self, cx)
+    }
+
+    fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        Responder::send_data(self, data, end)
     }
 }
 

@@ -574,3 +574,40 @@ fn rapid_resets_end_the_connection() {
         assert_eq!((seen, end), (vec![], End::Protocol("too_many_premature_resets")));
     });
 }
+
+#[test]
+fn an_upgrade_is_an_extended_connect_on_the_wire_and_an_upgrade_to_the_pipeline() {
+    run(async {
+        let (a, b) = duplex(PIPE);
+        let mut settings = server_settings();
+        settings.http2.allow_connect = true;
+        spawn_local(serve(a, settings, |exchange| async move {
+            assert_eq!(exchange.head.method, Method::GET);
+            assert_eq!(exchange.head.headers.get(&http::header::UPGRADE).unwrap(), "websocket");
+            let codec::Responder::H2(mut responder) = exchange.responder else { return };
+            let mut head = ok(&[("connection", "upgrade"), ("upgrade", "websocket")]);
+            head.status = StatusCode::SWITCHING_PROTOCOLS;
+            responder.send_head(head, false).unwrap();
+            let mut tunnel = responder.into_tunnel().unwrap();
+            let mut question = [0; 4];
+            tunnel.io.read_exact(&mut question).await.unwrap();
+            tunnel.io.write_all(&question).await.unwrap();
+            tunnel.io.write_all(b"!").await.unwrap();
+        }));
+        let (connection, _pool) = client(b, &client_settings()).await;
+        let mut stream = connection.open().unwrap();
+        let mut head = get("/chat");
+        head.headers = headers(&[("connection", "upgrade"), ("upgrade", "websocket")]);
+        // The peer says in its SETTINGS that it takes such a request.
+        tokio::task::yield_now().await;
+        stream.send_head(head, true).unwrap();
+        let (head, _) = reply(&mut stream).await.unwrap();
+        assert_eq!(head.status, StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(head.headers.get(&http::header::UPGRADE).unwrap(), "websocket");
+        let mut tunnel = stream.into_tunnel().unwrap();
+        tunnel.io.write_all(b"ping").await.unwrap();
+        let mut answer = Vec::new();
+        tunnel.io.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"ping!");
+    });
+}

@@ -1,0 +1,137 @@
+//! Upgrades over HTTP/2 (RFC 8441), in the clothes of HTTP/1: the pipeline asks with `upgrade` and sees `101`, whatever
+//! the codecs of both sides, as in Envoy. The stream of an upgrade becomes a transport by a pipe in this process, so that
+//! a tunnel joins it like any other.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::{HeaderValue, Method, StatusCode};
+use outrigger_engine::message::{RequestHead, ResponseHead};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::task::spawn_local;
+
+use super::Body;
+use crate::http::codec::{Frame, StreamError, Tunnel};
+use crate::io::Io;
+
+/// Bytes that wait in the pipe, each way.
+const PIPE_BYTES: usize = 64 << 10;
+/// Bytes of one DATA frame.
+const PIECE: usize = 16 << 10;
+
+/// Turns the request of an upgrade into an extended CONNECT, and returns the protocol. Others stay as they are.
+pub(super) fn to_connect(head: &mut RequestHead) -> Option<HeaderValue> {
+    if head.connect_protocol.is_some() || !head.headers.contains(&CONNECTION) {
+        return None;
+    }
+    let protocol = head.headers.remove(&UPGRADE)?;
+    head.headers.remove(&CONNECTION);
+    if head.headers.get(&CONTENT_LENGTH).is_some_and(|length| length == "0") {
+        head.headers.remove(&CONTENT_LENGTH);
+    }
+    head.method = Method::CONNECT;
+    head.connect_protocol = Some(protocol.clone());
+    Some(protocol)
+}
+
+/// Turns an extended CONNECT into the request of an upgrade. Whether it was one.
+pub(super) fn from_connect(head: &mut RequestHead) -> bool {
+    let Some(protocol) = head.connect_protocol.take() else { return false };
+    head.method = Method::GET;
+    head.headers.set(UPGRADE, protocol);
+    head.headers.set(CONNECTION, HeaderValue::from_static("upgrade"));
+    true
+}
+
+/// Turns the answer to an extended CONNECT for `protocol` into the one to an upgrade. Whether it agrees.
+pub(super) fn to_switching(head: &mut ResponseHead, protocol: HeaderValue) -> bool {
+    if head.status != StatusCode::OK {
+        return false;
+    }
+    head.status = StatusCode::SWITCHING_PROTOCOLS;
+    head.headers.set(UPGRADE, protocol);
+    head.headers.set(CONNECTION, HeaderValue::from_static("upgrade"));
+    true
+}
+
+/// The sending half of a stream.
+pub(super) trait Send {
+    /// Ready when more may be sent.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>>;
+    /// Sends bytes; `end` with the last.
+    fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError>;
+}
+
+/// Joins a stream to a pipe, in a task of its own, and returns the pipe's other end. When either breaks, both go.
+pub(super) fn tunnel(stream: impl Send + 'static, body: Body) -> Tunnel {
+    let (near, far) = duplex(PIPE_BYTES);
+    spawn_local(async move {
+        let mut pump = Pump {
+            far,
+            stream,
+            body,
+            scratch: vec![0; PIECE].into_boxed_slice(),
+            pending: Bytes::new(),
+            sent: false,
+            received: false,
+        };
+        poll_fn(|cx| pump.poll(cx)).await;
+    });
+    Tunnel { io: Io::Pipe(near), buffered: Bytes::new() }
+}
+
+struct Pump<S> {
+    far: DuplexStream,
+    stream: S,
+    body: Body,
+    scratch: Box<[u8]>,
+    /// Read from the stream, not yet written to the pipe.
+    pending: Bytes,
+    /// The pipe's end has been passed to the stream.
+    sent: bool,
+    /// The stream's end has been passed to the pipe.
+    received: bool,
+}
+
+impl<S: Send> Pump<S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.poll_send(cx), Poll::Ready(Err(_))) || matches!(self.poll_receive(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
+        if self.sent && self.received { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        while !self.sent {
+            ready!(self.stream.poll_ready(cx))?;
+            let mut buf = ReadBuf::new(&mut self.scratch);
+            ready!(Pin::new(&mut self.far).poll_read(cx, &mut buf)).map_err(|_| StreamError::Local)?;
+            let piece = Bytes::copy_from_slice(buf.filled());
+            self.sent = piece.is_empty();
+            self.stream.send_data(piece, self.sent)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        while !self.received {
+            while !self.pending.is_empty() {
+                let n =
+                    ready!(Pin::new(&mut self.far).poll_write(cx, &self.pending)).map_err(|_| StreamError::Local)?;
+                self.pending.advance(n);
+            }
+            match ready!(self.body.poll_frame(cx)) {
+                Some(Ok(Frame::Data(data))) => self.pending = data,
+                Some(Ok(Frame::Trailers(_))) | None => {
+                    let _ = ready!(Pin::new(&mut self.far).poll_shutdown(cx));
+                    self.received = true;
+                }
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
