@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::StatusCode;
 use outrigger_engine::config::hcm::{CodecType, HttpConnectionManager, RouteSource};
+use outrigger_engine::message::Protocol;
 use outrigger_engine::reply::LocalReply;
 use outrigger_engine::route::RouteTable;
 use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
@@ -227,7 +228,7 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 let body =
                     if details == "missing_host_header" { "" } else { status.canonical_reason().unwrap_or_default() };
                 let reply = LocalReply::new(status, body, details).flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
-                let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), None);
+                let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http11));
                 responder.close_after();
                 exchange::refuse(cx, responder, info, reply).await;
             }
@@ -243,7 +244,7 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 let mut responder = connection.abort_head();
                 let reply =
                     LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request header timeout", "request_header_timeout");
-                let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), None);
+                let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http11));
                 responder.close_after();
                 exchange::refuse(cx, responder, info, reply).await;
                 close_h1(cx, &mut connection, &mut alarm).await;
