@@ -20,7 +20,7 @@ mod scenario;
 mod side;
 mod verdicts;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use mutations::MUTATIONS;
 use report::{Report, diff, say};
@@ -41,6 +41,16 @@ fn missing<'a>(observations: &'a Observations, name: &str) -> &'a observation::O
     observations.get(name).unwrap_or_else(|| panic!("{name} was not run"))
 }
 
+/// What Envoy does in all scenarios of this run: one run for all tests of this process.
+fn reference(envoy: &Side) -> &'static Observations {
+    static REFERENCE: OnceLock<Observations> = OnceLock::new();
+    REFERENCE.get_or_init(|| {
+        let observations = run(envoy, &scenarios());
+        assert_served(&observations);
+        observations
+    })
+}
+
 /// A scenario whose configuration Envoy refuses would be equal to itself, and prove nothing.
 fn assert_served(observations: &Observations) {
     let silent: Vec<String> = observations
@@ -57,10 +67,9 @@ fn outrigger_does_what_envoy_does() {
     let Some(envoy) = Side::envoy("outrigger_does_what_envoy_does") else { return };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let scenarios = scenarios();
-    let theirs = run(&envoy, &scenarios);
-    assert_served(&theirs);
+    let theirs = reference(&envoy);
     let ours = run(&Side::Outrigger, &scenarios);
-    let report = Report::new(&scenarios, &theirs, &ours);
+    let report = Report::new(&scenarios, theirs, &ours);
     if let Some(file) = std::env::var_os("DIFFERENCES") {
         std::fs::write(file, report.differences()).expect("a file that can be written");
     }
@@ -109,10 +118,9 @@ fn envoy_agrees_with_itself_in_three_runs() {
     let Some(envoy) = Side::envoy("envoy_agrees_with_itself_in_three_runs") else { return };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let scenarios = scenarios();
-    let first = run(&envoy, &scenarios);
-    assert_served(&first);
+    let first = reference(&envoy);
     if std::env::var_os("SHOW").is_some() {
-        for (name, observation) in &first {
+        for (name, observation) in first {
             say(&format!("== {name}\n{}", observation.lines.join("\n")));
         }
     }
@@ -120,7 +128,7 @@ fn envoy_agrees_with_itself_in_three_runs() {
     for round in 1..=3 {
         let again = run(&envoy, &scenarios);
         for scenario in &scenarios {
-            let lines = diff(missing(&first, &scenario.name), missing(&again, &scenario.name));
+            let lines = diff(missing(first, &scenario.name), missing(&again, &scenario.name));
             if !lines.is_empty() {
                 failures.push_str(&format!("{} in run {round}:\n{}\n", scenario.name, lines.join("\n")));
             }

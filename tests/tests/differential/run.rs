@@ -26,7 +26,9 @@ pub(crate) type Observations = BTreeMap<String, Observation>;
 /// Runs `scenarios` on `side`.
 pub(crate) fn run(side: &Side, scenarios: &[Scenario]) -> Observations {
     let (single, shared): (Vec<&Scenario>, Vec<&Scenario>) = scenarios.iter().partition(|s| s.alone || s.validated);
+    let began = Instant::now();
     let mut observations = group(side, &shared);
+    let after_group = began.elapsed();
     let each: Vec<Observations> =
         parallel(
             &single,
@@ -36,6 +38,9 @@ pub(crate) fn run(side: &Side, scenarios: &[Scenario]) -> Observations {
             },
         );
     observations.extend(each.into_iter().flatten());
+    if std::env::var_os("SLOW").is_some() {
+        crate::report::say(&format!("run: {after_group:?} for the shared, {:?} for all", began.elapsed()));
+    }
     observations
 }
 
