@@ -167,24 +167,22 @@ fn group(side: &Side, scenarios: &[&Scenario]) -> Observations {
         .collect()
 }
 
-/// Which of these the side starts with, and what it says of the others.
+/// Which of these the side starts with, and what it says of the others. Each is tried alone.
 fn sort_out<'a>(side: &Side, scenarios: &[&'a Scenario]) -> (Vec<&'a Scenario>, Observations) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let stages: Vec<Stage<'_>> = scenarios.iter().map(|scenario| Stage::new(scenario, directory.path())).collect();
-    let pairs: Vec<_> = stages.iter().map(|stage| (stage.scenario, &stage.at)).collect();
-    match side.start(directory.path(), &bootstrap(directory.path(), &pairs)) {
-        Ok(_) => (scenarios.to_vec(), Observations::new()),
-        Err(why) if scenarios.len() == 1 => (Vec::new(), [(scenarios[0].name.clone(), refusal(&why))].into()),
-        Err(_) => {
-            drop(stages);
-            let (left, right) = scenarios.split_at(scenarios.len() / 2);
-            let (mut accepted, mut observations) = sort_out(side, left);
-            let (more, others) = sort_out(side, right);
-            accepted.extend(more);
-            observations.extend(others);
-            (accepted, observations)
+    let tried = parallel(scenarios, 4, |scenario| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let stage = Stage::new(scenario, directory.path());
+        side.start(directory.path(), &bootstrap(directory.path(), &[(scenario, &stage.at)])).map(drop)
+    });
+    let mut accepted = Vec::new();
+    let mut refused = Observations::new();
+    for (scenario, result) in scenarios.iter().zip(tried) {
+        match result {
+            Ok(()) => accepted.push(*scenario),
+            Err(why) => _ = refused.insert(scenario.name.clone(), refusal(&why)),
         }
     }
+    (accepted, refused)
 }
 
 /// The observation of a configuration that should have been served. The reason is the program's own.
