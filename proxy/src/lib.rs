@@ -54,6 +54,10 @@ fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     let level = args.log_level.parse().map_err(|error| format!("--log-level: {error}"))?;
     let components = args.component_log_level.as_deref().unwrap_or_default();
     log::init(level, components, args.log_path.as_deref()).map_err(|error| error.to_string())?;
+    if let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        // Nobody else sets it.
+        _ = outrigger_engine::format::HOSTNAME.set(name.trim_end().to_owned());
+    }
     let bootstrap = bootstrap::load(&args.config)?;
     if args.mode != Mode::Serve {
         println!("configuration '{}' OK", args.config.config_path.unwrap_or_default().display());

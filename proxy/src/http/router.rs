@@ -17,7 +17,7 @@ use outrigger_engine::reply::{LocalReply, is_grpc};
 use outrigger_engine::resilience::breaker::{Guard, Resource, RoutingPriority};
 use outrigger_engine::resilience::retry::{Decision, RetryState};
 use outrigger_engine::resilience::timeout::Timeouts;
-use outrigger_engine::route::{Choice, Forward, Found};
+use outrigger_engine::route::{Choice, Forward, Found, rewrite_authority};
 use outrigger_engine::stream_info::ResponseFlags;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -226,7 +226,7 @@ impl Forwarding<'_, '_> {
             }
             let avoid = policy.is_some_and(|policy| policy.avoid_previous_hosts);
             let reselections = policy.map_or(0, |policy| policy.host_selection_max_attempts);
-            let failure = match self.attempt(head, avoid, reselections).await {
+            let failure = match self.attempt(head, matched.forward, avoid, reselections).await {
                 Ok(responding) => {
                     let decision = match &mut self.retry {
                         Some(retry) if self.upload.can_replay() => retry.on_response(policy, &responding.head),
@@ -344,7 +344,8 @@ impl Forwarding<'_, '_> {
     /// One attempt, up to the head of a final response.
     async fn attempt(
         &mut self,
-        head: &RequestHead,
+        head: &mut RequestHead,
+        forward: &Forward,
         avoid_tried: bool,
         max_reselections: u32,
     ) -> Result<Responding, Failure> {
@@ -359,6 +360,13 @@ impl Forwarding<'_, '_> {
         }
         self.stream.info.upstream_host = Some(host.display.clone());
         let server_name = self.server_name(head);
+        if forward.auto_host_rewrite()
+            && let Some(name) = &host.hostname
+            && let Ok(authority) = HeaderValue::from_str(name)
+        {
+            let keep_original = !self.stream.cx.hcm.suppress_envoy_headers;
+            rewrite_authority(head, authority, forward.append_x_forwarded_host, keep_original);
+        }
         let pool = self.cluster.pool(&host, head.protocol, server_name);
         let Lease { mut stream, protocol, local_address } = match pool.acquire(self.priority) {
             Ok(Acquired::Ready(lease)) => *lease,

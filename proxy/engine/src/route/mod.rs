@@ -20,11 +20,11 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use outrigger_proto::envoy::config::route::v3 as proto;
 
 use crate::config::report::At;
-use crate::config::value::{DataSource, header_name};
+use crate::config::value::DataSource;
 use crate::format::FormatContext;
 use crate::matcher::FieldName;
 use crate::message::{RequestHead, ResponseHead};
@@ -47,8 +47,6 @@ const MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
 pub struct RouteTable {
     /// Its name; may be empty.
     pub name: Arc<str>,
-    /// Headers that requests from outside lose.
-    pub internal_only_headers: Box<[HeaderName]>,
     /// Whether clusters that are named but not there are a fault; `None`: they are in a static configuration.
     pub validate_clusters: Option<bool>,
     domains: Domains,
@@ -112,15 +110,10 @@ impl RouteTable {
         } = message;
         unsupported!(at;
             vhds, cluster_specifier_plugins, request_mirror_policies = "mirroring comes later",
+            internal_only_headers = "they would have to be taken from requests of the outside",
             typed_per_filter_config, route_specifiers);
         harmless!(at; metadata = "nothing reads it");
         let max_body = max_direct_response_body_size_bytes.unwrap_or(MAX_DIRECT_RESPONSE_BODY) as usize;
-        let headers_at = at.field("internal_only_headers");
-        let internal_only_headers = internal_only_headers
-            .iter()
-            .enumerate()
-            .filter_map(|(i, name)| header_name(name, &headers_at.index(i)))
-            .collect();
         let virtual_host_header = if vhost_header.is_empty() {
             None
         } else {
@@ -145,7 +138,6 @@ impl RouteTable {
         }
         let table = RouteTable {
             name: name.into(),
-            internal_only_headers,
             validate_clusters,
             domains,
             virtual_hosts: hosts.into(),
