@@ -247,6 +247,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
                 {
                     Upgrade::Forbidden => {
                         cx.stats.downstream_rq_ws_on_non_ws_route.inc();
+                        responder.close_after();
                         Outcome::Reply(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"))
                     }
                     verdict => {

@@ -321,9 +321,12 @@ impl Forwarding<'_, '_> {
                 policy.map_or_else(Default::default, |policy| policy.back_off).delay(done, self.random())
             }
         };
-        let until = Instant::now() + delay;
+        let now = Instant::now();
+        let until = now + delay;
         self.deadlines.per_try = None;
-        poll_fn(|task| {
+        self.deadlines.active = now;
+        let per_try_idle = self.deadlines.per_try_idle.take();
+        let waited = poll_fn(|task| {
             if let Poll::Ready(error) = self.responder.poll_reset(task) {
                 return Poll::Ready(Err(Failure::Downstream(error)));
             }
@@ -338,7 +341,10 @@ impl Forwarding<'_, '_> {
                 _ => Ok(()),
             })
         })
-        .await
+        .await;
+        self.deadlines.per_try_idle = per_try_idle;
+        self.deadlines.active = Instant::now();
+        waited
     }
 
     /// One attempt, up to the head of a final response.
@@ -525,7 +531,10 @@ impl Forwarding<'_, '_> {
         self.stream.info.details = Some(Cow::Borrowed("via_upstream"));
         let sent = self.stream.info.last_upstream_tx.unwrap_or_default();
         let service_time = self.stream.info.first_upstream_rx.unwrap_or_default().saturating_sub(sent);
-        if !self.stream.cx.hcm.suppress_envoy_headers && self.upload.is_sent() {
+        let switching = upgrade
+            && (status == StatusCode::SWITCHING_PROTOCOLS
+                || (request.connect_protocol.is_some() && status.is_success()));
+        if !self.stream.cx.hcm.suppress_envoy_headers && self.upload.is_sent() && !switching {
             let millis = u64::try_from(service_time.as_millis()).unwrap_or(u64::MAX);
             head.headers.set(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
         }
@@ -536,9 +545,6 @@ impl Forwarding<'_, '_> {
         self.stream.info.response_code = Some(status.as_u16());
         let elapsed = self.stream.started.elapsed();
         matched.found.apply_response(Some(choice), &mut head, request, &self.stream.info, elapsed);
-        let switching = upgrade
-            && (status == StatusCode::SWITCHING_PROTOCOLS
-                || (request.connect_protocol.is_some() && status.is_success()));
         if switching {
             self.stream.upgraded = true;
             return Outcome::Upgrade { stream: Box::new(stream), head, idle: self.deadlines.idle_after };
