@@ -2,6 +2,7 @@
 
 mod faults;
 mod mutations;
+mod support;
 
 /// A bootstrap that has every message that is read.
 const FULL: &str = include_str!("../bootstraps/full.yaml");
