@@ -8,10 +8,11 @@ use outrigger_engine::balance::{ClusterState, Health, Member};
 use outrigger_engine::config::cluster::Thresholds;
 use outrigger_engine::config::endpoint::HealthStatus;
 use outrigger_engine::resilience::breaker::{Resource, RoutingPriority};
+use outrigger_engine::snapshot::Waits;
 use outrigger_engine::stream_info::Address;
 use outrigger_proto::envoy::admin::v3::{
     Certificate, ClusterStatus, CommandLineOptions, HostHealthStatus, HostStatus, SimpleMetric,
-    server_info::State as ServerState, simple_metric, unready_targets_dumps,
+    server_info::State as ServerState, simple_metric, unready_targets_dumps::UnreadyTargetsDump,
 };
 use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_proto::envoy::config::cluster::v3 as cluster_proto;
@@ -43,8 +44,9 @@ impl AdminState for Process {
         server.state.set(self.server_state() as u64);
         server.total_connections.set(self.connections.iter().map(|n| n.load(Ordering::Relaxed)).sum());
         self.stats.listener_manager.total_listeners_active.set(self.listeners.len() as u64);
-        self.stats.cluster_manager.active_clusters.set(self.clusters.len() as u64);
-        for (name, cluster) in &self.clusters {
+        let snapshot = self.snapshot.load();
+        self.stats.cluster_manager.active_clusters.set(snapshot.clusters.len() as u64);
+        for (name, cluster) in &snapshot.clusters {
             let Some(scope) = self.cluster_stats.get(name) else { continue };
             let hosts = cluster.hosts.load();
             scope.shared.membership_total.set(hosts.len() as u64);
@@ -109,7 +111,8 @@ impl AdminState for Process {
     }
 
     fn clusters(&self, visit: &mut dyn FnMut(ClusterStatus)) {
-        let mut clusters: Vec<_> = self.clusters.values().collect();
+        let snapshot = self.snapshot.load();
+        let mut clusters: Vec<_> = snapshot.clusters.values().collect();
         clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
         for cluster in clusters {
             visit(cluster_status(cluster));
@@ -124,8 +127,15 @@ impl AdminState for Process {
         certs::with_days(&self.certificates, SystemTime::now())
     }
 
-    fn unready_targets(&self) -> Vec<unready_targets_dumps::UnreadyTargetsDump> {
-        Vec::new()
+    fn unready_targets(&self) -> Vec<UnreadyTargetsDump> {
+        let waits = self.waits.load();
+        let targets = waits.iter().map(|waits| match waits {
+            Waits::ClusterForHosts(cluster) => (format!("cluster {cluster}"), vec!["hosts".to_owned()]),
+            Waits::ListenerForClusters(listener, clusters) => {
+                (format!("listener {listener}"), clusters.iter().map(|cluster| format!("cluster {cluster}")).collect())
+            }
+        });
+        targets.map(|(name, target_names)| UnreadyTargetsDump { name, target_names }).collect()
     }
 
     fn runtime(&self) -> BTreeMap<String, String> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Instant, SystemTime};
 
-use outrigger_engine::balance::ClusterState;
+use arc_swap::ArcSwap;
+use outrigger_engine::snapshot::{Snapshot, Waits};
 use outrigger_engine::stream_info::Address;
 use outrigger_proto::envoy::admin::v3::Certificate;
 use outrigger_proto::envoy::config::core::v3::Node;
@@ -25,8 +26,10 @@ pub struct Process {
     pub args: ServeArgs,
     /// Worker threads.
     pub concurrency: usize,
-    /// The clusters by name.
-    pub clusters: HashMap<Arc<str>, Arc<ClusterState>>,
+    /// What is in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// What is not in force yet, and why.
+    pub waits: ArcSwap<Vec<Waits>>,
     /// Who we are, as control planes see it.
     pub node: Node,
     /// The listeners that have sockets, with their addresses.

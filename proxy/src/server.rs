@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use outrigger_engine::balance::ClusterState;
 use outrigger_engine::config::bootstrap::Bootstrap;
 use outrigger_engine::config::listener::{Listener, TrafficDirection};
+use outrigger_engine::snapshot::{Effect, Warmer};
 use tokio::runtime::{Builder, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
@@ -19,7 +21,7 @@ use tokio::time::{interval, sleep_until};
 
 use crate::admin::{self, AdminState as _, DrainListeners, certs, server::AdminSocket};
 use crate::args::ServeArgs;
-use crate::cluster::dns::{DnsResolver, FirstAnswers};
+use crate::cluster::dns::DnsResolver;
 use crate::listener::accept::{WorkerListener, accept_loop};
 use crate::listener::socket::{ListenSocket, listen};
 use crate::process::Process;
@@ -29,6 +31,9 @@ use crate::tls::TlsError;
 use crate::tls::client::TlsConnector;
 use crate::tls::server::Acceptors;
 use crate::worker::Worker;
+
+/// `cluster_wait`: how long a change waits for the clusters that it names.
+const CLUSTER_WAIT: Duration = Duration::from_secs(1);
 
 /// What the control thread tells a worker.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +127,7 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     let certificates = certs::describe(downstream.chain(upstream));
     let mut cluster_stats = HashMap::new();
     let mut connectors = HashMap::new();
-    let mut clusters = HashMap::new();
+    let mut warmer = Warmer::new(CLUSTER_WAIT);
     for cluster in bootstrap.clusters {
         if let Some(tls) = &cluster.tls {
             let connector = TlsConnector::new(tls, cluster.auto_san_validation).map_err(|source| StartError::Tls {
@@ -133,7 +138,10 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
             connectors.insert(cluster.name.clone(), connector);
         }
         cluster_stats.insert(cluster.name.clone(), stats.cluster(cluster.stat_name()));
-        clusters.insert(cluster.name.clone(), Arc::new(ClusterState::new(cluster)));
+        warmer.set_cluster(&cluster.name, 0, || cluster.clone());
+    }
+    for listener in &bootstrap.listeners {
+        warmer.set_listener(&listener.name, 0, Instant::now(), || listener.clone());
     }
     let mut node = bootstrap.node;
     if let Some(id) = &args.service_node {
@@ -151,7 +159,8 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     let process = Arc::new(Process {
         args,
         concurrency,
-        clusters,
+        snapshot: ArcSwap::default(),
+        waits: ArcSwap::default(),
         node,
         listeners,
         runtime: bootstrap.runtime,
@@ -187,7 +196,7 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     let runtime = local_runtime().map_err(system("runtime"))?;
     let senders: Vec<_> = workers.iter().map(|(send, _)| send.clone()).collect();
     let code =
-        runtime.block_on(control(process.clone(), admin, log_services, drains, senders)).map_err(system("signals"))?;
+        runtime.block_on(control(process.clone(), warmer, admin, log_services, drains, senders)).map_err(system("signals"))?;
     for (send, _) in &workers {
         // A worker that is gone needs no telling.
         _ = send.send(Command::Stop);
@@ -256,6 +265,7 @@ fn worker_thread(
 /// The control thread: waits for the end.
 async fn control(
     process: Arc<Process>,
+    warmer: Warmer,
     admin: Option<AdminSocket>,
     mut log_services: mpsc::UnboundedReceiver<NewStream>,
     mut drains: mpsc::UnboundedReceiver<DrainListeners>,
@@ -268,8 +278,7 @@ async fn control(
     }
     let worker = Worker::new(process.clone(), process.concurrency);
     // The sockets listen already; connections wait in their queues until every name had its first answer.
-    let first_answers = DnsResolver::new(worker.random()).start(process.clusters.values(), &process.stats);
-    spawn_local(start_workers(first_answers, process.clone(), workers.clone()));
+    spawn_local(start_workers(warmer, DnsResolver::new(worker.random()), process.clone(), workers.clone()));
     spawn_local(async move {
         while let Some(log) = log_services.recv().await {
             spawn_local(service::send(worker.clone(), log));
@@ -342,17 +351,36 @@ async fn control(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Has the first snapshot made, and then the listeners accept.
 async fn start_workers(
-    first_answers: FirstAnswers,
+    mut warmer: Warmer,
+    names: Rc<DnsResolver>,
     process: Arc<Process>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
 ) {
-    first_answers.ready().await;
+    let warming = settle(&mut warmer, &process, Instant::now());
+    names.start(warming.iter(), &process.stats).ready().await;
+    warming.iter().for_each(|cluster| warmer.cluster_ready(cluster));
+    // Nobody sends what is still missing.
+    settle(&mut warmer, &process, Instant::now() + CLUSTER_WAIT);
     for worker in &workers {
         _ = worker.send(Command::Start);
     }
     process.stats.listener_manager.workers_started.set(1);
     process.stats.server.initialization_time_ms.record(process.started.elapsed().as_micros() as u64);
+}
+
+/// Puts in force what can be, and returns the clusters whose names are to be resolved.
+fn settle(warmer: &mut Warmer, process: &Process, now: Instant) -> Vec<Arc<ClusterState>> {
+    let mut resolve = Vec::new();
+    for effect in warmer.settle(now) {
+        match effect {
+            Effect::Publish(snapshot) => process.snapshot.store(snapshot),
+            Effect::Resolve(cluster) => resolve.push(cluster),
+        }
+    }
+    process.waits.store(Arc::new(warmer.waits()));
+    resolve
 }
 
 /// The smallest of affinity, cgroup quota (rounded up) and 4; without a quota 2 at most.

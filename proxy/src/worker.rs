@@ -66,7 +66,8 @@ impl Worker {
         if let Some(cluster) = self.clusters.borrow().get(name) {
             return Some(cluster.clone());
         }
-        let state = self.process.clusters.get(name)?;
+        let snapshot = self.process.snapshot.load();
+        let state = snapshot.clusters.get(name)?;
         let cluster = WorkerCluster::new(state.clone(), self);
         self.clusters.borrow_mut().insert(state.config.name.clone(), cluster.clone());
         Some(cluster)
