@@ -166,6 +166,8 @@ impl DnsResolver {
         let options = builder.options_mut();
         // How long an answer holds is decided here, and /etc/hosts has been looked at.
         options.cache_size = 0;
+        // Both families of every look-up under way may share one TCP connection.
+        options.max_active_requests = 2 * CONCURRENCY;
         options.use_hosts_file = ResolveHosts::Never;
         let resolver = Rc::new(builder.build()?);
         self.resolvers.borrow_mut().insert(key, resolver.clone());
