@@ -195,8 +195,9 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     }
     let runtime = local_runtime().map_err(system("runtime"))?;
     let senders: Vec<_> = workers.iter().map(|(send, _)| send.clone()).collect();
-    let code =
-        runtime.block_on(control(process.clone(), warmer, admin, log_services, drains, senders)).map_err(system("signals"))?;
+    let code = runtime
+        .block_on(control(process.clone(), warmer, admin, log_services, drains, senders))
+        .map_err(system("signals"))?;
     for (send, _) in &workers {
         // A worker that is gone needs no telling.
         _ = send.send(Command::Stop);
