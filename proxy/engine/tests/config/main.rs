@@ -1,5 +1,13 @@
 //! Bootstraps as a whole: what is accepted, what is refused and how.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a suite reports what went wrong by failing"
+)]
+
 mod faults;
 mod mutations;
 mod support;
