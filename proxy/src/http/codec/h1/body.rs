@@ -118,7 +118,9 @@ impl Decoder {
             State::Length(n) => {
                 let n = usize::try_from(n).ok().filter(|n| *n <= input.len())?;
                 self.state = State::End;
-                Some(input.split_to(n).freeze())
+                // The buffer as it is, where there is nothing else in it: no second owner to be made and counted.
+                let whole = if n == input.len() { std::mem::take(input) } else { input.split_to(n) };
+                Some(whole.freeze())
             }
             _ => None,
         }

@@ -76,7 +76,7 @@ async fn response_of(pieces: &[&[u8]]) -> String {
 }
 
 fn cut<'a>(bytes: &'a [u8], at: &[prop::sample::Index]) -> Vec<&'a [u8]> {
-    let mut at: Vec<usize> = at.iter().map(|i| i.index(bytes.len() + 1)).collect();
+    let mut at: Vec<usize> = at.iter().map(|i| i.index(bytes.len().saturating_add(1))).collect();
     at.sort_unstable();
     let mut pieces = Vec::new();
     let mut from = 0;
