@@ -185,7 +185,7 @@ pub(super) fn trailers(bytes: &[u8], limits: Limits) -> Result<Option<(Headers, 
         _ => {}
     }
     let end = memchr::memrchr(b'\n', bytes).map_or(0, |at| at.saturating_add(1));
-    let lines = if bytes.len() > limits.bytes { bytes } else { bytes.get(..end).unwrap_or_default() };
+    let lines = bytes.get(..=limits.bytes).or_else(|| bytes.get(..end)).unwrap_or_default();
     let mut room = vec![httparse::EMPTY_HEADER; limits.count];
     let parsed = httparse::parse_headers(lines, &mut room);
     let outcome = match &parsed {

@@ -64,7 +64,7 @@ impl Transport {
     /// complete: its verdict does not depend on how the bytes were cut, and the work is bounded by lines × size.
     /// `Ok(None)` is the end of the stream.
     ///
-    /// It sees the bytes also where no line is complete after `limit` bytes, to find them too long.
+    /// It sees `limit` bytes and one where there are so many, complete line or not, to find them too long.
     pub(super) fn poll_head<T, E>(
         &mut self,
         cx: &mut Context<'_>,
@@ -243,11 +243,15 @@ impl Transport {
     }
 }
 
-/// The part of `bytes` that a parser may see: whole lines, or everything where it is too long, or where its first byte
-/// shows that this is no HTTP (TLS, mostly).
+/// The part of `bytes` that a parser may see: whole lines, or one byte too many where there are too many, or everything
+/// where the first byte shows that this is no HTTP (TLS, mostly).
 fn visible(bytes: &[u8], lines: Option<usize>, limit: usize) -> Option<&[u8]> {
     let text = bytes.first().is_some_and(|b| b.is_ascii_graphic() || matches!(b, b'\r' | b'\n' | b' '));
-    if bytes.len() > limit || !text { Some(bytes) } else { bytes.get(..lines?) }
+    match bytes.get(..=limit) {
+        Some(too_much) => Some(too_much),
+        None if text => bytes.get(..lines?),
+        None => Some(bytes),
+    }
 }
 
 /// What is to be written: bytes copied together, then at most one long piece written from where it lies, then what was
