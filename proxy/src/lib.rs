@@ -63,5 +63,6 @@ fn serve(args: ServeArgs) -> Result<ExitCode, String> {
         println!("configuration '{}' OK", args.config.config_path.unwrap_or_default().display());
         return Ok(ExitCode::SUCCESS);
     }
+    telemetry::memory::trim();
     server::serve(args, bootstrap).map_err(|error| error.to_string())
 }
