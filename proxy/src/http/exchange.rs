@@ -158,7 +158,13 @@ pub fn log_malformed(cx: &Rc<HttpContext>, details: &'static str) {
     cx.stats.downstream_rq_total.inc();
     cx.stats.downstream_rq_active.inc();
     let mut stream = new_stream(cx, StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http2)));
-    stream.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    // Envoy takes its own reset of a head beyond the limits for the client's.
+    let too_large = matches!(details, "http2.too_many_headers" | "http2.header_list_size_too_large");
+    stream.info.flags.insert(if too_large {
+        ResponseFlags::DOWNSTREAM_REMOTE_RESET
+    } else {
+        ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR
+    });
     stream.info.details = Some(details.into());
     stream.finish(None);
 }

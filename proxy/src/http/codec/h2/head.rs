@@ -64,8 +64,8 @@ pub(super) fn request(parts: request::Parts, limits: Limits) -> Result<RequestHe
         Some(path) if path.as_str().starts_with('/') || (path.as_str() == "*" && method == Method::OPTIONS) => {
             HeaderValue::from_str(path.as_str()).map_err(|_| FIELD)?
         }
-        Some(_) => return Err(FIELD),
-        None => return Err(MESSAGING),
+        Some(path) if path.as_str() != "*" => return Err(FIELD),
+        _ => return Err(MESSAGING),
     };
     let pseudo = match uri.authority() {
         Some(authority) if valid_authority(authority) => {
@@ -123,12 +123,13 @@ fn fields(
     pseudo_count: usize,
     pseudo_bytes: usize,
 ) -> Result<(Headers, Option<HeaderValue>), Refused> {
-    if map.len() + pseudo_count > limits.count {
-        return Err(Refused::TooLarge("http2.too_many_headers"));
-    }
     let mut headers = Headers::with_capacity(map.len());
     let mut host = None;
     let mut bytes = pseudo_bytes;
+    let mut count = pseudo_count;
+    if bytes > limits.bytes {
+        return Err(Refused::TooLarge("http2.header_list_size_too_large"));
+    }
     let mut last: Option<HeaderName> = None;
     for (name, value) in map {
         // The map names a field once; further values of it follow without.
@@ -137,6 +138,13 @@ fn fields(
             return Err(Refused::FieldTooLarge);
         }
         bytes += name.as_str().len() + value.len();
+        count += 1;
+        if bytes > limits.bytes {
+            return Err(Refused::TooLarge("http2.header_list_size_too_large"));
+        }
+        if count > limits.count {
+            return Err(Refused::TooLarge("http2.too_many_headers"));
+        }
         if name == HOST {
             if host.replace(value).is_some() {
                 return Err(FIELD);
@@ -145,9 +153,6 @@ fn fields(
             headers.append(name.clone(), value);
         }
         last = Some(name);
-    }
-    if bytes > limits.bytes {
-        return Err(Refused::TooLarge("http2.header_list_size_too_large"));
     }
     Ok((headers, host))
 }

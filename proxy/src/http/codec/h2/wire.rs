@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head::{BAD_FIELD, BAD_MESSAGE};
+use super::head::BAD_FIELD;
 use super::scan::{DATA, Floods, FrameHead, GOAWAY, HEADERS, PRIORITY, RST_STREAM, SETTINGS, Scanner};
 use crate::io::Io;
 
@@ -248,7 +248,7 @@ impl Link {
                 if deprecated || self.own_resets.borrow().contains(&frame.stream) {
                     Judgement::Fine
                 } else if last_kind != DATA || last_stream != frame.stream {
-                    Judgement::Malformed(BAD_MESSAGE)
+                    Judgement::Malformed(BAD_FIELD)
                 } else if frame.stream <= self.accepted.get() {
                     Judgement::Fine
                 } else {
