@@ -130,11 +130,8 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     let mut warmer = Warmer::new(CLUSTER_WAIT);
     for cluster in bootstrap.clusters {
         if let Some(tls) = &cluster.tls {
-            let connector = TlsConnector::new(tls, cluster.auto_san_validation).map_err(|source| StartError::Tls {
-                kind: "cluster",
-                name: cluster.name.clone(),
-                source,
-            })?;
+            let connector = TlsConnector::new(tls, cluster.auto_san_validation, &cluster.protocol)
+                .map_err(|source| StartError::Tls { kind: "cluster", name: cluster.name.clone(), source })?;
             connectors.insert(cluster.name.clone(), connector);
         }
         cluster_stats.insert(cluster.name.clone(), stats.cluster(cluster.stat_name()));

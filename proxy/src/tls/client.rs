@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use outrigger_engine::config::cluster::HttpProtocol;
 use outrigger_engine::config::tls::UpstreamTls;
 use rustls::client::{ClientSessionMemoryCache, Resumption};
 use rustls::{ClientConfig, sign::SingleCertAndKey};
@@ -24,8 +25,9 @@ pub struct TlsConnector {
 }
 
 impl TlsConnector {
-    /// Reads certificates and trust. `check_name`: hosts must have a certificate for the name that is asked for.
-    pub fn new(tls: &UpstreamTls, check_name: bool) -> Result<Self, TlsError> {
+    /// Reads certificates and trust, for a cluster that is spoken to by `protocol`. `check_name`: hosts must have a
+    /// certificate for the name that is asked for.
+    pub fn new(tls: &UpstreamTls, check_name: bool, protocol: &HttpProtocol) -> Result<Self, TlsError> {
         let common = &tls.common;
         let provider = provider(common);
         let verifier = Arc::new(HostVerifier::new(common.validation.as_ref(), check_name, &provider)?);
@@ -42,6 +44,13 @@ impl TlsConnector {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = common.alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        if config.alpn_protocols.is_empty() {
+            config.alpn_protocols = match protocol {
+                HttpProtocol::Http2(_) => vec![b"h2".to_vec()],
+                HttpProtocol::Auto { .. } => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+                HttpProtocol::Http1(_) | HttpProtocol::UseDownstream { .. } => Vec::new(),
+            };
+        }
         // A resumed session is not verified again, so none outlives this trust store and identity.
         config.resumption = match usize::try_from(tls.max_session_keys) {
             Ok(0) | Err(_) => Resumption::disabled(),
