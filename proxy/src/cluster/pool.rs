@@ -283,6 +283,9 @@ impl HostPool {
     fn fail_pending(&self, error: &ConnectError) {
         let pending = std::mem::take(&mut self.state.borrow_mut().pending);
         for waiting in pending {
+            if let Some(cluster) = self.cluster.upgrade() {
+                cluster.stats.upstream_rq_pending_failure_eject.inc();
+            }
             // Who no longer waits does not mind.
             _ = waiting.give.send(Err(PoolError::Connect(error.clone())));
         }

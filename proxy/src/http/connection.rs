@@ -57,6 +57,18 @@ impl HttpContext {
         used_up || too_old || self.worker.drain().is_set()
     }
 
+    /// Counts an answer that was complete before its request was.
+    pub fn answered_early(&self) {
+        self.stats.downstream_rq_response_before_rq_complete.inc();
+        self.stats.downstream_rq_rx_reset.inc();
+    }
+
+    /// Counts a 1xx head sent downstream.
+    pub fn count_informational(&self, status: http::StatusCode) {
+        self.stats.responses.inc(status.as_u16());
+        self.listener_stats.responses.inc(status.as_u16());
+    }
+
     fn begin_request(&self) {
         self.requests.set(self.requests.get().saturating_add(1));
         if self.hcm.max_requests_per_connection == Some(self.requests.get()) {
@@ -223,7 +235,6 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             }
             Next::Incoming(h1::Incoming::Malformed { status, details, mut responder }) => {
                 cx.stats.downstream_cx_protocol_error.inc();
-                cx.stats.downstream_rq_total.inc();
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
                 let body =
                     if details == "missing_host_header" { "" } else { status.canonical_reason().unwrap_or_default() };

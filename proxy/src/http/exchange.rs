@@ -147,7 +147,10 @@ impl Stream<'_> {
 
 /// Answers a request that the codec could not read.
 pub async fn refuse(cx: &Rc<HttpContext>, mut responder: Responder, info: StreamInfo, reply: LocalReply) {
+    cx.stats.downstream_rq_total.inc();
+    cx.stats.downstream_rq_http1_total.inc();
     cx.stats.downstream_rq_active.inc();
+    cx.answered_early();
     let mut stream = new_stream(cx, info);
     stream.reply(&mut responder, None, reply).await;
     stream.finish(None);
@@ -156,6 +159,7 @@ pub async fn refuse(cx: &Rc<HttpContext>, mut responder: Responder, info: Stream
 /// Counts and logs a request that the codec refused and reset by itself.
 pub fn log_malformed(cx: &Rc<HttpContext>, details: &'static str) {
     cx.stats.downstream_rq_total.inc();
+    cx.stats.downstream_rq_http2_total.inc();
     cx.stats.downstream_rq_active.inc();
     let mut stream = new_stream(cx, StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http2)));
     // Envoy takes its own reset of a head beyond the limits for the client's.
@@ -210,6 +214,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         Err(rejected) => {
             let reply = rejection(cx, rejected);
             responder.close_after();
+            cx.answered_early();
             stream.reply(&mut responder, Some(&head), reply).await;
             stream.finish(Some(&head));
             return;
@@ -225,6 +230,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             Ok(()) => poll_fn(|task| responder.poll_flush(task)).await,
             Err(error) => Err(error),
         };
+        cx.count_informational(StatusCode::CONTINUE);
         if let Err(error) = sent {
             stream.downstream_gone(error);
             stream.finish(Some(&head));
@@ -292,11 +298,13 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             // What is left of the request is not wanted: on HTTP/1 the connection ends with the answer.
             if !whole {
                 responder.close_after();
+                cx.answered_early();
             }
             stream.reply(&mut responder, Some(&head), reply).await;
         }
         Outcome::Upgrade { stream: upstream, head: response, idle } => {
             upgrade::run(&mut stream, responder, *upstream, response, idle).await;
+            cx.answered_early();
             stream.finish(Some(&head));
             return;
         }

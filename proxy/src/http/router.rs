@@ -392,7 +392,7 @@ impl Forwarding<'_, '_> {
             Err(error) => return Err(error.into()),
         };
         let Some(request) = self.cluster.breakers.acquire(self.priority, Resource::Requests) else {
-            self.cluster.stats.upstream_rq_pending_overflow.inc();
+            self.cluster.stats.upstream_rq_active_overflow.inc();
             return Err(Failure::Overflow);
         };
         let guards = Under::new(&self.cluster, &host, request);
@@ -417,14 +417,15 @@ impl Forwarding<'_, '_> {
             Err(failure) => {
                 let stats = &self.cluster.stats;
                 match &failure {
-                    Failure::Stream { error: StreamError::Local, .. } | Failure::Limit(_) | Failure::Downstream(_) => {
+                    Failure::Limit(Limit::Request) => stats.upstream_rq_tx_reset.inc(),
+                    Failure::Limit(Limit::PerTry) => {
                         stats.upstream_rq_tx_reset.inc();
-                        if matches!(failure, Failure::Downstream(_)) {
-                            stats.upstream_rq_cancelled.inc();
-                        }
+                        stats.upstream_rq_per_try_timeout.inc();
                     }
-                    Failure::Stream { .. } => stats.upstream_rq_rx_reset.inc(),
-                    Failure::NoHost | Failure::Overflow | Failure::Connect { .. } => {}
+                    Failure::Stream { error: StreamError::Reset(_) | StreamError::Refused, .. } => {
+                        stats.upstream_rq_rx_reset.inc();
+                    }
+                    _ => {}
                 }
                 Err(failure)
             }
@@ -474,11 +475,13 @@ impl Forwarding<'_, '_> {
             match stream.poll_reply(task) {
                 Poll::Ready(Ok(Reply::Informational(head))) => {
                     self.deadlines.active = Instant::now();
+                    self.cluster.stats.charge_response(head.status.as_u16(), Origin::External);
                     // A 100 was answered here, unless the client's own Expect went upstream.
-                    if (head.status != StatusCode::CONTINUE || self.stream.cx.hcm.proxy_100_continue)
-                        && let Err(error) = self.responder.send_informational(head)
-                    {
-                        return Poll::Ready(Err(Failure::Downstream(error)));
+                    if head.status != StatusCode::CONTINUE || self.stream.cx.hcm.proxy_100_continue {
+                        self.stream.cx.count_informational(head.status);
+                        if let Err(error) = self.responder.send_informational(head) {
+                            return Poll::Ready(Err(Failure::Downstream(error)));
+                        }
                     }
                     if let Poll::Ready(Err(error)) = self.responder.poll_flush(task) {
                         return Poll::Ready(Err(Failure::Downstream(error)));
@@ -598,7 +601,7 @@ impl Forwarding<'_, '_> {
                 self.cluster.stats.charge_time(micros.as_micros() as u64, Origin::External);
                 if !self.upload.is_sent() {
                     // The answer is complete and the request is not: the rest of it is not wanted.
-                    self.stream.cx.stats.downstream_rq_response_before_rq_complete.inc();
+                    self.stream.cx.answered_early();
                     self.responder.close_after();
                 }
             }
@@ -612,8 +615,6 @@ impl Forwarding<'_, '_> {
         let info = &mut self.stream.info;
         match failure {
             Failure::Downstream(error) => {
-                self.cluster.stats.upstream_rq_tx_reset.inc();
-                self.cluster.stats.upstream_rq_cancelled.inc();
                 self.stream.downstream_gone(error);
                 return;
             }
@@ -621,8 +622,9 @@ impl Forwarding<'_, '_> {
                 let (reason, flag) = reset_reason(error);
                 info.flags.insert(flag);
                 info.details = Some(format!("upstream_reset_after_response_started{{{reason}}}").into());
-                self.cluster.stats.upstream_rq_rx_reset.inc();
-                self.stream.cx.stats.rq_reset_after_downstream_response_started.inc();
+                if matches!(error, StreamError::Reset(_) | StreamError::Refused) {
+                    self.cluster.stats.upstream_rq_rx_reset.inc();
+                }
             }
             Failure::Limit(limit) => {
                 let (flag, details) = match limit {
@@ -638,10 +640,10 @@ impl Forwarding<'_, '_> {
                 };
                 if limit == Limit::Request {
                     self.cluster.stats.upstream_rq_timeout.inc();
+                    self.cluster.stats.upstream_rq_tx_reset.inc();
                 }
                 info.flags.insert(flag);
                 info.details = Some(details.into());
-                self.cluster.stats.upstream_rq_tx_reset.inc();
             }
             Failure::NoHost | Failure::Overflow | Failure::Connect { .. } => {}
         }
@@ -659,6 +661,8 @@ impl Forwarding<'_, '_> {
     /// No attempt is left: the answer from here.
     fn give_up(&mut self, failure: Failure) -> Outcome {
         let stats = &self.cluster.stats;
+        // The stream's own limits say nothing about the cluster.
+        let of_cluster = !matches!(failure, Failure::Limit(Limit::Idle | Limit::Duration | Limit::RequestArrival));
         let reply = match failure {
             Failure::NoHost => {
                 LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream", "no_healthy_upstream")
@@ -694,7 +698,9 @@ impl Forwarding<'_, '_> {
                 return Outcome::Done;
             }
         };
-        stats.charge_response(reply.status.as_u16(), Origin::External);
+        if of_cluster {
+            stats.charge_response(reply.status.as_u16(), Origin::External);
+        }
         Outcome::Reply(reply)
     }
 
@@ -712,7 +718,6 @@ impl Forwarding<'_, '_> {
                 reply.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
             }
             Limit::PerTry => {
-                stats.upstream_rq_per_try_timeout.inc();
                 LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "upstream_per_try_timeout")
                     .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
             }
