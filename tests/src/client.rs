@@ -403,6 +403,10 @@ impl Session {
                 }
             };
             self.answered.fate = end.to_owned();
+        }
+        // What came while the end was waited for.
+        self.h2_until(Instant::now(), |_| false);
+        if let Some(connection) = &mut self.connection {
             // A response that no step asked for is still easier to read as one.
             while connection.buffer.starts_with(b"HTTP/1.") {
                 let Some(mut message) = read_head(connection, Instant::now()) else { break };

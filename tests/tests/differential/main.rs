@@ -62,7 +62,6 @@ fn assert_served(observations: &Observations) {
 }
 
 #[test]
-#[ignore = "the proxy does not serve yet"]
 fn outrigger_does_what_envoy_does() {
     let Some(envoy) = Side::envoy("outrigger_does_what_envoy_does") else { return };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

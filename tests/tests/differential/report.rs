@@ -35,6 +35,30 @@ pub(crate) fn diff(left: &Observation, right: &Observation) -> Vec<String> {
     lines
 }
 
+/// Says in a few words what differs, for a list that somebody will read: the field that we refuse, the first line, or the
+/// counters.
+fn reason(lines: &[String]) -> String {
+    let refused = lines.iter().find_map(|line| line.split_once("did not start: ").map(|(_, why)| why));
+    if let Some(why) = refused {
+        let field = why.split_once(".json:").map_or(why, |(_, rest)| rest);
+        let field = field.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':' || c == ' ');
+        return format!("not in this version: {}", field.split(": ").next().unwrap_or_default());
+    }
+    let first = |aspect| lines.iter().find(|line| Aspect::of(line) == aspect);
+    if let Some(line) = first(Aspect::Traffic).or_else(|| first(Aspect::AccessLog)) {
+        return format!("to fix: first `{}`", line.trim());
+    }
+    let mut names: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| {
+            line.split_once("counter ").and_then(|(_, rest)| rest.split_once(": ")).map(|(name, _)| name)
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    format!("to fix: {}", names.join(", "))
+}
+
 /// What comes of comparing all scenarios.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -82,11 +106,12 @@ impl Report {
                 };
             }
             if !lines.is_empty() {
-                let why = known.get(name).map_or("to fix: not looked at yet", |known| known.why);
+                let why = known.get(name).filter(|known| known.aspects == aspects).map(|known| known.why.to_owned());
+                let why = why.unwrap_or_else(|| reason(&lines));
                 if on_purpose.is_none() {
-                    report.known.push_str(&verdicts::known_line(name, &aspects, why));
+                    report.known.push_str(&verdicts::known_line(name, &aspects, &why));
                 }
-                let note = if on_purpose.is_some() { "on purpose" } else { why };
+                let note = if on_purpose.is_some() { "on purpose" } else { &why };
                 report.sort_in(&format!("{} / {name} ({note})", scenario.area), name, &lines);
             }
             let row = report.areas.entry(scenario.area).or_default();

@@ -54,7 +54,55 @@ pub(crate) struct Differs {
 pub(crate) const MOST_ON_PURPOSE: usize = 10;
 
 /// See [`Differs`].
-pub(crate) const ON_PURPOSE: &[Differs] = &[];
+pub(crate) const ON_PURPOSE: &[Differs] = &[
+    Differs {
+        title: "Folded fields are refused",
+        what: "Envoy joins a header field that goes on in the next line (obs-fold) to one line. We answer 400, as RFC 9112, \
+               section 5.2, allows a proxy.",
+        better: "whoever runs a server that reads a folded field as two: no field can be hidden in a fold.",
+        scenarios: &[
+            "hostile_encoding_in_a_folded_field",
+            "hostile_encoding_hidden_in_a_fold",
+            "hostile_field_that_is_folded",
+        ],
+    },
+    Differs {
+        title: "Lines end in CR LF and nothing else",
+        what: "Envoy takes a bare LF for the end of a line, and turns a bare CR in a value into something else. We answer 400.",
+        better: "whoever runs a server that ends lines otherwise: both sides agree on where a field, and a request, ends.",
+        scenarios: &["hostile_lines_end_in_lf", "hostile_field_with_a_bare_lf", "hostile_field_with_a_bare_cr"],
+    },
+    Differs {
+        title: "Two Host fields are refused",
+        what: "Envoy joins two Host fields by a comma and routes by the result. We answer 400, as RFC 9112, section 3.2, wants.",
+        better: "whoever authorises by host: the server never sees two hosts to choose from.",
+        scenarios: &["hostile_two_hosts"],
+    },
+    Differs {
+        title: "HTTP/1.0 has no chunks",
+        what: "Envoy forwards a chunked request of HTTP/1.0. We answer 400: RFC 9112, section 6.1, calls its framing faulty.",
+        better: "whoever has an old server behind the proxy: a hop that knows only HTTP/1.0 cannot be fooled about the body.",
+        scenarios: &["hostile_chunked_in_http_1_0"],
+    },
+    Differs {
+        title: "A chunk ends where its size says",
+        what: "Envoy skips bytes between a chunk and the end of its line. We end the request.",
+        better: "whoever runs a server that does not skip them: nothing can be hidden there.",
+        scenarios: &["hostile_chunk_longer_than_its_size"],
+    },
+    Differs {
+        title: "A response has a status of three digits, and 101 only where an upgrade was asked for",
+        what: "Envoy passes a status of two digits on, and a 101 to a client that asked for no upgrade. We answer 502.",
+        better: "the client, which would read what follows as something that it is not.",
+        scenarios: &["upstream_answers_a_status_of_two_digits", "upstream_answers_101_unasked"],
+    },
+    Differs {
+        title: "Who resets too many streams is told so",
+        what: "Envoy ends such a connection with INTERNAL_ERROR. We say ENHANCE_YOUR_CALM.",
+        better: "whoever looks for the reason on the client's side.",
+        scenarios: &["hostile_h2_rapid_reset"],
+    },
+];
 
 /// Not yet right, a scenario a line: its name, what differs, and why (`not in this version: ` or `to fix: `), separated by
 /// ` | `. `KNOWN=file` writes what the list would have to be now.
