@@ -41,6 +41,9 @@ pub enum Step {
     Bytes(usize),
     /// HTTP/2: waits until the stream is over.
     Stream(u32),
+    /// HTTP/2: waits until the other side's SETTINGS came and were acknowledged: an acknowledgement that meets a closed
+    /// connection would make a reset of its end, by chance.
+    Settings,
     /// HTTP/2: waits until the head of the stream's response came.
     Head(u32),
     /// Waits until so many requests reached the upstreams.
@@ -82,7 +85,7 @@ impl Client {
     pub fn h2() -> Self {
         let mut hello = h2::PREFACE.to_vec();
         hello.extend(h2::settings(&[]));
-        Self::h2_bare().send(hello)
+        Self::h2_bare().send(hello).step(Step::Settings)
     }
 
     /// Reads HTTP/2 and writes only what the script says.
@@ -255,6 +258,7 @@ struct H2 {
     reader: h2::Reader,
     streams: BTreeMap<u32, Vec<Message>>,
     over: BTreeSet<u32>,
+    settings: bool,
 }
 
 #[derive(Debug)]
@@ -298,6 +302,7 @@ impl Session {
                 self.answered.rest.extend(connection.buffer.drain(..here));
             }
             Step::Stream(stream) => self.h2_until(deadline, |h2| h2.over.contains(stream)),
+            Step::Settings => self.h2_until(deadline, |h2| h2.settings),
             Step::Head(stream) => self.h2_until(deadline, |h2| h2.streams.contains_key(stream)),
             Step::Upstream(count) => {
                 if !record.await_requests(*count, deadline) {
@@ -373,7 +378,8 @@ impl Session {
                 Event::GoAway { code, .. } => {
                     self.answered.marks.push(format!("GOAWAY {}", h2::code_name(code)));
                 }
-                Event::Settings(_) | Event::Ping(_) | Event::Other => {}
+                Event::Settings(_) => state.settings = true,
+                Event::Ping(_) | Event::Other => {}
             }
         }
     }

@@ -34,6 +34,7 @@ fn timeouts() -> Vec<Scenario> {
             .client(Client::raw().get("/")),
         scenario("timeout_asked_by_header")
             .up(Upstream::h1().acts([Act::Hang]))
+            .route("route: {cluster: $up, timeout: 1s}")
             .client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-upstream-rq-timeout-ms: 300"]))),
         scenario("timeout_asked_by_header_from_outside")
             .up(Upstream::h1().acts([slow.clone(), ok()]))
