@@ -31,6 +31,10 @@ use side::Side;
 /// One run at a time: two at once would only slow each other, and timeouts are part of the scenarios.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// How often a scenario is run before a difference counts. Chance has a part in whether a connection that is closed with
+/// unread bytes ends in FIN or RST, and in what a busy machine does first: what differs every time is no chance.
+const TRIES: usize = 4;
+
 /// The scenarios of this run.
 fn scenarios() -> Vec<Scenario> {
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
@@ -66,9 +70,18 @@ fn outrigger_does_what_envoy_does() {
     let Some(envoy) = Side::envoy("outrigger_does_what_envoy_does") else { return };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let scenarios = scenarios();
-    let theirs = reference(&envoy);
-    let ours = run(&Side::Outrigger, &scenarios);
-    let report = Report::new(&scenarios, theirs, &ours);
+    let mut theirs = reference(&envoy).clone();
+    let mut ours = run(&Side::Outrigger, &scenarios);
+    for _ in 1..TRIES {
+        let again = scenarios.iter().filter(|scenario| Report::is_wrong(scenario, &theirs, &ours));
+        let again: Vec<Scenario> = again.cloned().collect();
+        if again.is_empty() {
+            break;
+        }
+        theirs.extend(run(&envoy, &again));
+        ours.extend(run(&Side::Outrigger, &again));
+    }
+    let report = Report::new(&scenarios, &theirs, &ours);
     if let Some(file) = std::env::var_os("DIFFERENCES") {
         std::fs::write(file, report.differences()).expect("a file that can be written");
     }
@@ -76,6 +89,9 @@ fn outrigger_does_what_envoy_does() {
         std::fs::write(file, &report.known).expect("a file that can be written");
     }
     say(&report.table());
+    if !report.equal_now.is_empty() {
+        say(&format!("equal now, and still on the list of known differences: {}\n", report.equal_now.join(", ")));
+    }
     assert!(report.wrong.is_empty(), "- is Envoy, + is ours\n{}", report.wrong);
 }
 
@@ -135,13 +151,23 @@ fn envoy_agrees_with_itself_in_three_runs() {
     }
     let mut failures = String::new();
     for round in 1..=3 {
-        let again = run(&envoy, &scenarios);
-        for scenario in &scenarios {
-            let lines = diff(missing(first, &scenario.name), missing(&again, &scenario.name));
-            if !lines.is_empty() {
-                failures.push_str(&format!("{} in run {round}:\n{}\n", scenario.name, lines.join("\n")));
+        let mut left = scenarios.clone();
+        let mut lines = String::new();
+        for _ in 0..TRIES {
+            let again = run(&envoy, &left);
+            lines.clear();
+            left.retain(|scenario| {
+                let differs = diff(missing(first, &scenario.name), missing(&again, &scenario.name));
+                if !differs.is_empty() {
+                    lines.push_str(&format!("{} in run {round}:\n{}\n", scenario.name, differs.join("\n")));
+                }
+                !differs.is_empty()
+            });
+            if left.is_empty() {
+                break;
             }
         }
+        failures.push_str(&lines);
     }
     assert!(failures.is_empty(), "Envoy differs from itself:\n{failures}");
 }
