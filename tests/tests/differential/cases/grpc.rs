@@ -72,9 +72,13 @@ pub(crate) fn cases() -> Vec<Scenario> {
             .cluster("up", "circuit_breakers: {thresholds: [{max_requests: 0}]}")
             .client(call(&[])),
         scenario("grpc_http_error_of_the_upstream").up(Upstream::h2().status(503, "no")).client(call(&[])),
-        scenario("grpc_body_over_its_length")
-            .up(Upstream::h2().acts(answer("0")))
-            .client(call(&[("content-length", "3")])),
+        scenario("grpc_body_over_its_length").up(Upstream::h2().acts(answer("0"))).client(
+            Client::h2()
+                .send(h2_head(1, "POST", "/", &[("content-type", "application/grpc"), ("content-length", "3")], false))
+                .step(Step::Upstream(1))
+                .send(h2::data(1, MESSAGE, true))
+                .step(Step::Stream(1)),
+        ),
         retry("grpc_retry_on_unavailable", "unavailable", "14"),
         retry("grpc_retry_on_cancelled", "cancelled", "1"),
         retry("grpc_retry_on_deadline_exceeded", "deadline-exceeded", "4"),

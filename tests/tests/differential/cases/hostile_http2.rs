@@ -198,9 +198,14 @@ fn lengths() -> Vec<Scenario> {
         bytes.extend(h2::data(1, body.as_bytes(), true));
         sends(name, bytes)
     };
+    let after_the_head = |name: &str, length: &str, body: &str| {
+        let head = h2_head(1, "POST", "/", &[("content-length", length)], false);
+        let body = h2::data(1, body.as_bytes(), true);
+        hostile(name, Client::h2().send(head).step(Step::Upstream(1)).send(body))
+    };
     vec![
-        post("data_below_its_length", &[("content-length", "10")], "half"),
-        post("data_over_its_length", &[("content-length", "2")], "GET /hidden"),
+        after_the_head("data_below_its_length", "10", "half"),
+        after_the_head("data_over_its_length", "2", "GET /hidden"),
         post("two_equal_lengths", &[("content-length", "4"), ("content-length", "4")], "body"),
         post("two_lengths", &[("content-length", "4"), ("content-length", "5")], "body"),
         post("length_that_is_no_number", &[("content-length", "four")], "body"),
