@@ -133,6 +133,7 @@ async fn refuses_what_smuggles() {
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), codec),
         ("\x16\x03\x01\x02\0\x01".into(), codec),
         ("GARBAGE\r\n".into(), codec),
+        ("\x0c\x0cA\0".into(), codec),
         ("\r\n\r\nGET /a HTTP/1.1\r\nHost: x\r\n\r\n".into(), (0, "/a")),
         ("\r\n".repeat(40_000), (431, "http1.headers_too_large")),
         ("GET / HTTP/1.1\r\n\r\n".into(), (0, "/")),
