@@ -5,6 +5,7 @@ use std::sync::Arc;
 use outrigger_engine::config::tls::{CertificateValidation, SanType, SubjectAltNameMatcher};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::hash::HashAlgorithm;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -83,8 +84,10 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let hash = aws_lc_rs::default_provider()
         .cipher_suites
         .iter()
-        .find_map(|suite| suite.tls13())
-        .map(|suite| suite.common.hash_provider.hash(bytes));
+        .filter_map(|suite| suite.tls13())
+        .map(|suite| suite.common.hash_provider)
+        .find(|provider| provider.algorithm() == HashAlgorithm::SHA256)
+        .map(|provider| provider.hash(bytes));
     if let Some(hash) = hash
         && let Ok(bytes) = <[u8; 32]>::try_from(hash.as_ref())
     {
@@ -264,5 +267,16 @@ impl ClientCertVerifier for ClientVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_sha_256() {
+        let hex: String = sha256(b"abc").iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }
