@@ -68,7 +68,7 @@ pub struct ServeArgs {
     /// How long a drain may take, seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub drain_time_s: u64,
-    /// Whether connections are asked to close more and more often during the drain, or all at once.
+    /// Accepted for Envoy's sake: in this version a drain asks all connections to close at once.
     #[arg(long, value_enum, default_value = "gradual")]
     pub drain_strategy: DrainStrategy,
     /// Accepted for Envoy's sake: nothing is shared between processes here.
@@ -97,7 +97,7 @@ pub enum Mode {
 /// `--drain-strategy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DrainStrategy {
-    /// The share of connections asked to close grows over the drain time.
+    /// In this version the same as `immediate`.
     Gradual,
     /// All at once.
     Immediate,
