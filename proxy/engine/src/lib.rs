@@ -16,6 +16,7 @@ pub mod route;
 pub mod snapshot;
 pub mod source;
 pub mod stream_info;
+pub mod xds;
 
 #[cfg(test)]
 mod testing;

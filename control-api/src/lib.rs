@@ -1,0 +1,12 @@
+//! The control plane: objects come in by its API, are checked, stored, resolved to a model and compiled to xDS, and go
+//! out to proxies.
+
+pub mod xds;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the command line, without the program's name first.
+pub fn run(_args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    ExitCode::from(2)
+}

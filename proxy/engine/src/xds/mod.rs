@@ -1,0 +1,78 @@
+//! The xDS client without its I/O: what is subscribed, what came, what is acknowledged.
+
+use bytes::Bytes;
+
+/// The kinds of resources that are discovered, in the order in which a push has to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// CDS.
+    Cluster,
+    /// EDS.
+    Endpoints,
+    /// LDS.
+    Listener,
+    /// RDS.
+    Routes,
+}
+
+impl Kind {
+    /// All kinds, in the order of application.
+    pub const ALL: [Kind; 4] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
+
+    /// The type URL of its resources.
+    pub const fn type_url(self) -> &'static str {
+        match self {
+            Kind::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Kind::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Kind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Kind::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    /// The kind with this type URL.
+    pub fn from_type_url(url: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+}
+
+/// One resource as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its name, unique within its kind.
+    pub name: String,
+    /// The version that the server gave it.
+    pub version: String,
+    /// The encoded message.
+    pub body: Bytes,
+}
+
+/// Resources of one kind that came, and names of those that are gone, from one source in one step.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Of all of them.
+    pub kind: Kind,
+    /// New or changed; what did not change may be among them.
+    pub changed: Vec<Resource>,
+    /// Removed by the server, or absent after the wait for them was over.
+    pub removed: Vec<String>,
+}
+
+/// Why a resource of an update is not applied. Its last good version keeps serving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its name; empty where the resource could not be read far enough to have one.
+    pub name: String,
+    /// Every reason, each with path and value.
+    pub reasons: Vec<String>,
+}
+
+/// A resource that the configuration in force names: the client is to subscribe to it, or to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Interest {
+    /// [`Kind::Endpoints`] or [`Kind::Routes`].
+    pub kind: Kind,
+    /// The resource's name.
+    pub name: String,
+    /// Whether it is wanted from now on.
+    pub wanted: bool,
+}
