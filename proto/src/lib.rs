@@ -1,4 +1,5 @@
-//! The messages that Outrigger speaks: Envoy's xDS v3, generated at build time from one pruned descriptor set.
+//! The messages that Outrigger speaks, generated at build time: Envoy's xDS v3 from one pruned descriptor set, and
+//! the control API from the files in `outrigger/control/v1`.
 //!
 //! `xds.fds` is the one list of what exists: the Rust types below, bootstrap YAML, `/config_dump` and CSDS all come
 //! from it. It is made by `cargo run -p outrigger-proto-prune` from the roots in `roots.txt`.
@@ -10,6 +11,10 @@ pub use prost_types;
 
 /// The descriptor set itself, encoded (`google.protobuf.FileDescriptorSet`), for reflection over messages.
 pub const DESCRIPTORS: &[u8] = include_bytes!("../xds.fds");
+
+/// The descriptors of `outrigger.control.v1` and of what it imports, encoded (`google.protobuf.FileDescriptorSet`): for
+/// gRPC reflection, and to walk an object's YAML beside its message.
+pub const CONTROL_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/control.fds"));
 
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
 mod generated {
