@@ -74,14 +74,23 @@ fn outrigger_does_what_envoy_does() {
     let scenarios = scenarios();
     let mut theirs = reference(&envoy).clone();
     let mut ours = run(&Side::Outrigger, &scenarios);
+    // Where chance has a part, Envoy does one thing or the other: ours is equal if Envoy was seen to do it.
+    let mut seen = vec![theirs.clone()];
     for _ in 1..TRIES {
         let again = scenarios.iter().filter(|scenario| Report::is_wrong(scenario, &theirs, &ours));
         let again: Vec<Scenario> = again.cloned().collect();
         if again.is_empty() {
             break;
         }
-        theirs.extend(run(&envoy, &again));
+        seen.push(run(&envoy, &again));
         ours.extend(run(&Side::Outrigger, &again));
+        for scenario in &again {
+            let with = |theirs: &&Observations| {
+                theirs.contains_key(&scenario.name) && !Report::is_wrong(scenario, theirs, &ours)
+            };
+            let like = seen.iter().find(with).or(seen.last()).and_then(|theirs| theirs.get(&scenario.name));
+            theirs.extend(like.map(|like| (scenario.name.clone(), like.clone())));
+        }
     }
     let report = Report::new(&scenarios, &theirs, &ours);
     if let Some(file) = std::env::var_os("DIFFERENCES") {
