@@ -9,6 +9,7 @@ pub mod alarm;
 pub mod args;
 pub mod bootstrap;
 pub mod cluster;
+pub mod configuration;
 pub mod http;
 pub mod io;
 pub mod listener;

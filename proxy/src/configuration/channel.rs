@@ -1,0 +1,46 @@
+//! How a source of configuration (a management server's stream, a watched file) and the configuration task talk: pushes
+//! go in, each with a way back for what was rejected; names that the configuration needs come out.
+
+use outrigger_engine::xds::{Interest, Rejection, Update};
+use tokio::sync::{mpsc, oneshot};
+
+/// Pushes that may wait before a source has to.
+const WAITING: usize = 16;
+
+/// An update, and where its outcome goes.
+#[derive(Debug)]
+pub struct Push {
+    /// What came.
+    pub update: Update,
+    /// Gets what was not applied, once the rest is; empty if all was.
+    pub outcome: oneshot::Sender<Vec<Rejection>>,
+}
+
+/// The end of a source. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Feed(mpsc::Sender<Push>);
+
+impl Feed {
+    /// Has `update` applied, and says what was rejected. Updates of one source are to be applied one after the other.
+    /// `None` while the process ends.
+    ///
+    /// An update without any resource counts too: it says that the source has answered, or that the wait for its first
+    /// answer is over, which is what the start of the process waits for.
+    pub async fn apply(&self, update: Update) -> Option<Vec<Rejection>> {
+        let (outcome, rejected) = oneshot::channel();
+        self.0.send(Push { update, outcome }).await.ok()?;
+        rejected.await.ok()
+    }
+}
+
+/// The channel of pushes: for sources, and for the configuration task.
+pub fn pushes() -> (Feed, mpsc::Receiver<Push>) {
+    let (send, receive) = mpsc::channel(WAITING);
+    (Feed(send), receive)
+}
+
+/// The channel of interests: for the configuration task, and for the xDS client. Names come in the order in which they are
+/// wanted; one that is not wanted any more and wanted again at once comes twice.
+pub fn interests() -> (mpsc::UnboundedSender<Interest>, mpsc::UnboundedReceiver<Interest>) {
+    mpsc::unbounded_channel()
+}
