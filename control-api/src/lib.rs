@@ -1,6 +1,7 @@
 //! The control plane: objects come in by its API, are checked, stored, resolved to a model and compiled to xDS, and go
 //! out to proxies.
 
+pub mod store;
 pub mod xds;
 
 use std::ffi::OsString;

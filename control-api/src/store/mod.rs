@@ -1,0 +1,299 @@
+//! What was applied, in one file, durable before it is acknowledged.
+//!
+//! The store knows keys and bytes, not objects: whoever writes has checked them. One revision counts every set that was
+//! applied; all changes of a set are in force together or not at all, also after a crash. Beside what is in force there
+//! is a log of how it became so, by revision: watches read it, and it is bounded by dropping its oldest revisions.
+//!
+//! The database has one writer, so [`Store`] writes by `&mut self` and is owned by one thread (its calls block); readers
+//! of the log have a [`Log`] each.
+
+mod log;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+
+pub use self::log::{Entry, Log, LogError};
+
+/// key -> (revision, created, generation, created at, object)
+const CURRENT: TableDefinition<'_, &str, (u64, u64, u64, u64, &[u8])> = TableDefinition::new("current");
+
+/// (revision, place in its set) -> (is it a removal, key, created, generation, created at, object)
+const LOG: TableDefinition<'_, (u64, u32), (bool, &str, u64, u64, u64, &[u8])> = TableDefinition::new("log");
+
+/// Numbers about the database itself.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+/// [`META`]: the layout of the tables.
+const FORMAT: &str = "format";
+/// The layout that this version reads and writes.
+const FORMAT_NUMBER: u64 = 1;
+/// [`META`]: the newest revision.
+const REVISION: &str = "revision";
+/// [`META`]: the newest revision that is no longer in the log.
+const COMPACTED: &str = "compacted";
+
+/// How many changes the log holds, if nothing else is asked for.
+pub const LOG_ENTRIES: u64 = 10_000;
+
+/// What is stored under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The revision that wrote it.
+    pub revision: u64,
+    /// The revision that first wrote its key; kept over updates, new after a removal.
+    pub created: u64,
+    /// Counts the changes of what it asks for, from 1.
+    pub generation: u64,
+    /// When its key was first written, in seconds since 1970.
+    pub created_at: u64,
+    /// The object as it was written.
+    pub bytes: Bytes,
+}
+
+/// All that is in force, by key.
+pub type Records = BTreeMap<Arc<str>, Arc<Record>>;
+
+/// A change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The key holds this from now on.
+    Put(Arc<str>, Arc<Record>),
+    /// The key is gone; the record is what it held.
+    Remove(Arc<str>, Arc<Record>),
+}
+
+/// The store cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the file open.
+    #[error("{}: another process has it open: stop that one, or give this one a directory of its own", .0.display())]
+    InUse(PathBuf),
+    /// The file was written by a newer version.
+    #[error("{}: its layout has number {found}, this version reads {FORMAT_NUMBER}: run the version that wrote it", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The number found.
+        found: u64,
+    },
+    /// The directory or the file cannot be made.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// What the database says: a damaged file, a full disk.
+    #[error("{}: {error}", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: Box<redb::Error>,
+    },
+}
+
+/// The only writer of the file.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    database: Arc<Database>,
+    revision: u64,
+    log_entries: u64,
+}
+
+impl Store {
+    /// Opens the file `outrigger.redb` of the directory, both made if they are missing. The log is to hold `log_entries`
+    /// changes, and always the last set.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened, is in use or of another layout.
+    pub fn open(directory: &Path, log_entries: u64) -> Result<(Self, Records), StoreError> {
+        std::fs::create_dir_all(directory).map_err(|error| StoreError::Io { path: directory.to_owned(), error })?;
+        let path = directory.join("outrigger.redb");
+        let database = match Database::create(&path) {
+            Ok(database) => Arc::new(database),
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse(path)),
+            Err(error) => return Err(StoreError::Database { path, error: Box::new(error.into()) }),
+        };
+        let mut store = Self { path, database, revision: 0, log_entries };
+        let format = store.prepare().map_err(|error| store.error(error))?;
+        if format != FORMAT_NUMBER {
+            return Err(StoreError::Format { path: store.path, found: format });
+        }
+        let records = store.load().map_err(|error| store.error(error))?;
+        Ok((store, records))
+    }
+
+    /// Makes the tables of a new file; says the number of the layout.
+    fn prepare(&self) -> Result<u64, redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_quick_repair(true);
+        let format = {
+            let mut meta = transaction.open_table(META)?;
+            let found = meta.get(FORMAT)?.map(|number| number.value());
+            match found {
+                Some(found) => found,
+                None => {
+                    meta.insert(FORMAT, FORMAT_NUMBER)?;
+                    FORMAT_NUMBER
+                }
+            }
+        };
+        if format == FORMAT_NUMBER {
+            transaction.open_table(CURRENT)?;
+            transaction.open_table(LOG)?;
+            transaction.commit()?;
+        }
+        Ok(format)
+    }
+
+    fn load(&mut self) -> Result<Records, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        self.revision = transaction.open_table(META)?.get(REVISION)?.map_or(0, |revision| revision.value());
+        let mut records = Records::new();
+        for entry in transaction.open_table(CURRENT)?.iter()? {
+            let (key, value) = entry?;
+            let (revision, created, generation, created_at, bytes) = value.value();
+            let bytes = Bytes::copy_from_slice(bytes);
+            let record = Record { revision, created, generation, created_at, bytes };
+            records.insert(Arc::from(key.value()), Arc::new(record));
+        }
+        Ok(records)
+    }
+
+    /// The newest revision; 0 if nothing was ever written.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// A reader of the log.
+    pub fn log(&self) -> Log {
+        Log { database: Arc::clone(&self.database) }
+    }
+
+    /// Writes a set as the revision after the newest. When this returns, it is on the disk.
+    ///
+    /// # Errors
+    /// What the database says; it takes no further writes after one, so the process has to start anew.
+    pub fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
+        let revision = self.revision.saturating_add(1);
+        self.write(revision, changes).map_err(|error| self.error(error))?;
+        self.revision = revision;
+        Ok(revision)
+    }
+
+    fn write(&self, revision: u64, changes: &[Change]) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        // Costs a little space, and a start after a crash does not have to read the whole file.
+        transaction.set_quick_repair(true);
+        {
+            let mut current = transaction.open_table(CURRENT)?;
+            let mut log = transaction.open_table(LOG)?;
+            let mut meta = transaction.open_table(META)?;
+            for (place, change) in (0_u32..).zip(changes) {
+                let (removed, key, record) = match change {
+                    Change::Put(key, record) => {
+                        current.insert(
+                            key.as_ref(),
+                            (revision, record.created, record.generation, record.created_at, record.bytes.as_ref()),
+                        )?;
+                        (false, key, record)
+                    }
+                    Change::Remove(key, record) => {
+                        current.remove(key.as_ref())?;
+                        (true, key, record)
+                    }
+                };
+                let Record { created, generation, created_at, ref bytes, .. } = **record;
+                log.insert(
+                    (revision, place),
+                    (removed, key.as_ref(), created, generation, created_at, bytes.as_ref()),
+                )?;
+            }
+            meta.insert(REVISION, revision)?;
+            while log.len()? > self.log_entries {
+                let Some(oldest) = log.first()?.map(|(place, _)| place.value().0) else { break };
+                if oldest == revision {
+                    break;
+                }
+                log.retain_in((oldest, 0)..=(oldest, u32::MAX), |_, _| false)?;
+                meta.insert(COMPACTED, oldest)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn error(&self, error: redb::Error) -> StoreError {
+        StoreError::Database { path: self.path.clone(), error: Box::new(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Arc<str> {
+        Arc::from(name)
+    }
+
+    fn record(revision: u64, created: u64, text: &str) -> Arc<Record> {
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        Arc::new(Record { revision, created, generation: 1, created_at: 1_800_000_000, bytes })
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_it_is_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, records) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
+        assert_eq!((store.revision(), records.len()), (0, 0));
+        let set = [Change::Put(key("a"), record(1, 1, "one")), Change::Put(key("b"), record(1, 1, "two"))];
+        assert_eq!(store.commit(&set).unwrap(), 1);
+        assert_eq!(store.commit(&[Change::Remove(key("a"), record(1, 1, "one"))]).unwrap(), 2);
+        assert_eq!(store.commit(&[Change::Put(key("b"), record(3, 1, "three"))]).unwrap(), 3);
+        drop(store);
+
+        let (store, records) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
+        assert_eq!(store.revision(), 3);
+        assert_eq!(records, Records::from([(key("b"), record(3, 1, "three"))]));
+    }
+
+    #[test]
+    fn a_file_in_use_or_of_another_layout_is_refused_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
+        let refused = Store::open(directory.path(), LOG_ENTRIES).unwrap_err().to_string();
+        assert!(refused.ends_with("stop that one, or give this one a directory of its own"), "{refused}");
+        let transaction = store.database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert(FORMAT, 2).unwrap();
+        transaction.commit().unwrap();
+        drop(store);
+        let refused = Store::open(directory.path(), LOG_ENTRIES).unwrap_err().to_string();
+        assert!(refused.ends_with("this version reads 1: run the version that wrote it"), "{refused}");
+    }
+
+    #[test]
+    fn the_log_is_bounded_by_whole_sets() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(directory.path(), 3).unwrap();
+        for revision in 1..=3 {
+            let set = ["a", "b"].map(|name| Change::Put(key(name), record(revision, 1, "x")));
+            store.commit(&set).unwrap();
+        }
+        // A set of its own is never cut, even if it alone is longer.
+        let log = store.log();
+        assert_eq!(log.after(2).unwrap().len(), 2);
+        assert!(matches!(log.after(1), Err(LogError::TooOld { oldest: 2 })));
+        let set = ["a", "b", "c", "d"].map(|name| Change::Put(key(name), record(4, 1, "x")));
+        store.commit(&set).unwrap();
+        assert_eq!(log.after(3).unwrap().len(), 4);
+        assert!(matches!(log.after(2), Err(LogError::TooOld { oldest: 3 })));
+    }
+}
