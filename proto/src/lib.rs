@@ -16,13 +16,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!("../xds.fds");
 /// gRPC reflection, and to walk an object's YAML beside its message.
 pub const CONTROL_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/control.fds"));
 
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/xds.rs"));
 }

@@ -51,8 +51,7 @@ impl Log {
     /// # Errors
     /// Where the log does not reach back to the revision, or the revision lies in the future.
     pub fn after(&self, revision: u64) -> Result<Vec<Entry>, LogError> {
-        let (compacted, newest, entries) =
-            self.read(revision).map_err(|error| LogError::Database(Box::new(error)))?;
+        let (compacted, newest, entries) = self.read(revision).map_err(|error| LogError::Database(Box::new(error)))?;
         if revision < compacted {
             return Err(LogError::TooOld { oldest: compacted });
         }
