@@ -15,6 +15,7 @@ use outrigger_proto::envoy::extensions::access_loggers::grpc::v3 as grpc;
 use outrigger_proto::envoy::extensions::access_loggers::stream::v3 as stream;
 
 use crate::config::any;
+use crate::config::grpc_service::GrpcService;
 use crate::config::report::At;
 use crate::config::value::{DataSource, duration, header_name};
 use crate::format::{DEFAULT_LINE, Format, FormatContext, JsonFormat};
@@ -74,10 +75,8 @@ impl LineFormat {
 pub struct GrpcAccessLog {
     /// Names the log to the service.
     pub log_name: Arc<str>,
-    /// The cluster of the service (`envoy_grpc`).
-    pub cluster: Arc<str>,
-    /// `:authority` of the calls, the cluster's name by default.
-    pub authority: Arc<str>,
+    /// The service.
+    pub service: GrpcService,
     /// Entries wait at most so long (1 s).
     pub flush_interval: Duration,
     /// Entries wait until they have so many bytes (16 KiB); 0 sends each at once.
@@ -264,11 +263,10 @@ impl GrpcAccessLog {
                 interval
             }
         };
-        let (cluster, authority) = envoy_grpc(grpc_service, &at.field("grpc_service"))?;
+        let service = GrpcService::convert(grpc_service, &at.field("grpc_service"))?;
         Some(GrpcAccessLog {
             log_name: log_name.into(),
-            cluster,
-            authority,
+            service,
             flush_interval,
             buffer_size: buffer_size_bytes.unwrap_or(16384) as usize,
             request_headers,
@@ -276,32 +274,4 @@ impl GrpcAccessLog {
             response_trailers,
         })
     }
-}
-
-/// The cluster of a `GrpcService`, and `:authority`.
-fn envoy_grpc(message: Option<core::GrpcService>, at: &At<'_>) -> Option<(Arc<str>, Arc<str>)> {
-    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
-    let Some(core::GrpcService { timeout, initial_metadata, retry_policy, target_specifier }) = message else {
-        at.reject("", "is required");
-        return None;
-    };
-    unsupported!(at; initial_metadata, retry_policy);
-    harmless!(at; timeout = "the stream of entries has no end");
-    let at = at.field("envoy_grpc");
-    let Some(TargetSpecifier::EnvoyGrpc(service)) = target_specifier else {
-        at.reject("", "is required: no other kind of gRPC client is in this version");
-        return None;
-    };
-    let EnvoyGrpc { cluster_name, authority, retry_policy, max_receive_message_length, skip_envoy_headers } = service;
-    unsupported!(at; retry_policy);
-    harmless!(at;
-        max_receive_message_length = "the service's answers are empty",
-        skip_envoy_headers = "no such headers are sent");
-    if cluster_name.is_empty() {
-        at.field("cluster_name").reject("", "must not be empty");
-        return None;
-    }
-    let cluster: Arc<str> = cluster_name.into();
-    let authority = if authority.is_empty() { cluster.clone() } else { authority.into() };
-    Some((cluster, authority))
 }

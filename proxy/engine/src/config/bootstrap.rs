@@ -10,6 +10,7 @@ use outrigger_proto::envoy::extensions::resource_monitors::downstream_connection
 use crate::config::address::listening_address;
 use crate::config::any;
 use crate::config::cluster::Cluster;
+use crate::config::dynamic_resources::DynamicResources;
 use crate::config::hcm::RouteSource;
 use crate::config::listener::{FilterChain, Listener, NetworkFilter};
 use crate::config::report::{At, Problem, Report};
@@ -26,6 +27,8 @@ pub struct Bootstrap {
     pub listeners: Vec<Arc<Listener>>,
     /// `static_resources.clusters`, each with its `load_assignment`.
     pub clusters: Vec<Arc<Cluster>>,
+    /// `dynamic_resources`: where everything else comes from.
+    pub dynamic: DynamicResources,
     /// The admin listener.
     pub admin: Option<Admin>,
     /// `envoy.resource_monitors.global_downstream_max_connections`, or the runtime key
@@ -186,11 +189,11 @@ fn convert(message: pb::Bootstrap, resources: Resources, at: &At<'_>) -> Bootstr
         stats_eviction,
     } = message;
     unsupported!(at;
-        node_context_params = "comes with the xDS client", dynamic_resources = "comes with the xDS client",
+        node_context_params = "resources have plain names",
         hds_config, flags_path, stats_sinks, stats_config, tracing = "comes with telemetry",
         header_prefix, use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config,
         bootstrap_extensions, fatal_actions,
-        config_sources = "comes with the xDS client", default_config_source = "comes with the xDS client",
+        config_sources = "resources have plain names", default_config_source = "resources have plain names",
         default_socket_interface, certificate_provider_instances = "certificates are inline or files",
         default_regex_engine, xds_delegate_extension, xds_config_tracker_extension, listener_manager,
         application_log_config, enable_worker_cpu_affinity,
@@ -216,8 +219,13 @@ fn convert(message: pb::Bootstrap, resources: Resources, at: &At<'_>) -> Bootstr
     if let Some(message) = cluster_manager {
         check_cluster_manager(message, &at.field("cluster_manager"));
     }
+    // A cluster that was rejected is not missing.
+    let clusters = Some(&resources.cluster_names).filter(|_| at.problem_count() == 0);
+    let dynamic =
+        dynamic_resources.map(|message| DynamicResources::convert(message, clusters, &at.field("dynamic_resources")));
     Bootstrap {
         node: node.unwrap_or_default(),
+        dynamic: dynamic.unwrap_or_default(),
         listeners: resources.listeners,
         clusters: resources.clusters,
         admin: admin.and_then(|message| Admin::convert(message, &at.field("admin"))),

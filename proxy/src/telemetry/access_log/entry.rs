@@ -216,6 +216,8 @@ mod tests {
     use outrigger_engine::message::{ResponseHead, Scheme};
     use outrigger_engine::stream_info::ConnectionInfo;
 
+    use outrigger_engine::config::grpc_service::{BackOff, GrpcService};
+
     use super::*;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> Headers {
@@ -260,8 +262,13 @@ mod tests {
         ctx.response = Some(&response);
         let wanted = GrpcAccessLog {
             log_name: "mesh".into(),
-            cluster: "als".into(),
-            authority: "als".into(),
+            service: GrpcService {
+                cluster: "als".into(),
+                authority: "als".into(),
+                initial_metadata: Vec::new(),
+                max_receive: 0,
+                back_off: BackOff::default(),
+            },
             flush_interval: Duration::from_secs(1),
             buffer_size: 0,
             request_headers: [HeaderName::from_static("x-team"), HeaderName::from_static("absent")].into(),

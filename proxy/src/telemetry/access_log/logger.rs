@@ -77,7 +77,7 @@ impl AccessLogs {
         services.retain(|service| service.log.strong_count() > 0);
         let same = |service: &&Service| {
             service.kind == kind
-                && service.config.cluster == config.cluster
+                && service.config.service == config.service
                 && service.config.log_name == config.log_name
         };
         if let Some(log) = services.iter().find(same).and_then(|service| service.log.upgrade()) {
@@ -207,6 +207,8 @@ mod tests {
     use outrigger_engine::message::Protocol;
     use outrigger_engine::stream_info::{Address, ConnectionInfo, StreamInfo};
 
+    use outrigger_engine::config::grpc_service::{BackOff, GrpcService};
+
     use super::*;
 
     fn info(code: u16) -> StreamInfo {
@@ -266,8 +268,13 @@ mod tests {
         let (logs, mut streams) = AccessLogs::new(Arc::new(Stats::new()), Node::default());
         let service = |headers: &[&'static str]| GrpcAccessLog {
             log_name: "mesh".into(),
-            cluster: "als".into(),
-            authority: "als".into(),
+            service: GrpcService {
+                cluster: "als".into(),
+                authority: "als".into(),
+                initial_metadata: Vec::new(),
+                max_receive: 0,
+                back_off: BackOff::default(),
+            },
             flush_interval: Duration::from_secs(1),
             buffer_size: 0,
             request_headers: headers.iter().map(|name| http::HeaderName::from_static(name)).collect(),
@@ -279,7 +286,7 @@ mod tests {
         let worker = WorkerLogs::new(Arc::new(logs));
         worker.log(&configured, &FormatContext::new(&info(200), Duration::ZERO), 0);
         let NewStream { config, mut stream } = streams.recv().await.unwrap();
-        assert_eq!(&*config.cluster, "als");
+        assert_eq!(&*config.service.cluster, "als");
         for _ in 0..2 {
             assert!(std::future::poll_fn(|cx| stream.poll_batch(cx)).await.is_some());
         }

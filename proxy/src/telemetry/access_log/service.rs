@@ -65,7 +65,7 @@ pub async fn send(worker: Rc<Worker>, log: NewStream) {
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!("access log service in cluster {:?}: {error}", config.cluster);
+                    tracing::warn!("access log service in cluster {:?}: {error}", config.service.cluster);
                     sleep(back_off).await;
                     back_off = (back_off * 2).min(BACK_OFF.1);
                 }
@@ -83,7 +83,7 @@ struct Call {
 
 impl Call {
     async fn open(worker: &Rc<Worker>, config: &GrpcAccessLog) -> Result<Call, OpenError> {
-        let cluster = worker.cluster(&config.cluster).ok_or(OpenError::NoCluster)?;
+        let cluster = worker.cluster(&config.service.cluster).ok_or(OpenError::NoCluster)?;
         let context = PickContext { random: worker.random(), avoid: &[], max_reselections: 0 };
         let host = cluster.pick(&context).map_err(|_| OpenError::NoHost)?;
         let failed = |error| OpenError::Connect(format!("{error:?}"));
@@ -104,11 +104,11 @@ impl Call {
         let head = RequestHead {
             method: Method::POST,
             scheme: if cluster.tls().is_some() { Scheme::Https } else { Scheme::Http },
-            authority: HeaderValue::from_str(&config.authority).ok(),
+            authority: HeaderValue::from_str(&config.service.authority).ok(),
             path: HeaderValue::from_static(METHOD),
             protocol: Protocol::Http2,
             connect_protocol: None,
-            headers: headers.into_iter().collect::<Headers>(),
+            headers: headers.into_iter().chain(config.service.initial_metadata.iter().cloned()).collect::<Headers>(),
         };
         stream.send_head(head, false).map_err(OpenError::Stream)?;
         cluster.stats.upstream_rq_total.inc();

@@ -49,7 +49,7 @@ fn a_grpc_log_and_its_defaults() {
         "{{typed_config: {{{GRPC}, common_config: {{log_name: l, {service}}}, additional_request_headers_to_log: [X-A]}}}}"
     );
     let Sink::Grpc(log) = read(&yaml).unwrap().sink else { panic!() };
-    assert_eq!((&*log.log_name, &*log.cluster, &*log.authority), ("l", "als", "als"));
+    assert_eq!((&*log.log_name, &*log.service.cluster, &*log.service.authority), ("l", "als", "als"));
     assert_eq!((log.flush_interval, log.buffer_size), (Duration::from_secs(1), 16384));
     assert_eq!(log.request_headers[0].as_str(), "x-a");
 }

@@ -1,0 +1,243 @@
+//! `envoy.config.core.v3.ConfigSource`: where resources of a kind come from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_proto::envoy::config::core::v3 as core;
+
+use crate::config::grpc_service::GrpcService;
+use crate::config::report::At;
+use crate::config::time::timeout;
+use crate::{harmless, unsupported};
+
+/// How long a configuration waits for a resource where `initial_fetch_timeout` is not set.
+pub const DEFAULT_INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where resources come from. Equal sources share a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConfigSource {
+    /// Who serves them.
+    pub origin: Origin,
+    /// What waits for a resource goes on without it after this time (15 s); `None`, written as `0s`: it waits for ever.
+    pub initial_fetch_timeout: Option<Duration>,
+}
+
+/// Who serves the resources of a [`ConfigSource`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The stream of `dynamic_resources.ads_config`.
+    Ads,
+    /// A stream for this kind of resource only.
+    Grpc(Arc<GrpcSource>),
+    /// A file with a `DiscoveryResponse`, as YAML, JSON or protobuf; read again when it is replaced.
+    Path(Arc<str>),
+}
+
+/// `ApiConfigSource`: a management server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GrpcSource {
+    /// Whether the delta variant of the protocol is spoken (`DELTA_GRPC`).
+    pub delta: bool,
+    /// The servers, at least one, in the order of preference.
+    pub services: Vec<GrpcService>,
+    /// A bound for our own requests; by default there is none.
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// `RateLimitSettings`: a token bucket, which starts full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RateLimit {
+    /// So many requests at once (100).
+    pub max_tokens: u32,
+    /// The time after which another request is allowed (100 ms, from a rate of 10 a second).
+    pub fill_interval: Duration,
+}
+
+impl ConfigSource {
+    /// Reads the message. `None` where it was rejected.
+    pub fn convert(message: core::ConfigSource, at: &At<'_>) -> Option<ConfigSource> {
+        use core::config_source::ConfigSourceSpecifier;
+        let core::ConfigSource { authorities, initial_fetch_timeout, resource_api_version, config_source_specifier } =
+            message;
+        unsupported!(at; authorities = "resources have plain names");
+        if resource_api_version == core::ApiVersion::V2 as i32 {
+            at.field("resource_api_version").reject("V2", "must be V3");
+        }
+        let wait_at = at.field("initial_fetch_timeout");
+        let initial_fetch_timeout = timeout(initial_fetch_timeout, DEFAULT_INITIAL_FETCH_TIMEOUT, &wait_at);
+        let origin = match config_source_specifier {
+            Some(ConfigSourceSpecifier::Ads(core::AggregatedConfigSource {})) => Origin::Ads,
+            Some(ConfigSourceSpecifier::ApiConfigSource(source)) => {
+                Origin::Grpc(Arc::new(GrpcSource::convert(source, &at.field("api_config_source"))?))
+            }
+            Some(ConfigSourceSpecifier::PathConfigSource(source)) => path(source, &at.field("path_config_source"))?,
+            Some(ConfigSourceSpecifier::Path(path)) => file(path, &at.field("path"))?,
+            Some(ConfigSourceSpecifier::Self_(_)) => {
+                at.field("self").reject("", "not in this version: write ads");
+                return None;
+            }
+            None => {
+                at.reject("", "one of ads, api_config_source, path_config_source is required");
+                return None;
+            }
+        };
+        Some(ConfigSource { origin, initial_fetch_timeout })
+    }
+}
+
+fn path(message: core::PathConfigSource, at: &At<'_>) -> Option<Origin> {
+    let core::PathConfigSource { path, watched_directory, poll_interval } = message;
+    harmless!(at;
+        watched_directory = "the file is looked at once a second, whatever way it is replaced",
+        poll_interval = "the file is looked at once a second",
+    );
+    file(path, &at.field("path"))
+}
+
+fn file(path: String, at: &At<'_>) -> Option<Origin> {
+    if path.is_empty() {
+        at.reject("", "must not be empty");
+        return None;
+    }
+    Some(Origin::Path(path.into()))
+}
+
+impl GrpcSource {
+    /// Reads the message. `None` where it was rejected.
+    pub fn convert(message: core::ApiConfigSource, at: &At<'_>) -> Option<GrpcSource> {
+        use core::api_config_source::ApiType;
+        let core::ApiConfigSource {
+            api_type,
+            transport_api_version,
+            cluster_names,
+            grpc_services,
+            refresh_delay,
+            request_timeout,
+            rate_limit_settings,
+            set_node_on_first_message_only,
+            config_validators,
+        } = message;
+        unsupported!(at; cluster_names = "write grpc_services", config_validators);
+        harmless!(at;
+            refresh_delay = "nothing is polled",
+            request_timeout = "nothing is polled",
+            set_node_on_first_message_only = "the node is always in the first message of a stream only",
+        );
+        if transport_api_version != core::ApiVersion::V3 as i32 {
+            let name = core::ApiVersion::try_from(transport_api_version).map_or("", |version| version.as_str_name());
+            at.field("transport_api_version").reject(name, "must be V3");
+        }
+        let delta = match ApiType::try_from(api_type) {
+            Ok(ApiType::Grpc) => Some(false),
+            Ok(ApiType::DeltaGrpc) => Some(true),
+            Ok(other) => {
+                at.field("api_type").reject(other.as_str_name(), "not in this version: write GRPC or DELTA_GRPC");
+                None
+            }
+            Err(_) => {
+                at.field("api_type").reject(api_type, "must be GRPC or DELTA_GRPC");
+                None
+            }
+        };
+        let list = at.field("grpc_services");
+        if grpc_services.is_empty() {
+            list.reject("", "at least one is required");
+        }
+        let services: Vec<GrpcService> = grpc_services
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, service)| GrpcService::convert(Some(service), &list.index(index)))
+            .collect();
+        let rate_limit = match rate_limit_settings {
+            Some(settings) => Some(RateLimit::convert(settings, &at.field("rate_limit_settings"))?),
+            None => None,
+        };
+        Some(GrpcSource { delta: delta?, services, rate_limit })
+    }
+}
+
+impl RateLimit {
+    fn convert(message: core::RateLimitSettings, at: &At<'_>) -> Option<RateLimit> {
+        let core::RateLimitSettings { max_tokens, fill_rate } = message;
+        let rate = fill_rate.unwrap_or(10.0);
+        let fill_interval = Some(1.0 / rate)
+            .filter(|seconds| *seconds > 0.0)
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        if fill_interval.is_none() {
+            at.field("fill_rate").reject(rate, "must be greater than 0");
+        }
+        let max_tokens = max_tokens.unwrap_or(100);
+        if max_tokens == 0 {
+            at.field("max_tokens").reject(0, "must be greater than 0");
+            return None;
+        }
+        Some(RateLimit { max_tokens, fill_interval: fill_interval? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_proto::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+
+    use super::*;
+    use crate::config::report::Report;
+
+    fn service(cluster: &str) -> core::GrpcService {
+        let service = EnvoyGrpc { cluster_name: cluster.to_owned(), ..Default::default() };
+        core::GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(service)), ..Default::default() }
+    }
+
+    fn convert(message: core::ConfigSource) -> Result<ConfigSource, Vec<String>> {
+        let report = Report::new();
+        let source = ConfigSource::convert(message, &report.root());
+        let problems: Vec<String> = report.into_parts().0.iter().map(ToString::to_string).collect();
+        source.filter(|_| problems.is_empty()).ok_or(problems)
+    }
+
+    fn api(source: core::ApiConfigSource) -> core::ConfigSource {
+        let specifier = core::config_source::ConfigSourceSpecifier::ApiConfigSource(source);
+        core::ConfigSource { config_source_specifier: Some(specifier), ..Default::default() }
+    }
+
+    #[test]
+    fn a_source_waits_as_long_as_it_says() {
+        let ads = core::config_source::ConfigSourceSpecifier::Ads(core::AggregatedConfigSource {});
+        let mut message = core::ConfigSource { config_source_specifier: Some(ads), ..Default::default() };
+        let source = convert(message.clone()).unwrap();
+        assert_eq!(source.origin, Origin::Ads);
+        assert_eq!(source.initial_fetch_timeout, Some(Duration::from_secs(15)));
+        message.initial_fetch_timeout = Some(prost_types::Duration::default());
+        assert_eq!(convert(message).unwrap().initial_fetch_timeout, None);
+    }
+
+    #[test]
+    fn a_management_server_speaks_one_of_two_variants() {
+        let message = core::ApiConfigSource {
+            api_type: core::api_config_source::ApiType::DeltaGrpc as i32,
+            transport_api_version: core::ApiVersion::V3 as i32,
+            grpc_services: vec![service("a"), service("b")],
+            rate_limit_settings: Some(core::RateLimitSettings { max_tokens: None, fill_rate: Some(4.0) }),
+            ..Default::default()
+        };
+        let Origin::Grpc(source) = convert(api(message.clone())).unwrap().origin else { panic!() };
+        assert!(source.delta);
+        assert_eq!(source.services.iter().map(|service| &*service.cluster).collect::<Vec<_>>(), ["a", "b"]);
+        let limit = RateLimit { max_tokens: 100, fill_interval: Duration::from_millis(250) };
+        assert_eq!(source.rate_limit, Some(limit));
+
+        let bad = core::ApiConfigSource {
+            api_type: core::api_config_source::ApiType::Rest as i32,
+            transport_api_version: 0,
+            grpc_services: Vec::new(),
+            ..message
+        };
+        assert_eq!(
+            convert(api(bad)).unwrap_err(),
+            [
+                "api_config_source.transport_api_version: AUTO: must be V3",
+                "api_config_source.api_type: REST: not in this version: write GRPC or DELTA_GRPC",
+                "api_config_source.grpc_services: at least one is required",
+            ]
+        );
+    }
+}
