@@ -11,6 +11,16 @@ use outrigger_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::
 use crate::config::report::At;
 use crate::harmless;
 
+/// A duration as configurations write it: `0.25s`.
+#[derive(Debug, Clone, Copy)]
+pub struct Seconds(pub Duration);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}s", self.0.as_secs_f64())
+    }
+}
+
 /// A duration that is not negative (`google.protobuf.Duration`). `None` where it is not set or was rejected.
 pub fn duration(message: Option<prost_types::Duration>, at: &At<'_>) -> Option<Duration> {
     let message = message?;

@@ -39,6 +39,14 @@ fn check(&(find, replace, path, reason): &Fault) -> Result<(), String> {
     if !problem.path.ends_with(path) || !problem.reason.contains(reason) {
         return Err(format!("expected {path}: {reason}, got: {problem}"));
     }
+    // What is shown was written there, an address or a type URL perhaps in pieces; a whole message is called what it is.
+    let shown = problem.value.trim_matches('"').trim_start_matches("type.googleapis.com/");
+    if !["a list", "a mapping"].contains(&shown)
+        && !text.contains(shown)
+        && !shown.split(':').all(|piece| text.contains(piece))
+    {
+        return Err(format!("the value is not what was written: {problem}"));
+    }
     let location = problem.location.as_ref().ok_or("has no place")?;
     let line = location.line as usize;
     // What is missing is reported where the message around it starts.

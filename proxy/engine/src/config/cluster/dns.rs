@@ -19,7 +19,7 @@ use crate::balance::HostSet;
 use crate::config::any;
 use crate::config::endpoint::{EndpointAddress, LoadAssignment};
 use crate::config::report::At;
-use crate::config::value::duration;
+use crate::config::value::{Seconds, duration};
 use crate::{harmless, unsupported};
 
 /// The cluster's fields about DNS.
@@ -203,7 +203,7 @@ impl Fields {
             let base = at_least(base_interval, milli, &at.field("base_interval"))?;
             let max = at_least(max_interval, milli, &at.field("max_interval")).unwrap_or(base.saturating_mul(10));
             if max < base {
-                at.field("max_interval").reject(format_args!("{max:?}"), "must not be less than base_interval");
+                at.field("max_interval").reject(Seconds(max), "must not be less than base_interval");
             }
             Some((base, max))
         });
@@ -330,7 +330,7 @@ fn servers(messages: Vec<core::Address>, list: &At<'_>) -> Vec<SocketAddr> {
 fn at_least(message: Option<prost_types::Duration>, least: Duration, at: &At<'_>) -> Option<Duration> {
     let value = duration(message, at)?;
     if value < least {
-        at.reject(format_args!("{value:?}"), format_args!("must be at least {least:?}"));
+        at.reject(Seconds(value), format_args!("must be at least {}", Seconds(least)));
         return None;
     }
     Some(value)

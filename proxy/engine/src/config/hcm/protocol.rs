@@ -8,7 +8,7 @@ use outrigger_proto::envoy::config::core::v3::http1_protocol_options::header_key
 
 use super::{HeaderCase, Http1Options, Http2Options};
 use crate::config::report::At;
-use crate::config::value::duration;
+use crate::config::value::{Seconds, duration};
 use crate::{harmless, unsupported};
 
 impl Http1Options {
@@ -161,7 +161,7 @@ fn keepalive(message: Option<pb::KeepaliveSettings>, at: &At<'_>) -> Option<(Dur
         }
         let value = duration(message, &here)?;
         if value < Duration::from_millis(1) {
-            here.reject(format_args!("{value:?}"), "must be at least 0.001s");
+            here.reject(Seconds(value), "must be at least 0.001s");
         }
         Some(value)
     };

@@ -9,7 +9,7 @@ use super::back_off::{BackOff, RateLimitedBackOff, ResetFormat};
 use super::tokens;
 use crate::config::any;
 use crate::config::report::At;
-use crate::config::value::{duration, header_name};
+use crate::config::value::{Seconds, duration, header_name};
 use crate::matcher::{Head, HeaderMatcher};
 use crate::message::{RequestHead, ResponseHead};
 use crate::unsupported;
@@ -294,7 +294,7 @@ impl BackOff {
         let Some(base) = positive("base_interval", base_interval) else { return BackOff::default() };
         let max = positive("max_interval", max_interval);
         if let Some(max) = max.filter(|max| *max < base) {
-            at.field("max_interval").reject(format_args!("{max:?}"), "must not be less than base_interval");
+            at.field("max_interval").reject(Seconds(max), "must not be less than base_interval");
         }
         let base = base.max(least);
         BackOff { base, max: max.unwrap_or(base.saturating_mul(10)).max(least) }
