@@ -15,6 +15,15 @@ use super::tree::{Key, Map, Meaning, Node, Position, Value};
 use crate::config::report::{At, Location};
 use crate::source::nearest::nearest;
 
+/// How paths and messages spell the names of fields. A text may spell them either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// As the .proto file: `connect_timeout`.
+    Proto,
+    /// As JSON: `connectTimeout`.
+    Json,
+}
+
 /// Walks the values of one text.
 pub(crate) struct Encoder<'p> {
     pub(crate) schema: &'p Schema,
@@ -22,6 +31,7 @@ pub(crate) struct Encoder<'p> {
     pub(crate) source: &'p Arc<str>,
     /// JSON: an unquoted fraction is a number where the message leaves the type open; in YAML Envoy makes it a string.
     pub(crate) json: bool,
+    pub(crate) names: Names,
 }
 
 impl Encoder<'_> {
@@ -56,7 +66,7 @@ impl Encoder<'_> {
                     self.fields(map, desc, false, at, out);
                     Ok(())
                 }
-                _ => Err(Fault::new(format!("must be a mapping: {}", desc.name))),
+                _ => Err(Fault::new(format!("must be a mapping: {}", self.title(desc)))),
             },
         };
         if let Err(fault) = written {
@@ -83,7 +93,7 @@ impl Encoder<'_> {
                 self.unknown_field(key, desc, at);
                 continue;
             };
-            let here = at.field(field.name);
+            let here = at.field(self.spelled(field));
             if seen.contains(&field.number) {
                 here.reject_at(self.location(key.position), "", "is there twice");
                 continue;
@@ -100,15 +110,30 @@ impl Encoder<'_> {
                     here.reject_at(self.location(key.position), "", reason);
                     continue;
                 }
-                oneofs.push((oneof, field.name));
+                oneofs.push((oneof, self.spelled(field)));
             }
             self.field(node, field, &here, out);
         }
     }
 
+    fn spelled(&self, field: &Field) -> &'static str {
+        match self.names {
+            Names::Json if !field.json_name.is_empty() => field.json_name,
+            _ => field.name,
+        }
+    }
+
+    /// The message's name: whoever writes JSON names does not know its package.
+    fn title<'m>(&self, desc: &'m Message) -> &'m str {
+        match self.names {
+            Names::Proto => &desc.name,
+            Names::Json => desc.name.rsplit('.').next().unwrap_or_default(),
+        }
+    }
+
     fn unknown_field(&self, key: &Key<'_>, desc: &Message, at: &At<'_>) {
-        let mut reason = format!("{} has no such field", desc.name);
-        reason.push_str(&nearest(&key.text, desc.fields.iter().map(|field| field.name)));
+        let mut reason = format!("{} has no such field", self.title(desc));
+        reason.push_str(&nearest(&key.text, desc.fields.iter().map(|field| self.spelled(field))));
         at.field(&key.text).reject_at(self.location(key.position), "", reason);
     }
 

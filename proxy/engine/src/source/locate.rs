@@ -22,6 +22,11 @@ impl<'t> Locator<'t> {
         Locator { roots: sources.iter().filter_map(tree).collect() }
     }
 
+    /// One tree of a text.
+    pub(super) fn of(source: Arc<str>, root: Node<'t>) -> Self {
+        Locator { roots: vec![(source, root)] }
+    }
+
     /// Gives each problem its place, and sorts them by it.
     pub fn locate(&self, problems: &mut [Problem]) {
         for problem in problems.iter_mut().filter(|problem| problem.location.is_none()) {

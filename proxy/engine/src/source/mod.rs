@@ -1,9 +1,10 @@
-//! Text -> message: bootstrap files in YAML or JSON.
+//! Text -> message: bootstrap files and the control plane's objects, in YAML or JSON.
 //!
 //! Whoever writes a configuration by hand wants every fault at once, each with its place. So the text becomes a tree
 //! that knows lines and columns, and one walk beside the descriptors finds every fault of form. Listeners, clusters and
 //! secrets are handed over one at a time, so that a large file never stands in memory as tree and messages together.
 
+mod document;
 mod encode;
 mod locate;
 mod nearest;
@@ -21,10 +22,12 @@ use outrigger_proto::envoy::config::listener::v3::Listener;
 use outrigger_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
 use outrigger_proto::prost::{Message, Name};
 
-use self::encode::Encoder;
+pub use self::document::{Document, documents};
+use self::encode::{Encoder, Names};
 pub use self::locate::Locator;
+pub use self::nearest::nearest;
 pub(crate) use self::scalar::base64;
-use self::schema::Schema;
+pub use self::schema::Schema;
 use self::tree::{Key, Map, Node, Reader, Step, SyntaxError, Value};
 pub use self::verdict::{FieldVerdict, Verdict, verdicts};
 use crate::config::report::{At, Problem, Report};
@@ -72,12 +75,12 @@ pub(crate) fn read_bootstrap(
     report: &Report,
     each: &mut dyn FnMut(Element, &At<'_>),
 ) -> Option<Rest> {
-    let schema = Schema::new();
+    let schema = Schema::new(outrigger_proto::DESCRIPTORS);
     let mut bytes = Vec::new();
     let mut counts = [0; 3];
     let mut faults: Option<Range<usize>> = None;
     for source in sources {
-        let encoder = Encoder { schema: &schema, source: &source.name, json: source.is_json() };
+        let encoder = Encoder { schema: &schema, source: &source.name, json: source.is_json(), names: Names::Proto };
         let mut reader = BootstrapReader { encoder, report, each, counts };
         match reader.read(source.text, &mut bytes) {
             Ok(range) => faults = Some(faults.map_or(range.start, |earlier| earlier.start)..range.end),

@@ -1,7 +1,7 @@
 //! "Did you mean …?"
 
 /// `; did you mean "a" or "b"?` with the names nearest to what was written, or nothing if none is near.
-pub(crate) fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> String {
+pub fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> String {
     if written.len() > 200 {
         return String::new();
     }

@@ -278,7 +278,7 @@ mod tests {
     fn integers_may_be_quoted_or_whole_fractions() {
         let of = |text: &str| {
             let node = Reader::tree(text).unwrap();
-            match encode(&node, Kind::Uint32, &Schema::new()) {
+            match encode(&node, Kind::Uint32, &Schema::new(outrigger_proto::DESCRIPTORS)) {
                 Ok(Wire::Varint(value)) => Some(value),
                 _ => None,
             }

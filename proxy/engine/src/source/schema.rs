@@ -9,8 +9,9 @@ use std::rc::Rc;
 
 use outrigger_proto::prost::encoding::{WireType, decode_key, decode_varint};
 
-/// All messages and enumerations, by full name.
-pub(crate) struct Schema {
+/// All messages and enumerations of a descriptor set, by full name.
+#[derive(Debug)]
+pub struct Schema {
     messages: HashMap<String, &'static [u8]>,
     enums: HashMap<String, &'static [u8]>,
     decoded: RefCell<HashMap<String, Rc<Message>>>,
@@ -29,6 +30,8 @@ pub(crate) struct Message {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Field {
     pub(crate) name: &'static str,
+    /// As JSON spells it; empty where the descriptor does not say.
+    pub(crate) json_name: &'static str,
     pub(crate) number: u32,
     pub(crate) kind: Kind,
     pub(crate) is_repeated: bool,
@@ -71,10 +74,11 @@ pub(crate) struct Enum {
 }
 
 impl Schema {
-    pub(crate) fn new() -> Self {
+    /// Looks through an encoded `google.protobuf.FileDescriptorSet`.
+    pub fn new(descriptors: &'static [u8]) -> Self {
         let mut schema =
             Schema { messages: HashMap::new(), enums: HashMap::new(), decoded: RefCell::new(HashMap::new()) };
-        for file in parts(outrigger_proto::DESCRIPTORS, 1) {
+        for file in parts(descriptors, 1) {
             let package = text(file, 2);
             parts(file, 4).for_each(|message| schema.index(package, message));
             parts(file, 5).for_each(|one| schema.index_enum(package, one));
@@ -136,7 +140,7 @@ impl Message {
 
     /// The field of this name, as the .proto file spells it or as JSON does.
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.iter().find(|field| super::same_name(name, field.name))
+        self.fields.iter().find(|field| super::same_name(name, field.name) || field.json_name == name)
     }
 
     /// The field of this number.
@@ -147,7 +151,7 @@ impl Message {
 
 impl Field {
     fn decode(bytes: &'static [u8]) -> Self {
-        let mut field = Field { name: text(bytes, 1), ..Field::default() };
+        let mut field = Field { name: text(bytes, 1), json_name: text(bytes, 10), ..Field::default() };
         let type_name = text(bytes, 6).trim_start_matches('.');
         for (number, value) in entries(bytes) {
             let Value::Varint(value) = value else { continue };
@@ -257,8 +261,12 @@ mod tests {
     /// A descriptor pool, which checks everything, knows the same.
     #[test]
     fn it_says_what_a_descriptor_pool_says() {
-        let pool = DescriptorPool::decode(outrigger_proto::DESCRIPTORS).unwrap();
-        let schema = Schema::new();
+        for descriptors in [outrigger_proto::DESCRIPTORS, outrigger_proto::CONTROL_DESCRIPTORS] {
+            compare(&DescriptorPool::decode(descriptors).unwrap(), &Schema::new(descriptors));
+        }
+    }
+
+    fn compare(pool: &DescriptorPool, schema: &Schema) {
         assert_eq!(schema.messages.len(), pool.all_messages().count());
         for expected in pool.all_messages() {
             let message = schema.message(expected.full_name()).unwrap();

@@ -172,14 +172,35 @@ pub(crate) enum Step<'t> {
 impl<'t> Reader<'t> {
     /// Goes to the only document of `text`.
     pub(crate) fn new(text: &'t str) -> Result<Self, SyntaxError> {
-        let options: Options = options! { emit_comments: false };
-        let parser = Parser::new_from_str_with_options(text, options);
-        let mut reader = Reader { parser, anchors: HashMap::new(), values: 0, aliased: 0 };
+        let mut reader = Self::before_documents(text);
         loop {
             match reader.next()? {
                 (Event::StreamStart, _) => {}
                 (Event::DocumentStart(..), _) => return Ok(reader),
                 (_, position) => return Err(SyntaxError { position, reason: "the document is empty".to_owned() }),
+            }
+        }
+    }
+
+    fn before_documents(text: &'t str) -> Self {
+        let options: Options = options! { emit_comments: false };
+        let parser = Parser::new_from_str_with_options(text, options);
+        Reader { parser, anchors: HashMap::new(), values: 0, aliased: 0 }
+    }
+
+    /// Reads every document, each as one tree.
+    pub(crate) fn trees(text: &'t str) -> Result<Vec<Node<'t>>, SyntaxError> {
+        let mut reader = Self::before_documents(text);
+        let mut trees = Vec::new();
+        loop {
+            match reader.next()? {
+                (Event::StreamStart | Event::DocumentEnd, _) => {}
+                (Event::DocumentStart(..), _) => {
+                    reader.anchors.clear();
+                    trees.push(reader.node()?);
+                }
+                (Event::StreamEnd, _) => return Ok(trees),
+                (_, position) => return Err(SyntaxError { position, reason: "a document ends too early".to_owned() }),
             }
         }
     }

@@ -62,7 +62,7 @@ pub fn verdicts(sources: &[Source<'_>]) -> Vec<FieldVerdict> {
     let report = Report::new();
     Bootstrap::read(sources, &report);
     let locator = Locator::new(sources);
-    let schema = Schema::new();
+    let schema = Schema::new(outrigger_proto::DESCRIPTORS);
     let mut leaves = Leaves { schema: &schema, source: None, elements: HashMap::new(), found: Vec::new() };
     leaves.of(&locator);
     let mut lines = leaves.found;
