@@ -1,6 +1,10 @@
 //! The xDS client without its I/O: what is subscribed, what came, what is acknowledged.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+
+use crate::config::config_source::ConfigSource;
 
 /// The kinds of resources that are discovered, in the order in which a push has to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +77,8 @@ pub struct Interest {
     pub kind: Kind,
     /// The resource's name.
     pub name: String,
+    /// Who has it, and how long to wait for it. Equal sources share what comes.
+    pub source: Arc<ConfigSource>,
     /// Whether it is wanted from now on.
     pub wanted: bool,
 }
