@@ -1,11 +1,26 @@
 //! The xDS server: what a node sees, and the streams that carry it there.
 
+mod proxies;
+mod services;
+mod session;
+#[cfg(test)]
+mod session_model;
+#[cfg(test)]
+mod session_tests;
+mod stream;
+#[cfg(test)]
+mod stream_tests;
+mod subscription;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::core::v3::Node;
+pub use proxies::{Counts, Proxies, Proxy, Status};
+pub use services::Server;
+pub use session::Protocol;
 
 /// One resource, encoded once and shared by every stream that sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]

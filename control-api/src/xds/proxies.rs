@@ -1,0 +1,183 @@
+//! The proxies that are connected, and what each of them said about what it was sent.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use outrigger_engine::xds::Kind;
+use outrigger_proto::envoy::config::core::v3::Node;
+
+use super::session::{Answer, Protocol, Response};
+
+/// One proxy that is connected, with all its streams.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// `node.id`.
+    pub node: String,
+    /// `node.cluster`.
+    pub cluster: String,
+    /// The program and its version, as it says.
+    pub agent: String,
+    /// Since when its oldest stream is open.
+    pub connected: SystemTime,
+    /// What its newest stream speaks.
+    pub protocol: Protocol,
+    /// The kinds of which it was sent something.
+    pub kinds: BTreeMap<Kind, Status>,
+}
+
+/// Where a proxy is with the resources of one kind. Versions are hashes of all resources of the kind that it was told.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The version of the last response.
+    pub sent: String,
+    /// The version that it accepted last; empty if none.
+    pub accepted: String,
+    /// How many resources it has been told.
+    pub resources: usize,
+    /// Why it rejected the last response, if it did.
+    pub rejected: Option<String>,
+}
+
+impl Status {
+    /// Whether it accepted the last response.
+    pub fn synced(&self) -> bool {
+        self.sent == self.accepted && self.rejected.is_none()
+    }
+}
+
+/// What was counted of one kind since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Responses sent.
+    pub responses: u64,
+    /// Responses accepted.
+    pub accepted: u64,
+    /// Responses rejected.
+    pub rejected: u64,
+}
+
+/// All proxies that are connected.
+#[derive(Debug, Default)]
+pub struct Proxies {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    streams: BTreeMap<u64, Proxy>,
+    counts: BTreeMap<Kind, Counts>,
+}
+
+impl Proxies {
+    /// The proxies that are connected, by node id. A proxy with a stream for each kind is one.
+    pub fn list(&self) -> Vec<Proxy> {
+        let mut proxies: BTreeMap<String, Proxy> = BTreeMap::new();
+        // Oldest stream first: of two that carry the same kind, the newer counts.
+        for stream in self.inner().streams.values() {
+            match proxies.get_mut(&stream.node) {
+                None => {
+                    proxies.insert(stream.node.clone(), stream.clone());
+                }
+                Some(proxy) => {
+                    proxy.protocol = stream.protocol;
+                    proxy.kinds.extend(stream.kinds.iter().map(|(kind, status)| (*kind, status.clone())));
+                }
+            }
+        }
+        proxies.into_values().collect()
+    }
+
+    /// How many streams are open.
+    pub fn streams(&self) -> usize {
+        self.inner().streams.len()
+    }
+
+    /// What was counted, by kind.
+    pub fn counts(&self) -> BTreeMap<Kind, Counts> {
+        self.inner().counts.clone()
+    }
+
+    /// A stream of `node` is open, until the returned value is dropped.
+    pub(super) fn open(self: Arc<Self>, node: &Node, protocol: Protocol) -> Stream {
+        let proxy = Proxy {
+            node: node.id.clone(),
+            cluster: node.cluster.clone(),
+            agent: agent(node),
+            connected: SystemTime::now(),
+            protocol,
+            kinds: BTreeMap::new(),
+        };
+        let mut inner = self.inner();
+        inner.next += 1;
+        let id = inner.next;
+        inner.streams.insert(id, proxy);
+        drop(inner);
+        Stream { proxies: self, id }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn agent(node: &Node) -> String {
+    use outrigger_proto::envoy::config::core::v3::node::UserAgentVersionType;
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => build
+            .version
+            .as_ref()
+            .map(|version| format!("{}.{}.{}", version.major_number, version.minor_number, version.patch))
+            .unwrap_or_default(),
+        None => String::new(),
+    };
+    format!("{} {version}", node.user_agent_name).trim().to_owned()
+}
+
+/// The entry of one open stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    proxies: Arc<Proxies>,
+    id: u64,
+}
+
+impl Stream {
+    pub(super) fn sent(&self, response: &Response) {
+        self.record(response.kind, |status, counts| {
+            counts.responses += 1;
+            status.sent = response.version.to_string();
+            status.resources = response.total;
+        });
+    }
+
+    pub(super) fn answered(&self, kind: Kind, answer: Answer) {
+        self.record(kind, |status, counts| match answer {
+            Answer::None => {}
+            Answer::Accepted(version) => {
+                counts.accepted += 1;
+                status.accepted = version.to_string();
+                status.rejected = None;
+            }
+            Answer::Rejected(message) => {
+                counts.rejected += 1;
+                status.rejected = Some(message);
+            }
+        });
+    }
+
+    fn record(&self, kind: Kind, change: impl FnOnce(&mut Status, &mut Counts)) {
+        let mut inner = self.proxies.inner();
+        let Inner { streams, counts, .. } = &mut *inner;
+        if let Some(proxy) = streams.get_mut(&self.id) {
+            change(proxy.kinds.entry(kind).or_default(), counts.entry(kind).or_default());
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.proxies.inner().streams.remove(&self.id);
+    }
+}

@@ -1,0 +1,259 @@
+//! What one xDS stream says and when: requests, views and time in, responses out, no I/O.
+//!
+//! One response per kind is in flight. Kinds wait for one another so that nothing breaks on the way from one view to the next:
+//! clusters and their endpoints go first; listeners and routes, which may name them, when the client has acknowledged
+//! those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this); clusters that are gone
+//! are taken away when the listeners and routes that named them have been replaced. Who does not answer is waited for
+//! [`PATIENCE`] long.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_engine::xds::Kind;
+use outrigger_proto::envoy::config::cluster::v3::{Cluster, cluster};
+use prost::Message;
+
+use super::subscription::{InFlight, Resources, Subscription, Told};
+use super::{Resource, View};
+
+/// How long other kinds wait for the answer to a response: Envoy's default `initial_fetch_timeout`, after which a cluster stops warming.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The two ways to say what changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Changes and removals by name.
+    Delta,
+    /// All resources of CDS and LDS each time; of other kinds those that changed, and no removals.
+    StateOfTheWorld,
+}
+
+/// The subscription in a request.
+#[derive(Debug)]
+pub(super) enum Names {
+    Delta { subscribe: Vec<String>, unsubscribe: Vec<String>, versions: BTreeMap<String, String> },
+    All(Vec<String>),
+}
+
+/// A request of either protocol.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Empty in a request that answers nothing.
+    pub(super) nonce: String,
+    /// Why the response with this nonce is rejected.
+    pub(super) error: Option<String>,
+    pub(super) names: Names,
+}
+
+/// What a request did beside changing subscriptions.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It answers no response that is in flight.
+    None,
+    /// The response with this version was accepted.
+    Accepted(Arc<str>),
+    /// It was rejected with this message.
+    Rejected(String),
+}
+
+/// A response of either protocol.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) kind: Kind,
+    pub(super) nonce: Arc<str>,
+    /// Of all that the client then has of the kind.
+    pub(super) version: Arc<str>,
+    pub(super) resources: Vec<Arc<Resource>>,
+    pub(super) removed: Vec<Arc<str>>,
+    /// How many resources of the kind the client then has.
+    pub(super) total: usize,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(super) struct Session {
+    protocol: Protocol,
+    view: Arc<View>,
+    subscriptions: BTreeMap<Kind, Subscription>,
+    nonces: u64,
+}
+
+impl Session {
+    pub(super) fn new(protocol: Protocol, view: Arc<View>) -> Self {
+        Self { protocol, view, subscriptions: Kind::ALL.map(|kind| (kind, Subscription::default())).into(), nonces: 0 }
+    }
+
+    /// The node is to have `view` from now on.
+    pub(super) fn update(&mut self, view: Arc<View>) {
+        if Arc::ptr_eq(&self.view, &view) {
+            return;
+        }
+        self.view = view;
+        let none = Resources::new();
+        for (kind, subscription) in &mut self.subscriptions {
+            if subscription.opened {
+                subscription.refresh(self.view.get(kind).unwrap_or(&none));
+            }
+        }
+    }
+
+    /// A request for `kind` came.
+    pub(super) fn request(&mut self, kind: Kind, request: Request) -> Answer {
+        let none = Resources::new();
+        let resources = self.view.get(&kind).unwrap_or(&none);
+        let Some(subscription) = self.subscriptions.get_mut(&kind) else { return Answer::None };
+        let mut answer = Answer::None;
+        if let Some(sent) = subscription.in_flight.take_if(|sent| sent.nonce.as_ref() == request.nonce) {
+            answer = request.error.map_or(Answer::Accepted(sent.version), Answer::Rejected);
+        }
+        // A request with a stale nonce answers nothing, and is not answered before the response that it crossed is. What it
+        // wants is true all the same: a name that was dropped and taken up again meanwhile has to be sent again.
+        match request.names {
+            Names::Delta { subscribe, unsubscribe, versions } => {
+                subscription.change(kind, subscribe, unsubscribe, versions, resources);
+            }
+            Names::All(names) => subscription.replace(kind, names, resources),
+        }
+        answer
+    }
+
+    /// The next response, if there is one to send now.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Response> {
+        let kind = Kind::ALL.into_iter().find(|kind| self.ready(*kind, now))?;
+        let removals = self.may_remove(kind, now);
+        self.respond(kind, removals, now)
+    }
+
+    /// When [`Session::next`] is to be asked again though nothing came: the end of the patience with a response that others wait for.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let waits = |subscription: &Subscription| {
+            subscription.in_flight.is_none() && (subscription.due() || !subscription.gone.is_empty())
+        };
+        if !self.subscriptions.values().any(waits) {
+            return None;
+        }
+        let ends = self.subscriptions.values().filter_map(|subscription| subscription.in_flight.as_ref());
+        ends.map(|sent| sent.since + PATIENCE).filter(|end| *end > now).min()
+    }
+
+    fn ready(&self, kind: Kind, now: Instant) -> bool {
+        let Some(subscription) = self.subscriptions.get(&kind) else { return false };
+        subscription.in_flight.is_none()
+            && (subscription.due() && self.may_add(kind, now)
+                || !subscription.gone.is_empty() && self.may_remove(kind, now))
+    }
+
+    fn is(&self, kind: Kind, test: impl Fn(&Subscription) -> bool) -> bool {
+        self.subscriptions.get(&kind).is_none_or(test)
+    }
+
+    /// Whether what resources of `kind` may name is there.
+    fn may_add(&self, kind: Kind, now: Instant) -> bool {
+        match kind {
+            Kind::Cluster | Kind::Endpoints => true,
+            Kind::Listener | Kind::Routes => [Kind::Cluster, Kind::Endpoints]
+                .into_iter()
+                .all(|earlier| self.is(earlier, |subscription| !subscription.unanswered(now, PATIENCE))),
+        }
+    }
+
+    /// Whether nothing names the resources of `kind` any more that are gone.
+    fn may_remove(&self, kind: Kind, now: Instant) -> bool {
+        let settled = |kind| self.is(kind, |subscription| subscription.settled(now, PATIENCE));
+        match kind {
+            Kind::Cluster => settled(Kind::Listener) && settled(Kind::Routes),
+            // A client unsubscribes from the endpoints of a cluster that goes, and keeps those of one that stays.
+            Kind::Endpoints => settled(Kind::Cluster),
+            Kind::Listener | Kind::Routes => self.may_add(kind, now),
+        }
+    }
+
+    fn respond(&mut self, kind: Kind, removals: bool, now: Instant) -> Option<Response> {
+        let none = Resources::new();
+        let there = self.view.get(&kind).unwrap_or(&none);
+        let subscription = self.subscriptions.get_mut(&kind)?;
+        let answer = std::mem::take(&mut subscription.answer);
+
+        let mut resources = Vec::new();
+        let mut removed = Vec::new();
+        let mut due = std::mem::take(&mut subscription.changed);
+        due.append(&mut subscription.owed);
+        for name in due {
+            if let Some(resource) = there.get(&name) {
+                subscription.told.insert(name, Told::Sent(resource.clone()));
+                resources.push(resource.clone());
+            } else if !subscription.told.contains_key(&name) {
+                removed.push(name);
+            } else {
+                // Told and gone: it is removed in its turn.
+                subscription.gone.insert(name);
+            }
+        }
+        if removals {
+            for name in std::mem::take(&mut subscription.gone) {
+                subscription.told.remove(&name);
+                removed.push(name);
+            }
+        }
+
+        let mut hash = DefaultHasher::new();
+        for (name, told) in &subscription.told {
+            (name, told.version()).hash(&mut hash);
+        }
+        let version: Arc<str> = format!("{:016x}", hash.finish()).into();
+        let warming = resources.clone();
+        let whole = matches!(kind, Kind::Cluster | Kind::Listener) && self.protocol == Protocol::StateOfTheWorld;
+        if whole {
+            // What is gone and not yet to be removed is among them.
+            resources = subscription.told.values().filter_map(sent).collect();
+        }
+        if self.protocol == Protocol::StateOfTheWorld {
+            removed.clear();
+        }
+        if resources.is_empty() && removed.is_empty() && !whole && !answer {
+            return self.next(now);
+        }
+        self.nonces += 1;
+        let nonce: Arc<str> = self.nonces.to_string().into();
+        let total = subscription.told.len();
+        subscription.in_flight = Some(InFlight { nonce: nonce.clone(), version: version.clone(), since: now });
+        if kind == Kind::Cluster {
+            self.owe_endpoints(&warming);
+        }
+        Some(Response { kind, nonce, version, resources, removed, total })
+    }
+
+    /// A client warms a changed cluster until its endpoints come, also if they are the same; being subscribed to them already,
+    /// it does not ask for them.
+    fn owe_endpoints(&mut self, clusters: &[Arc<Resource>]) {
+        let Some(subscription) = self.subscriptions.get_mut(&Kind::Endpoints).filter(|endpoints| endpoints.opened)
+        else {
+            return;
+        };
+        for name in clusters.iter().filter_map(|cluster| endpoints_of(cluster)) {
+            if subscription.wants(&name) {
+                subscription.owed.insert(name);
+            }
+        }
+    }
+}
+
+fn sent(told: &Told) -> Option<Arc<Resource>> {
+    match told {
+        Told::Sent(resource) => Some(resource.clone()),
+        Told::Before(_) => None,
+    }
+}
+
+/// The name of the resource that holds the endpoints of a cluster, if one does.
+fn endpoints_of(resource: &Resource) -> Option<Arc<str>> {
+    let cluster = Cluster::decode(resource.body.clone()).ok()?;
+    if cluster.cluster_discovery_type != Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds.into())) {
+        return None;
+    }
+    let service = cluster.eds_cluster_config.map(|eds| eds.service_name).unwrap_or_default();
+    Some(if service.is_empty() { resource.name.clone() } else { service.into() })
+}

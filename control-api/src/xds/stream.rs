@@ -1,0 +1,227 @@
+//! The streams of one session: frames in and out. A response is made when the transport asks for one, so a client that reads
+//! slowly makes nothing pile up here.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use outrigger_engine::xds::Kind;
+use outrigger_proto::envoy::config::core::v3::{ControlPlane, Node};
+use outrigger_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as Named,
+};
+use outrigger_proto::prost_types::Any;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Status, Streaming};
+
+use super::proxies::{self, Proxies};
+use super::session::{Names, Protocol, Request, Response, Session};
+use super::{Resource, Views};
+
+/// `control_plane.identifier`: Envoy shows it in its statistics.
+const IDENTIFIER: &str = concat!("outrigger/", env!("CARGO_PKG_VERSION"));
+
+/// The messages of a protocol.
+pub(super) trait Messages {
+    type Request: Send + 'static;
+    type Response;
+    const PROTOCOL: Protocol;
+
+    /// Node, type URL and the rest.
+    fn read(request: Self::Request) -> (Option<Node>, String, Request);
+    fn write(response: Response) -> Self::Response;
+}
+
+/// [`Protocol::Delta`].
+#[derive(Debug)]
+pub(super) struct Delta;
+
+impl Messages for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+    const PROTOCOL: Protocol = Protocol::Delta;
+
+    fn read(request: Self::Request) -> (Option<Node>, String, Request) {
+        let names = Names::Delta {
+            subscribe: request.resource_names_subscribe,
+            unsubscribe: request.resource_names_unsubscribe,
+            versions: request.initial_resource_versions,
+        };
+        let error = request.error_detail.map(|status| status.message);
+        (request.node, request.type_url, Request { nonce: request.response_nonce, error, names })
+    }
+
+    fn write(response: Response) -> Self::Response {
+        let named = |resource: Arc<Resource>| Named {
+            name: resource.name.to_string(),
+            version: resource.version.to_string(),
+            resource: Some(any(response.kind, &resource)),
+            ..Named::default()
+        };
+        DeltaDiscoveryResponse {
+            system_version_info: response.version.to_string(),
+            resources: response.resources.into_iter().map(named).collect(),
+            type_url: response.kind.type_url().to_owned(),
+            removed_resources: response.removed.iter().map(ToString::to_string).collect(),
+            nonce: response.nonce.to_string(),
+            control_plane: Some(ControlPlane { identifier: IDENTIFIER.to_owned() }),
+            ..DeltaDiscoveryResponse::default()
+        }
+    }
+}
+
+/// [`Protocol::StateOfTheWorld`].
+#[derive(Debug)]
+pub(super) struct StateOfTheWorld;
+
+impl Messages for StateOfTheWorld {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+    const PROTOCOL: Protocol = Protocol::StateOfTheWorld;
+
+    fn read(request: Self::Request) -> (Option<Node>, String, Request) {
+        let error = request.error_detail.map(|status| status.message);
+        let names = Names::All(request.resource_names);
+        (request.node, request.type_url, Request { nonce: request.response_nonce, error, names })
+    }
+
+    fn write(response: Response) -> Self::Response {
+        DiscoveryResponse {
+            version_info: response.version.to_string(),
+            resources: response.resources.iter().map(|resource| any(response.kind, resource)).collect(),
+            type_url: response.kind.type_url().to_owned(),
+            nonce: response.nonce.to_string(),
+            control_plane: Some(ControlPlane { identifier: IDENTIFIER.to_owned() }),
+            ..DiscoveryResponse::default()
+        }
+    }
+}
+
+fn any(kind: Kind, resource: &Resource) -> Any {
+    Any { type_url: kind.type_url().to_owned(), value: resource.body.to_vec() }
+}
+
+/// One stream, as the responses that go out on it.
+pub(super) struct Serve<M: Messages> {
+    requests: Streaming<M::Request>,
+    views: Arc<dyn Views>,
+    changes: WatchStream<Arc<dyn Views>>,
+    proxies: Arc<Proxies>,
+    /// The kind of a service that carries one kind only.
+    only: Option<Kind>,
+    /// From the first request on.
+    open: Option<Open>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+struct Open {
+    node: Node,
+    session: Session,
+    entry: proxies::Stream,
+}
+
+impl<M: Messages> Serve<M> {
+    pub(super) fn new(
+        requests: Streaming<M::Request>,
+        mut views: watch::Receiver<Arc<dyn Views>>,
+        proxies: Arc<Proxies>,
+        only: Option<Kind>,
+    ) -> Self {
+        let current = views.borrow_and_update().clone();
+        let changes = WatchStream::from_changes(views);
+        Self { requests, views: current, changes, proxies, only, open: None, timer: None }
+    }
+
+    fn request(&mut self, request: M::Request) -> Result<(), Status> {
+        let (node, type_url, request) = M::read(request);
+        let kind = self.kind(&type_url)?;
+        if self.open.is_none() {
+            let node = node.unwrap_or_default();
+            if node.id.is_empty() {
+                return Err(Status::invalid_argument("the first request of a stream has to hold node.id"));
+            }
+            let session = Session::new(M::PROTOCOL, self.views.view(&node));
+            let entry = self.proxies.clone().open(&node, M::PROTOCOL);
+            self.open = Some(Open { node, session, entry });
+        }
+        if let Some(open) = &mut self.open {
+            let answer = open.session.request(kind, request);
+            open.entry.answered(kind, answer);
+        }
+        Ok(())
+    }
+
+    /// Server or client ends the stream, one way or the other. Who hears of it finds the proxy gone.
+    fn end<T>(&mut self) -> Poll<Option<T>> {
+        self.open = None;
+        Poll::Ready(None)
+    }
+
+    fn kind(&self, type_url: &str) -> Result<Kind, Status> {
+        match (self.only, Kind::from_type_url(type_url)) {
+            (None, Some(kind)) => Ok(kind),
+            (Some(only), kind) if type_url.is_empty() || kind == Some(only) => Ok(only),
+            (Some(only), _) => Err(Status::invalid_argument(format!(
+                "type_url {type_url:?}: this service has resources of the type {}",
+                only.type_url()
+            ))),
+            (None, None) => Err(Status::invalid_argument(format!(
+                "type_url {type_url:?}: this server has resources of the types {}",
+                Kind::ALL.map(Kind::type_url).join(", ")
+            ))),
+        }
+    }
+}
+
+impl<M: Messages> Stream for Serve<M> {
+    type Item = Result<M::Response, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            while let Poll::Ready(views) = Pin::new(&mut this.changes).poll_next(context) {
+                let Some(views) = views else { return this.end() };
+                if let Some(open) = &mut this.open {
+                    open.session.update(views.view(&open.node));
+                }
+                this.views = views;
+            }
+            let request = match Pin::new(&mut this.requests).poll_next(context) {
+                Poll::Ready(Some(Ok(request))) => Some(request),
+                Poll::Ready(Some(Err(_)) | None) => return this.end(),
+                Poll::Pending => None,
+            };
+            let idle = request.is_none();
+            if let Some(request) = request
+                && let Err(status) = this.request(request)
+            {
+                return Poll::Ready(Some(Err(status)));
+            }
+            let now = Instant::now();
+            let Some(open) = &mut this.open else {
+                if idle {
+                    return Poll::Pending;
+                }
+                continue;
+            };
+            if let Some(response) = open.session.next(now.into_std()) {
+                open.entry.sent(&response);
+                return Poll::Ready(Some(Ok(M::write(response))));
+            }
+            if !idle {
+                continue;
+            }
+            let Some(deadline) = open.session.deadline(now.into_std()).map(Instant::from_std) else {
+                return Poll::Pending;
+            };
+            let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            timer.as_mut().reset(deadline);
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}

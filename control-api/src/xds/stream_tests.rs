@@ -1,0 +1,156 @@
+//! The services over a connection, as tonic's own clients see them.
+
+use std::sync::Arc;
+
+use outrigger_engine::xds::Kind;
+use outrigger_proto::envoy::config::core::v3::Node;
+use outrigger_proto::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
+use outrigger_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use outrigger_proto::google::rpc;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::service::Routes;
+use tonic::transport::{Channel, Server as Transport};
+use tonic::{Code, Streaming};
+
+use super::session_tests::view;
+use super::{Protocol, Proxies, Server, View, Views};
+
+struct Same(Arc<View>);
+
+impl Views for Same {
+    fn view(&self, _: &Node) -> Arc<View> {
+        self.0.clone()
+    }
+}
+
+struct Control {
+    views: watch::Sender<Arc<dyn Views>>,
+    proxies: Arc<Proxies>,
+    channel: Channel,
+}
+
+impl Control {
+    async fn start(first: Arc<View>) -> Self {
+        let (views, receiver) = watch::channel::<Arc<dyn Views>>(Arc::new(Same(first)));
+        let server = Server::new(receiver);
+        let mut routes = Routes::builder();
+        server.add_to(&mut routes);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving =
+            Transport::builder().add_routes(routes.routes()).serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::runtime::Handle::current().spawn(serving);
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        Self { views, proxies: server.proxies(), channel }
+    }
+
+    fn update(&self, next: Arc<View>) {
+        self.views.send_replace(Arc::new(Same(next)));
+    }
+}
+
+fn node() -> Option<Node> {
+    Some(Node { id: "orders-1".to_owned(), cluster: "orders".to_owned(), ..Node::default() })
+}
+
+/// Why the stream ended.
+async fn refusal<T>(responses: Result<tonic::Response<Streaming<T>>, tonic::Status>) -> tonic::Status {
+    match responses {
+        Err(status) => status,
+        Ok(responses) => responses.into_inner().message().await.err().unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_node_or_of_an_unknown_type_is_refused_with_the_reason() {
+    let control = Control::start(view(&[])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let nobody = DeltaDiscoveryRequest { type_url: Kind::Cluster.type_url().to_owned(), ..Default::default() };
+    let status = refusal(client.delta_aggregated_resources(tokio_stream::iter([nobody])).await).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("node.id"), "{status}");
+
+    let unknown =
+        DiscoveryRequest { node: node(), type_url: "type.googleapis.com/what".to_owned(), ..Default::default() };
+    let status = refusal(client.stream_aggregated_resources(tokio_stream::iter([unknown])).await).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("\"type.googleapis.com/what\""), "{status}");
+
+    let mut clusters = ClusterDiscoveryServiceClient::new(control.channel.clone());
+    let other = DiscoveryRequest { node: node(), type_url: Kind::Routes.type_url().to_owned(), ..Default::default() };
+    let status = refusal(clusters.stream_clusters(tokio_stream::iter([other])).await).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains(Kind::Cluster.type_url()), "{status}");
+}
+
+#[tokio::test]
+async fn a_service_of_one_kind_needs_no_type_url() {
+    let control = Control::start(view(&[(Kind::Cluster, &["a=1"])])).await;
+    let mut client = ClusterDiscoveryServiceClient::new(control.channel.clone());
+    let (requests, receiver) = mpsc::channel(4);
+    requests.send(DiscoveryRequest { node: node(), ..Default::default() }).await.unwrap();
+    let mut responses = client.stream_clusters(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let response = responses.message().await.unwrap().unwrap();
+    assert_eq!(response.type_url, Kind::Cluster.type_url());
+    assert_eq!(response.resources[0].type_url, Kind::Cluster.type_url());
+    assert!(!response.version_info.is_empty() && !response.nonce.is_empty());
+    assert!(response.control_plane.unwrap().identifier.starts_with("outrigger/"));
+}
+
+#[tokio::test]
+async fn updates_are_sent_and_what_the_proxy_says_of_them_is_kept_while_it_is_connected() {
+    let control = Control::start(view(&[(Kind::Cluster, &["a=1", "b=1"])])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let (requests, receiver) = mpsc::channel(4);
+    let type_url = Kind::Cluster.type_url().to_owned();
+    let request = DeltaDiscoveryRequest { type_url: type_url.clone(), ..Default::default() };
+    requests.send(DeltaDiscoveryRequest { node: node(), ..request.clone() }).await.unwrap();
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+
+    let first = responses.message().await.unwrap().unwrap();
+    assert_eq!(first.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let ack = DeltaDiscoveryRequest { response_nonce: first.nonce, ..request.clone() };
+    requests.send(ack).await.unwrap();
+    control.update(view(&[(Kind::Cluster, &["a=2"])]));
+    let second = responses.message().await.unwrap().unwrap();
+    // The first was accepted, or the second would not have come.
+    let [proxy] = control.proxies.list().try_into().unwrap();
+    assert_eq!((proxy.node.as_str(), proxy.cluster.as_str()), ("orders-1", "orders"));
+    assert_eq!(proxy.protocol, Protocol::Delta);
+    let status = &proxy.kinds[&Kind::Cluster];
+    assert_eq!(status.accepted, first.system_version_info);
+    assert_eq!((status.resources, status.synced()), (1, false));
+
+    let error = Some(rpc::Status { message: "a: connect_timeout: 0s".to_owned(), ..Default::default() });
+    requests
+        .send(DeltaDiscoveryRequest { response_nonce: second.nonce, error_detail: error, ..request.clone() })
+        .await
+        .unwrap();
+    control.update(view(&[(Kind::Cluster, &["a=3"])]));
+    let third = responses.message().await.unwrap().unwrap();
+    assert_eq!(third.resources[0].version, "3");
+    let status = control.proxies.list().remove(0).kinds.remove(&Kind::Cluster).unwrap();
+    assert_eq!(status.rejected.as_deref(), Some("a: connect_timeout: 0s"));
+    let counts = control.proxies.counts()[&Kind::Cluster];
+    assert_eq!((counts.responses, counts.accepted, counts.rejected), (3, 1, 1));
+
+    drop(requests);
+    assert!(responses.message().await.unwrap().is_none());
+    assert_eq!(control.proxies.streams(), 0);
+}
+
+#[tokio::test]
+async fn streams_end_when_the_views_end() {
+    let control = Control::start(view(&[(Kind::Cluster, &["a=1"])])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let (requests, receiver) = mpsc::channel(4);
+    let type_url = Kind::Cluster.type_url().to_owned();
+    requests.send(DiscoveryRequest { node: node(), type_url, ..Default::default() }).await.unwrap();
+    let mut responses = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    assert!(responses.message().await.unwrap().is_some());
+    drop(control.views);
+    assert!(responses.message().await.unwrap().is_none());
+}

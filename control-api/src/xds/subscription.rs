@@ -1,0 +1,189 @@
+//! What one stream is subscribed to of one kind, what its client was told, and what it is still to be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_engine::xds::Kind;
+
+use super::Resource;
+
+/// A name that stands for all resources of the kind.
+const WILDCARD: &str = "*";
+
+/// Resources of one kind by name.
+pub(super) type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
+
+/// What the client was told last about a resource.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    /// It had this version before this stream.
+    Before(Arc<str>),
+    /// It was sent on this stream.
+    Sent(Arc<Resource>),
+}
+
+impl Told {
+    pub(super) fn version(&self) -> &str {
+        match self {
+            Told::Before(version) => version,
+            Told::Sent(resource) => &resource.version,
+        }
+    }
+}
+
+/// A response that the client has not answered yet.
+#[derive(Clone, Debug)]
+pub(super) struct InFlight {
+    pub(super) nonce: Arc<str>,
+    pub(super) version: Arc<str>,
+    pub(super) since: Instant,
+}
+
+/// The subscription of one stream to one kind.
+#[derive(Debug, Default)]
+pub(super) struct Subscription {
+    /// Whether a request for the kind came on this stream.
+    pub(super) opened: bool,
+    /// Whether the client named resources on this stream (`*` too): an empty list means none from then on.
+    named: bool,
+    wildcard: bool,
+    names: BTreeSet<Arc<str>>,
+    /// By name; only names that are subscribed.
+    pub(super) told: BTreeMap<Arc<str>, Told>,
+    /// Subscribed and new or changed since it was told.
+    pub(super) changed: BTreeSet<Arc<str>>,
+    /// To be told whether it changed or not, or that it does not exist.
+    pub(super) owed: BTreeSet<Arc<str>>,
+    /// Told, and not there any more.
+    pub(super) gone: BTreeSet<Arc<str>>,
+    /// A first answer is owed even if there is nothing to say in it: a client that starts waits for it.
+    pub(super) answer: bool,
+    pub(super) in_flight: Option<InFlight>,
+}
+
+/// Whether an empty list in the first request means everything.
+fn empty_is_all(kind: Kind) -> bool {
+    matches!(kind, Kind::Cluster | Kind::Listener)
+}
+
+impl Subscription {
+    /// Whether the client is to have the resource.
+    pub(super) fn wants(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    /// Whether there is something new to say.
+    pub(super) fn due(&self) -> bool {
+        self.answer || !self.changed.is_empty() || !self.owed.is_empty()
+    }
+
+    /// Whether the client has not answered, and may still be waited for.
+    pub(super) fn unanswered(&self, now: Instant, patience: Duration) -> bool {
+        self.in_flight.as_ref().is_some_and(|sent| now < sent.since + patience)
+    }
+
+    /// Whether the client has everything and said so.
+    pub(super) fn settled(&self, now: Instant, patience: Duration) -> bool {
+        !self.due() && self.gone.is_empty() && !self.unanswered(now, patience)
+    }
+
+    /// Compares what the client was told with what there is.
+    pub(super) fn refresh(&mut self, resources: &Resources) {
+        self.changed.clear();
+        let told = &self.told;
+        let differs = |resource: &Resource| {
+            told.get(&resource.name).is_none_or(|told| told.version() != resource.version.as_ref())
+        };
+        if self.wildcard {
+            self.changed.extend(resources.values().filter(|r| differs(r)).map(|r| r.name.clone()));
+        } else {
+            let wanted = self.names.iter().filter_map(|name| resources.get(name));
+            self.changed.extend(wanted.filter(|r| differs(r)).map(|r| r.name.clone()));
+        }
+        self.gone = self.told.keys().filter(|name| !resources.contains_key(*name)).cloned().collect();
+    }
+
+    /// The names of a delta request. `versions` is what the client already has; it counts in the first request only.
+    pub(super) fn change(
+        &mut self,
+        kind: Kind,
+        subscribe: Vec<String>,
+        unsubscribe: Vec<String>,
+        versions: BTreeMap<String, String>,
+        resources: &Resources,
+    ) {
+        let first = !std::mem::replace(&mut self.opened, true);
+        if !first && subscribe.is_empty() && unsubscribe.is_empty() {
+            return;
+        }
+        let versions = if first { versions } else { BTreeMap::new() };
+        let before = self.wildcard;
+        if first && subscribe.is_empty() && empty_is_all(kind) {
+            self.wildcard = true;
+        }
+        for name in unsubscribe {
+            if name == WILDCARD {
+                self.wildcard = false;
+            } else {
+                let name: Arc<str> = name.into();
+                self.names.remove(&name);
+                // Still there by the wildcard: the client, which dropped the name, waits for an answer.
+                if self.wildcard {
+                    self.owed.insert(name);
+                }
+            }
+        }
+        for name in subscribe {
+            if name == WILDCARD {
+                self.wildcard = true;
+            } else {
+                let known = versions.contains_key(&name);
+                let name: Arc<str> = name.into();
+                self.names.insert(name.clone());
+                if !known {
+                    self.owed.insert(name);
+                }
+            }
+        }
+        self.answer |= first && self.wildcard && versions.is_empty();
+        for (name, version) in versions {
+            if self.wants(&name) {
+                self.told.insert(name.into(), Told::Before(version.into()));
+            }
+        }
+        self.forget_unwanted();
+        if first || self.wildcard != before {
+            self.refresh(resources);
+        }
+    }
+
+    /// The names of a state-of-the-world request, which are all that the client wants.
+    pub(super) fn replace(&mut self, kind: Kind, names: Vec<String>, resources: &Resources) {
+        let first = !std::mem::replace(&mut self.opened, true);
+        let before = self.wildcard;
+        self.wildcard =
+            names.iter().any(|name| name == WILDCARD) || names.is_empty() && !self.named && empty_is_all(kind);
+        self.named |= !names.is_empty();
+        let names: BTreeSet<Arc<str>> =
+            names.into_iter().filter(|name| name != WILDCARD).map(|name| name.into()).collect();
+        self.owed.extend(names.difference(&self.names).cloned());
+        self.names = names;
+        self.answer |= first && empty_is_all(kind);
+        self.forget_unwanted();
+        if first || self.wildcard != before {
+            self.refresh(resources);
+        }
+    }
+
+    fn forget_unwanted(&mut self) {
+        if self.wildcard {
+            return;
+        }
+        let names = &self.names;
+        self.told.retain(|name, _| names.contains(name));
+        self.changed.retain(|name| names.contains(name));
+        self.owed.retain(|name| names.contains(name));
+        self.gone.retain(|name| names.contains(name));
+    }
+}
