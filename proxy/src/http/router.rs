@@ -406,7 +406,7 @@ impl Forwarding<'_, '_> {
             self.deadlines.request_complete(Instant::now(), true);
             self.stream.info.last_upstream_tx = self.stream.info.first_upstream_tx;
         }
-        stream.send_head(head.clone(), ends).map_err(|error| Failure::Stream { error, sent: false })?;
+        stream.send_head(head, ends).map_err(|error| Failure::Stream { error, sent: false })?;
 
         let reply = poll_fn(|task| self.poll_reply(task, &mut stream)).await;
         match reply {

@@ -200,7 +200,7 @@ pub enum ClientStream {
 
 impl ClientStream {
     /// Sends the head; `end` where no body follows. The codec adds framing.
-    pub fn send_head(&mut self, head: RequestHead, end: bool) -> Result<(), StreamError> {
+    pub fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), StreamError> {
         match self {
             ClientStream::H1(s) => s.send_head(head, end),
             ClientStream::H2(s) => s.send_head(head, end),

@@ -110,7 +110,7 @@ impl Call {
             connect_protocol: None,
             headers: headers.into_iter().chain(config.service.initial_metadata.iter().cloned()).collect::<Headers>(),
         };
-        stream.send_head(head, false).map_err(OpenError::Stream)?;
+        stream.send_head(&head, false).map_err(OpenError::Stream)?;
         cluster.stats.upstream_rq_total.inc();
         Ok(Call { stream, body: None })
     }

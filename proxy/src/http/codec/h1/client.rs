@@ -226,14 +226,14 @@ impl ClientStream {
         })
     }
 
-    pub(in crate::http::codec) fn send_head(&mut self, head: RequestHead, end: bool) -> Result<(), StreamError> {
+    pub(in crate::http::codec) fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), StreamError> {
         self.send(|shared| {
             if shared.encoder != Encoder::Head {
                 return Err(StreamError::Local);
             }
             shared.upgrade = head.headers.contains(&UPGRADE);
-            shared.encoder = encode::request(&mut shared.transport.output, &head, end, shared.settings.header_case);
-            shared.method = head.method;
+            shared.encoder = encode::request(&mut shared.transport.output, head, end, shared.settings.header_case);
+            shared.method.clone_from(&head.method);
             if end { shared.encoder.data(&mut shared.transport.output, Bytes::new(), true) } else { Ok(()) }
         })
     }

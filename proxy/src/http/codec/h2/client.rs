@@ -244,8 +244,9 @@ enum State {
 }
 
 impl ClientStream {
-    pub(in crate::http::codec) fn send_head(&mut self, mut head: RequestHead, end: bool) -> Result<(), StreamError> {
+    pub(in crate::http::codec) fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), StreamError> {
         let State::Idle = self.state else { return Err(StreamError::Local) };
+        let mut head = head.clone();
         self.upgrade = upgrade::to_connect(&mut head);
         let end = end && self.upgrade.is_none();
         let Some(request) = head::to_request(head) else {

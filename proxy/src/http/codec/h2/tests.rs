@@ -150,7 +150,7 @@ fn both_sides_stream_bodies_and_trailers_within_a_small_window() {
         let (connection, _pool) = client(b, &client_settings()).await;
         let mut stream = connection.open().unwrap();
         assert_eq!(connection.active(), 1);
-        stream.send_head(get("/echo?x"), false).unwrap();
+        stream.send_head(&get("/echo?x"), false).unwrap();
         let (head, mut body) = reply(&mut stream).await.unwrap();
         assert_eq!(head.headers.get(&HeaderName::from_static("x-b")).unwrap(), "2");
         let sending = async {
@@ -181,7 +181,7 @@ fn a_sender_waits_for_the_peers_window() {
         }));
         let (connection, _pool) = client(b, &client_settings()).await;
         let mut stream = connection.open().unwrap();
-        stream.send_head(get("/"), false).unwrap();
+        stream.send_head(&get("/"), false).unwrap();
         let mut sent = 0;
         let sending = poll_fn(|cx| {
             while stream.poll_ready(cx).is_ready() {
@@ -212,7 +212,7 @@ fn informational_responses_pass() {
         }));
         let (connection, _pool) = client(b, &client_settings()).await;
         let mut stream = connection.open().unwrap();
-        stream.send_head(get("/"), true).unwrap();
+        stream.send_head(&get("/"), true).unwrap();
         for _ in 0..2 {
             let Reply::Informational(head) = poll_fn(|cx| stream.poll_reply(cx)).await.unwrap() else {
                 panic!("final")
@@ -232,7 +232,7 @@ fn what_goaway_left_out_is_refused_and_the_rest_is_not() {
         let (connection, pool) = client(a, &client_settings()).await;
         let mut streams: Vec<ClientStream> = (0..2).map(|_| connection.open().unwrap()).collect();
         for stream in &mut streams {
-            stream.send_head(get("/"), true).unwrap();
+            stream.send_head(&get("/"), true).unwrap();
         }
         read_heads(&mut b, 2).await;
         // Stream 1 was processed, stream 3 was not; then the connection goes.
@@ -256,7 +256,7 @@ fn resets_carry_their_code() {
         let (connection, _pool) = client(a, &client_settings()).await;
         let mut streams: Vec<ClientStream> = (0..2).map(|_| connection.open().unwrap()).collect();
         for stream in &mut streams {
-            stream.send_head(get("/"), true).unwrap();
+            stream.send_head(&get("/"), true).unwrap();
         }
         read_heads(&mut b, 2).await;
         b.write_all(&frame(4, 0, 0, &[])).await.unwrap();
@@ -276,7 +276,7 @@ fn the_last_handle_closes_the_connection() {
         let (connection, pool) = client(b, &client_settings()).await;
         let mut stream = connection.open().unwrap();
         drop(connection);
-        stream.send_head(get("/"), true).unwrap();
+        stream.send_head(&get("/"), true).unwrap();
         let (_, mut body) = reply(&mut stream).await.unwrap();
         drop(stream);
         assert_eq!(collect(&mut body).await, Ok((0, None)));
@@ -295,7 +295,7 @@ fn places_are_limited_by_the_lower_side_and_waited_for() {
         spawn_local(serve(a, settings, echo));
         let (connection, _pool) = client(b, &client_settings()).await;
         let mut stream = connection.open().unwrap();
-        stream.send_head(get("/"), true).unwrap();
+        stream.send_head(&get("/"), true).unwrap();
         let (_, mut body) = reply(&mut stream).await.unwrap();
         assert_eq!(connection.max_concurrent(), 1);
         assert_eq!(connection.open().unwrap_err(), StreamError::Refused);
@@ -316,7 +316,7 @@ fn a_drained_connection_ends_with_its_last_stream() {
         let (a, b) = duplex(PIPE);
         let (connection, _pool) = client(b, &client_settings()).await;
         let mut stream = connection.open().unwrap();
-        stream.send_head(get("/"), false).unwrap();
+        stream.send_head(&get("/"), false).unwrap();
         let mut server = ServerConnection::handshake(Io::Pipe(a), Bytes::new(), &server_settings()).await.unwrap();
         let Incoming::Request(exchange) = poll_fn(|cx| server.poll_incoming(cx)).await else { panic!("no request") };
         assert_eq!(server.active_streams(), 1);
@@ -600,7 +600,7 @@ fn an_upgrade_is_an_extended_connect_on_the_wire_and_an_upgrade_to_the_pipeline(
         head.headers = headers(&[("connection", "upgrade"), ("upgrade", "websocket")]);
         // The peer says in its SETTINGS that it takes such a request.
         tokio::task::yield_now().await;
-        stream.send_head(head, true).unwrap();
+        stream.send_head(&head, true).unwrap();
         let (head, _) = reply(&mut stream).await.unwrap();
         assert_eq!(head.status, StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(head.headers.get(&http::header::UPGRADE).unwrap(), "websocket");

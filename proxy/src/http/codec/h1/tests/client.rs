@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn client_reuses_the_connection() {
     let (mut peer, mut stream, pool) = client(client_settings());
-    stream.send_head(get("/x"), true).unwrap();
+    stream.send_head(&get("/x"), true).unwrap();
     peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
     let Reply::Response(head, mut body) = reply(&mut stream).await.unwrap() else { panic!() };
     assert_eq!(head.headers.get(&CONTENT_LENGTH).unwrap(), "2");
@@ -19,7 +19,7 @@ async fn client_reuses_the_connection() {
     let mut stream = connection.start();
     let mut head = get("/y");
     head.method = Method::POST;
-    stream.send_head(head, false).unwrap();
+    stream.send_head(&head, false).unwrap();
     stream.send_data(Bytes::from_static(b"abc"), true).unwrap();
     peer.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n").await.unwrap();
     let Reply::Response(_, mut body) = reply(&mut stream).await.unwrap() else { panic!() };
@@ -43,7 +43,7 @@ async fn outcome(bytes: &[u8], method: Method) -> Result<(u16, String, bool), St
     let (mut peer, mut stream, pool) = client(client_settings());
     let mut head = get("/");
     head.method = method;
-    stream.send_head(head, true).unwrap();
+    stream.send_head(&head, true).unwrap();
     peer.write_all(bytes).await.unwrap();
     peer.shutdown().await.unwrap();
     let (head, mut body) = loop {
@@ -121,7 +121,7 @@ async fn reads_responses_as_envoy_does() {
 #[tokio::test]
 async fn unfolds_values() {
     let (mut peer, mut stream, _pool) = client(client_settings());
-    stream.send_head(get("/"), true).unwrap();
+    stream.send_head(&get("/"), true).unwrap();
     peer.write_all(b"HTTP/1.1 200 OK\r\nA: b\r\n \t c\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     let Reply::Response(head, _) = reply(&mut stream).await.unwrap() else { panic!() };
     assert_eq!(head.headers, headers(&[("a", "b c"), ("content-length", "0")]));
@@ -153,7 +153,7 @@ async fn frames_requests() {
         let mut head = get("/");
         head.method = method;
         head.headers = headers(fields);
-        stream.send_head(head, body.is_none()).unwrap();
+        stream.send_head(&head, body.is_none()).unwrap();
         if let Some(body) = body {
             stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
         }
@@ -169,7 +169,7 @@ async fn a_response_before_the_end_of_the_request_ends_the_connection() {
     let (mut peer, mut stream, pool) = client(client_settings());
     let mut head = get("/");
     head.method = Method::POST;
-    stream.send_head(head, false).unwrap();
+    stream.send_head(&head, false).unwrap();
     peer.write_all(b"HTTP/1.1 403 No\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
     let Reply::Response(_, mut body) = reply(&mut stream).await.unwrap() else { panic!() };
     assert_eq!(read_body(&mut body).await.unwrap().0, b"no");
@@ -180,7 +180,7 @@ async fn a_response_before_the_end_of_the_request_ends_the_connection() {
 #[tokio::test]
 async fn dropping_an_unfinished_exchange_closes() {
     let (mut peer, mut stream, pool) = client(client_settings());
-    stream.send_head(get("/"), true).unwrap();
+    stream.send_head(&get("/"), true).unwrap();
     peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe").await.unwrap();
     let Reply::Response(_, body) = reply(&mut stream).await.unwrap() else { panic!() };
     drop(stream);
@@ -199,7 +199,7 @@ async fn becomes_a_tunnel_after_101() {
     let (mut peer, mut stream, pool) = client(client_settings());
     let mut head = get("/");
     head.headers = headers(&[("connection", "upgrade"), ("upgrade", "websocket")]);
-    stream.send_head(head, true).unwrap();
+    stream.send_head(&head, true).unwrap();
     peer.write_all(b"HTTP/1.1 101 X\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nDATA").await.unwrap();
     let Reply::Response(head, _) = reply(&mut stream).await.unwrap() else { panic!() };
     assert_eq!(head.status, StatusCode::SWITCHING_PROTOCOLS);

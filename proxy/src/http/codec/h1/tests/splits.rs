@@ -48,7 +48,7 @@ async fn requests(pieces: &[&[u8]]) -> Vec<String> {
 /// What a client makes of a response that comes in pieces.
 async fn response_of(pieces: &[&[u8]]) -> String {
     let (mut peer, mut stream, pool) = client(client_settings());
-    stream.send_head(get("/"), true).unwrap();
+    stream.send_head(&get("/"), true).unwrap();
     let sending = async {
         for piece in pieces {
             // The other side may have had enough.
