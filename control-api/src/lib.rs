@@ -1,8 +1,12 @@
 //! The control plane: objects come in by its API, are checked, stored, resolved to a model and compiled to xDS, and go
 //! out to proxies.
 
+pub mod model;
 pub mod store;
 pub mod xds;
+
+#[cfg(test)]
+mod testing;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

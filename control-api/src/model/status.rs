@@ -1,0 +1,39 @@
+//! What became of each object, as conditions with the reasons of the Gateway API.
+//!
+//! Only our own entries are made, and without a time: whoever writes them into the stored object keeps the time of a
+//! condition whose status did not change, and leaves the entries of other controllers alone. The condition
+//! `Programmed` is not made here: it comes from what proxies acknowledged, except where a policy lost a field.
+
+use outrigger_proto::outrigger::control::v1 as pb;
+
+/// The status of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Status {
+    /// Of a route: one entry for each parent that is a Service.
+    Route(pb::RouteStatus),
+    /// Of a policy: one entry for each target.
+    Policy(pb::PolicyStatus),
+}
+
+/// A condition. `generation`: the object's, which it speaks of.
+pub(crate) fn condition(
+    r#type: &str,
+    status: bool,
+    reason: &str,
+    message: impl Into<String>,
+    generation: Option<i64>,
+) -> pb::Condition {
+    pb::Condition {
+        r#type: r#type.to_owned(),
+        status: if status { "True" } else { "False" }.to_owned(),
+        observed_generation: generation,
+        last_transition_time: None,
+        reason: reason.to_owned(),
+        message: message.into(),
+    }
+}
+
+/// The `generation` of an object.
+pub(crate) fn generation(metadata: Option<&pb::ObjectMeta>) -> Option<i64> {
+    metadata.and_then(|metadata| metadata.generation)
+}

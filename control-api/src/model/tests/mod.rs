@@ -1,0 +1,2 @@
+mod resolved;
+mod validated;

@@ -1,0 +1,216 @@
+use std::collections::BTreeMap;
+
+use outrigger_proto::outrigger::control::v1 as pb;
+
+use crate::model::{Health, Key, Kind, Model, Name, Status};
+use crate::testing::objects;
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: products}
+spec: {selector: {app: products}, ports: [{name: http, port: 80, targetPort: web}, {name: raw, port: 81, appProtocol: tcp}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: users}
+spec: {ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: members}
+spec: {clusterIP: None, selector: {app: products}, ports: [{port: 80}]}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: Workload
+metadata: {name: products-b, labels: {app: products, version: v1}}
+spec: {addresses: [10.0.0.2], ports: {web: 9000}, weight: 2}
+status: {health: Draining}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: Workload
+metadata: {name: products-a, labels: {app: products}}
+spec: {addresses: [10.0.0.1], ports: {other: 9000}}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: Workload
+metadata: {name: users-a, labels: {app: users}}
+spec: {addresses: ['::1'], services: [{name: users, port: 7000}]}
+---
+";
+
+fn build(more: &str) -> Model {
+    let model = Model::build(&objects(&format!("{SHOP}{more}")));
+    assert!(model.faults.is_empty(), "{:?}", model.faults);
+    model
+}
+
+fn addresses(model: &Model, service: &str, port: u16) -> Vec<String> {
+    let port = model.port(&Name::new("default", service), port).unwrap();
+    port.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
+}
+
+/// `type=status reason: message` of each condition of each entry.
+fn conditions(model: &Model, kind: Kind, name: &str) -> Vec<String> {
+    let line = |condition: &pb::Condition| {
+        let pb::Condition { r#type, status, reason, message, .. } = condition;
+        let text = format!("{type}={status} {reason}: {message}");
+        text.trim_end_matches(": ").to_owned()
+    };
+    match &model.statuses[&Key { kind, name: Name::new("default", name) }] {
+        Status::Route(status) => status.parents.iter().flat_map(|parent| &parent.conditions).map(line).collect(),
+        Status::Policy(status) => status.ancestors.iter().flat_map(|target| &target.conditions).map(line).collect(),
+    }
+}
+
+fn route(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---\n"
+    )
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: outrigger.dev/v1alpha1\nkind: ServicePolicy\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---\n"
+    )
+}
+
+#[test]
+fn instances_by_selector_or_by_naming() {
+    let model = build("");
+    assert_eq!(addresses(&model, "products", 80), ["10.0.0.2:9000"], "only one has a port of that name");
+    assert_eq!(addresses(&model, "products", 81), ["10.0.0.1:81", "10.0.0.2:81"]);
+    assert_eq!(addresses(&model, "users", 80), ["[::1]:7000"]);
+    let port = model.port(&Name::new("default", "products"), 80).unwrap();
+    assert_eq!((port.endpoints[0].weight, port.endpoints[0].health), (2, Health::Draining));
+}
+
+#[test]
+fn a_parent_that_is_not_there_says_so() {
+    let to = |parent: &str| route("r", &format!("parentRefs: [{{group: '', kind: Service, {parent}}}]"));
+    for (parent, expected) in [
+        ("name: products", "Accepted=True Accepted"),
+        ("name: products, port: 80", "Accepted=True Accepted"),
+        ("name: products, sectionName: http", "Accepted=True Accepted"),
+        (
+            "name: product",
+            "Accepted=False NoMatchingParent: there is no Service default/product; did you mean \"products\"?",
+        ),
+        ("name: products, namespace: shop", "Accepted=False NoMatchingParent: there is no Service shop/products"),
+        (
+            "name: products, port: 8080",
+            "Accepted=False NoMatchingParent: Service default/products has no such port; it has 80, 81",
+        ),
+        (
+            "name: products, port: 81",
+            "Accepted=False UnsupportedValue: Service default/products does not speak HTTP on that port",
+        ),
+        (
+            "name: members",
+            "Accepted=False NoMatchingParent: Service default/members is headless: its instances are called one by one",
+        ),
+    ] {
+        assert_eq!(conditions(&build(&to(parent)), Kind::HttpRoute, "r"), [expected, "ResolvedRefs=True ResolvedRefs"]);
+    }
+}
+
+#[test]
+fn a_route_whose_parent_is_a_gateway_is_left_alone() {
+    assert_eq!(conditions(&build(&route("r", "parentRefs: [{name: gateway}]")), Kind::HttpRoute, "r"), [""; 0]);
+}
+
+#[test]
+fn a_backend_that_is_not_there_says_so() {
+    let refs = "backendRefs: [{name: users, port: 80}, {name: user, port: 80}, {name: users, port: 81}, {name: products, port: 81}, {group: x.test, kind: Bucket, name: b}]";
+    let model = build(&route(
+        "r",
+        &format!(
+            "hostnames: [a.test], parentRefs: [{{group: core, kind: Service, name: products}}], rules: [{{{refs}}}]"
+        ),
+    ));
+    assert_eq!(
+        conditions(&model, Kind::HttpRoute, "r"),
+        [
+            "Accepted=True Accepted: spec.hostnames has no effect where a Service is the parent",
+            "ResolvedRefs=False BackendNotFound: spec.rules[0].backendRefs[1]: there is no Service default/user; did you mean \"users\"?; \
+             spec.rules[0].backendRefs[2]: Service default/users has no port 81; \
+             spec.rules[0].backendRefs[3]: Service default/products does not speak HTTP on port 81; \
+             spec.rules[0].backendRefs[4]: x.test/Bucket is not a Service",
+        ]
+    );
+}
+
+#[test]
+fn a_rule_that_became_wrong_is_dropped_alone() {
+    let broken = "parentRefs: [{group: '', kind: Service, name: products}], rules: [{}, {matches: [{path: {type: RegularExpression, value: '('}}]}]";
+    let model = Model::build(&objects(&format!("{SHOP}{}", route("r", broken))));
+    assert_eq!(model.faults.len(), 1);
+    assert_eq!(
+        conditions(&model, Kind::HttpRoute, "r")[2],
+        "PartiallyInvalid=True UnsupportedValue: Dropped Rule: rules[1]"
+    );
+    let all = "parentRefs: [{group: '', kind: Service, name: products}], rules: [{matches: [{method: x}]}]";
+    let model = Model::build(&objects(&format!("{SHOP}{}", route("r", all))));
+    assert_eq!(
+        conditions(&model, Kind::HttpRoute, "r")[0],
+        "Accepted=False UnsupportedValue: no rule is usable: rules[0]"
+    );
+}
+
+#[test]
+fn a_match_that_no_request_reaches_names_the_winner() {
+    let spec = "parentRefs: [{group: '', kind: Service, name: users}], rules: [{matches: [{path: {value: /a}}, {path: {value: /b/}}]}]";
+    let model = build(&(route("newer-in-name", spec) + &route("a-later", spec)));
+    assert_eq!(conditions(&model, Kind::HttpRoute, "newer-in-name").len(), 2);
+    assert_eq!(
+        conditions(&model, Kind::HttpRoute, "a-later")[2],
+        "Shadowed=True Shadowed: spec.rules[0].matches[0] is never reached: HTTPRoute default/newer-in-name has the same in spec.rules[0].matches[0]; \
+         spec.rules[0].matches[1] is never reached: HTTPRoute default/newer-in-name has the same in spec.rules[0].matches[1]"
+    );
+}
+
+#[test]
+fn policies_merge_by_field_and_lost_fields_are_named() {
+    let target = |more: &str| format!("targetRefs: [{{group: '', kind: Service, name: products{more}}}]");
+    let model = build(
+        &[
+            policy("whole", &format!("{}, timeouts: {{request: 1s, attempt: 1s}}", target(""))),
+            policy("port", &format!("{}, timeouts: {{request: 2s}}", target(", sectionName: http"))),
+            policy("late", &format!("{}, timeouts: {{request: 3s, streamIdle: 3s}}", target(""))),
+            policy("lost", &format!("{}, timeouts: {{request: 4s}}", target(""))),
+            policy("lost-port", &format!("{}, timeouts: {{request: 4s}}", target(", sectionName: htpt"))),
+            policy("nowhere", "targetRefs: [{kind: Service, name: produce}], limits: {requests: 1}"),
+        ]
+        .concat(),
+    );
+    let seconds = |port| {
+        let policy = &model.port(&Name::new("default", "products"), port).unwrap().policy;
+        [policy.request, policy.attempt, policy.stream_idle].map(|value| value.map(|value| value.as_secs()))
+    };
+    assert_eq!(seconds(80), [Some(2), Some(1), Some(3)]);
+    assert_eq!(seconds(81), [Some(1), Some(1), Some(3)]);
+    let expected: BTreeMap<&str, &[&str]> = [
+        ("whole", &["Accepted=True Accepted"][..]),
+        ("port", &["Accepted=True Accepted"]),
+        (
+            "late",
+            &[
+                "Accepted=True Accepted",
+                "Programmed=False PartiallyProgrammed: an older policy of this target sets timeouts.request",
+            ],
+        ),
+        (
+            "lost",
+            &["Accepted=True Accepted", "Programmed=False Overridden: an older policy of this target sets timeouts.request"],
+        ),
+        (
+            "lost-port",
+            &["Accepted=False TargetNotFound: Service default/products has no port named \"htpt\"; did you mean \"http\"?"],
+        ),
+        ("nowhere", &["Accepted=False TargetNotFound: there is no Service default/produce; did you mean \"products\"?"]),
+    ]
+    .into();
+    for (name, expected) in expected {
+        assert_eq!(conditions(&model, Kind::ServicePolicy, name), expected, "{name}");
+    }
+}
