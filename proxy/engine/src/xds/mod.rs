@@ -1,10 +1,30 @@
 //! The xDS client without its I/O: what is subscribed, what came, what is acknowledged.
+//!
+//! A [`Client`] is the state of one stream of discovery, over all the connections that carry it one after the other. Events
+//! and the time go in; requests to send, [`Update`]s to apply and the next deadline come out. An update is applied before
+//! its response is acknowledged, and one at a time, so an acknowledgement says what is so.
+//!
+//! The rules are those of Envoy's `xds_protocol` page, with what servers do besides; `tests/rules.rs` names them.
+
+mod back_off;
+mod client;
+mod node;
+mod response;
+mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::config::config_source::ConfigSource;
+
+pub use self::back_off::Reconnect;
+pub use self::client::{Client, Request, Variant};
+pub use self::node::identify;
+pub use self::response::Response;
+pub use self::subscription::Failure;
 
 /// The kinds of resources that are discovered, in the order in which a push has to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +79,17 @@ pub struct Update {
     pub changed: Vec<Resource>,
     /// Removed by the server, or absent after the wait for them was over.
     pub removed: Vec<String>,
+}
+
+impl Update {
+    /// The update, leaving an empty one of the same kind.
+    fn take(&mut self) -> Update {
+        Update {
+            kind: self.kind,
+            changed: std::mem::take(&mut self.changed),
+            removed: std::mem::take(&mut self.removed),
+        }
+    }
 }
 
 /// Why a resource of an update is not applied. Its last good version keeps serving.

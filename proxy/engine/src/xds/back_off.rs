@@ -1,0 +1,46 @@
+//! When a stream that ended is opened again, and with which server.
+
+use std::time::Duration;
+
+use crate::config::grpc_service::BackOff;
+
+/// How the attempts to have a stream went.
+#[derive(Debug)]
+pub struct Reconnect {
+    policy: BackOff,
+    services: usize,
+    failures: u32,
+    service: usize,
+}
+
+impl Reconnect {
+    /// For servers in the order of preference, of which there are `services`.
+    pub fn new(policy: BackOff, services: usize) -> Self {
+        Reconnect { policy, services: services.max(1), failures: 0, service: 0 }
+    }
+
+    /// The server for the next attempt, counted from 0.
+    pub fn service(&self) -> usize {
+        self.service
+    }
+
+    /// The stream ended; how long to wait before the next attempt. `lived`: since its first response, `None` where there
+    /// was none. A stream that served is opened again at once, and with the preferred server; but where it ends each
+    /// time as soon as it has begun, and where it was refused, the waits grow. `random` is uniform over 64 bits.
+    pub fn ended(&mut self, lived: Option<Duration>, random: u64) -> Duration {
+        match lived {
+            Some(lived) => {
+                self.failures = 0;
+                self.service = 0;
+                if lived >= self.policy.base {
+                    return Duration::ZERO;
+                }
+            }
+            None => self.service = (self.service + 1) % self.services,
+        }
+        let longest = self.policy.base.saturating_mul(1 << self.failures.min(16)).min(self.policy.max);
+        self.failures = self.failures.saturating_add(1);
+        let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX).max(1);
+        Duration::from_millis(random % millis)
+    }
+}
