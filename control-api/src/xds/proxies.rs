@@ -1,6 +1,7 @@
 //! The proxies that are connected, and what each of them said about what it was sent.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -18,6 +19,8 @@ pub struct Proxy {
     pub cluster: String,
     /// The program and its version, as it says.
     pub agent: String,
+    /// Where it connected from; `None` over a Unix socket.
+    pub address: Option<SocketAddr>,
     /// Since when its oldest stream is open.
     pub connected: SystemTime,
     /// What its newest stream speaks.
@@ -100,11 +103,12 @@ impl Proxies {
     }
 
     /// A stream of `node` is open, until the returned value is dropped.
-    pub(super) fn open(self: Arc<Self>, node: &Node, protocol: Protocol) -> Stream {
+    pub(super) fn open(self: Arc<Self>, node: &Node, address: Option<SocketAddr>, protocol: Protocol) -> Stream {
         let proxy = Proxy {
             node: node.id.clone(),
             cluster: node.cluster.clone(),
             agent: agent(node),
+            address,
             connected: SystemTime::now(),
             protocol,
             kinds: BTreeMap::new(),

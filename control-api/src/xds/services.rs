@@ -65,7 +65,7 @@ impl Server {
 
 impl Services {
     fn delta(&self, request: Request<Streaming<DeltaDiscoveryRequest>>, only: Option<Kind>) -> Response<Serve<Delta>> {
-        Response::new(Serve::new(request.into_inner(), self.views.clone(), self.proxies.clone(), only))
+        Response::new(Serve::new(request, self.views.clone(), self.proxies.clone(), only))
     }
 
     fn state_of_the_world(
@@ -73,7 +73,7 @@ impl Services {
         request: Request<Streaming<DiscoveryRequest>>,
         only: Option<Kind>,
     ) -> Response<Serve<StateOfTheWorld>> {
-        Response::new(Serve::new(request.into_inner(), self.views.clone(), self.proxies.clone(), only))
+        Response::new(Serve::new(request, self.views.clone(), self.proxies.clone(), only))
     }
 }
 

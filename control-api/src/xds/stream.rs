@@ -1,6 +1,7 @@
 //! The streams of one session: frames in and out. A response is made when the transport asks for one, so a client that reads
 //! slowly makes nothing pile up here.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -106,6 +107,7 @@ fn any(kind: Kind, resource: &Resource) -> Any {
 
 /// One stream, as the responses that go out on it.
 pub(super) struct Serve<M: Messages> {
+    address: Option<SocketAddr>,
     requests: Streaming<M::Request>,
     views: Arc<dyn Views>,
     changes: WatchStream<Arc<dyn Views>>,
@@ -125,14 +127,16 @@ struct Open {
 
 impl<M: Messages> Serve<M> {
     pub(super) fn new(
-        requests: Streaming<M::Request>,
+        requests: tonic::Request<Streaming<M::Request>>,
         mut views: watch::Receiver<Arc<dyn Views>>,
         proxies: Arc<Proxies>,
         only: Option<Kind>,
     ) -> Self {
         let current = views.borrow_and_update().clone();
         let changes = WatchStream::from_changes(views);
-        Self { requests, views: current, changes, proxies, only, open: None, timer: None }
+        let address = requests.remote_addr();
+        let requests = requests.into_inner();
+        Self { address, requests, views: current, changes, proxies, only, open: None, timer: None }
     }
 
     fn request(&mut self, request: M::Request) -> Result<(), Status> {
@@ -144,7 +148,7 @@ impl<M: Messages> Serve<M> {
                 return Err(Status::invalid_argument("the first request of a stream has to hold node.id"));
             }
             let session = Session::new(M::PROTOCOL, self.views.view(&node));
-            let entry = self.proxies.clone().open(&node, M::PROTOCOL);
+            let entry = self.proxies.clone().open(&node, self.address, M::PROTOCOL);
             self.open = Some(Open { node, session, entry });
         }
         if let Some(open) = &mut self.open {

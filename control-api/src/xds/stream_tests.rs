@@ -120,6 +120,7 @@ async fn updates_are_sent_and_what_the_proxy_says_of_them_is_kept_while_it_is_co
     let [proxy] = control.proxies.list().try_into().unwrap();
     assert_eq!((proxy.node.as_str(), proxy.cluster.as_str()), ("orders-1", "orders"));
     assert_eq!(proxy.protocol, Protocol::Delta);
+    assert!(proxy.address.is_some_and(|address| address.ip().is_loopback()));
     let status = &proxy.kinds[&Kind::Cluster];
     assert_eq!(status.accepted, first.system_version_info);
     assert_eq!((status.resources, status.synced()), (1, false));
