@@ -64,7 +64,6 @@ pub(super) fn request(parts: request::Parts, limits: Limits) -> Result<RequestHe
         Some(path) if path.as_str().starts_with('/') || (path.as_str() == "*" && method == Method::OPTIONS) => {
             HeaderValue::from_str(path.as_str()).map_err(|_| FIELD)?
         }
-        Some(path) if path.as_str() != "*" => return Err(FIELD),
         _ => return Err(MESSAGING),
     };
     let pseudo = match uri.authority() {

@@ -1,9 +1,10 @@
 //! HTTP/2, downstream and upstream, over the `h2` crate.
 //!
 //! The crate does framing, HPACK, flow control and stream states. Around it stand: `wire`, which watches the frames
-//! pass and enforces Envoy's limits on floods; `head`, which converts heads and refuses what Envoy refuses; and here
+//! pass and enforces Envoy's limits on floods; `block`, which sees what the crate drops of a client's heads; `head`, which converts heads and refuses what Envoy refuses; and here
 //! the halves of a stream, which the server and the client share.
 
+mod block;
 mod client;
 mod head;
 mod keepalive;
@@ -83,6 +84,9 @@ impl Body {
             }
             Ok(Some(map)) => {
                 self.state = BodyState::End;
+                if let Err(details) = self.link.check_trailers(self.stream.stream_id().as_u32()) {
+                    return Poll::Ready(Some(Err(StreamError::Protocol(details))));
+                }
                 let trailers = head::trailers(map, self.limits).map_err(|refused| match refused {
                     Refused::Malformed(details) => StreamError::Protocol(details),
                     Refused::TooLarge(details) => StreamError::TooLarge(details),
@@ -198,7 +202,8 @@ fn stream_error(error: &h2::Error, link: &Link, id: u32) -> StreamError {
             code => StreamError::Reset(code.map_or(0, u32::from)),
         }
     } else if error.is_library() {
-        StreamError::Protocol(BAD_MESSAGE)
+        // A body that does not fit its length: Envoy takes its own reset for the client's.
+        StreamError::Protocol(if link.is_client() { BAD_MESSAGE } else { "http2.remote_reset" })
     } else if error.is_go_away() || error.is_io() {
         gone(link, id)
     } else {

@@ -17,9 +17,11 @@ const PING: u8 = 6;
 /// GOAWAY.
 pub(super) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
+/// CONTINUATION.
+pub(super) const CONTINUATION: u8 = 9;
 
-const FLAG_END_STREAM: u8 = 1;
+/// END_STREAM, of HEADERS and DATA.
+pub(super) const FLAG_END_STREAM: u8 = 1;
 const FLAG_ACK: u8 = 1;
 
 /// Control frames that a peer may have answered in one go: Envoy's `max_outbound_control_frames`.

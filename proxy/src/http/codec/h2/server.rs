@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, server};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use outrigger_engine::config::hcm::{Http2Options, HttpConnectionManager};
 use outrigger_engine::message::{Headers, ResponseHead};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -210,7 +210,8 @@ impl ServerConnection {
         request: http::Request<h2::RecvStream>,
         mut respond: server::SendResponse<Bytes>,
     ) -> Option<Incoming> {
-        self.link.set_accepted(respond.stream_id().as_u32());
+        let id = respond.stream_id().as_u32();
+        self.link.set_accepted(id);
         let (parts, stream) = request.into_parts();
         let mut head = match head::request(parts, self.limits) {
             Ok(head) => head,
@@ -227,11 +228,14 @@ impl ServerConnection {
                     self.link.set_violation(details);
                     return Some(self.violated(details));
                 }
-                self.link.expect_reset(respond.stream_id().as_u32());
+                self.link.expect_reset(id);
                 respond.send_reset(Reason::PROTOCOL_ERROR);
                 return Some(Incoming::Malformed(details));
             }
         };
+        if let Some(Ok(path)) = self.link.take_path(id).map(HeaderValue::from_maybe_shared) {
+            head.path = path;
+        }
         let mut upgraded = None;
         let body = if upgrade::from_connect(&mut head) {
             upgraded = Some(super::Body::new(stream, self.link.clone(), self.limits, None));
@@ -243,6 +247,7 @@ impl ServerConnection {
         };
         self.streams.active.set(self.streams.active.get() + 1);
         let responder = Responder {
+            id,
             state: State::Waiting(respond),
             upgraded,
             link: self.link.clone(),
@@ -256,7 +261,8 @@ impl ServerConnection {
     /// A malformed request is reported first, so that it has its log line; a flood is none.
     fn violated(&mut self, details: &'static str) -> Incoming {
         let end = self.ended(End::Protocol(details));
-        if head::is_malformed(details) { Incoming::Malformed(details) } else { end }
+        let unknown = head::is_malformed(details) && !self.link.is_of_stream();
+        if unknown { Incoming::Malformed(details) } else { end }
     }
 
     fn end(&mut self, end: End) -> Poll<Incoming> {
@@ -326,6 +332,7 @@ async fn read_preface(io: &mut Io, buffered: Bytes) -> Result<Bytes, End> {
 /// The way to answer.
 #[derive(Debug)]
 pub struct Responder {
+    id: u32,
     state: State,
     /// What comes after an upgrade, where one is asked for.
     upgraded: Option<super::Body>,
@@ -349,8 +356,7 @@ impl Responder {
     pub(in crate::http::codec) fn send_informational(&mut self, head: ResponseHead) -> Result<(), StreamError> {
         match &mut self.state {
             State::Waiting(respond) => {
-                let id = respond.stream_id().as_u32();
-                respond.send_informational(head::to_response(head)).map_err(|e| stream_error(&e, &self.link, id))
+                respond.send_informational(head::to_response(head)).map_err(|e| stream_error(&e, &self.link, self.id))
             }
             _ => Err(StreamError::Local),
         }
@@ -363,7 +369,6 @@ impl Responder {
             self.upgraded = None;
         }
         let State::Waiting(respond) = &mut self.state else { return Err(StreamError::Local) };
-        let id = respond.stream_id().as_u32();
         match respond.send_response(head::to_response(head), end) {
             Ok(stream) => {
                 self.head_sent = true;
@@ -372,7 +377,7 @@ impl Responder {
             }
             Err(error) => Err(match self.poll_reset(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(error) => error,
-                Poll::Pending => stream_error(&error, &self.link, id),
+                Poll::Pending => stream_error(&error, &self.link, self.id),
             }),
         }
     }
@@ -414,13 +419,10 @@ impl Responder {
 
     pub(in crate::http::codec) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &mut self.state {
-            State::Waiting(respond) => {
-                let id = respond.stream_id().as_u32();
-                Poll::Ready(match ready!(respond.poll_reset(cx)) {
-                    Ok(code) => reset(code, &self.link, id),
-                    Err(error) => stream_error(&error, &self.link, id),
-                })
-            }
+            State::Waiting(respond) => Poll::Ready(match ready!(respond.poll_reset(cx)) {
+                Ok(code) => reset(code, &self.link, self.id),
+                Err(error) => stream_error(&error, &self.link, self.id),
+            }),
             State::Sending(sender) => sender.poll_reset(cx),
             State::Done => Poll::Pending,
         }
@@ -434,7 +436,7 @@ impl Responder {
         match &mut self.state {
             State::Waiting(respond) => {
                 if code == ResetCode::Protocol {
-                    self.link.expect_reset(respond.stream_id().as_u32());
+                    self.link.expect_reset(self.id);
                 }
                 respond.send_reset(super::reason(code));
             }
@@ -457,6 +459,7 @@ impl upgrade::Send for Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
+        self.link.forget(self.id);
         let streams = &self.streams;
         streams.active.set(streams.active.get() - 1);
         streams.finished.set(streams.finished.get() + 1);

@@ -495,6 +495,32 @@ fn a_length_that_is_none_ends_the_connection_though_its_body_came_along() {
 }
 
 #[test]
+fn a_fragment_in_the_path_is_not_lost() {
+    run(async {
+        let (a, mut b) = duplex(PIPE);
+        let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/a?b#c")];
+        b.write_all(&[preface(), frame(1, 5, 1, &block(&fields))].concat()).await.unwrap();
+        let mut server = ServerConnection::handshake(Io::Pipe(a), Bytes::new(), &server_settings()).await.unwrap();
+        let Incoming::Request(exchange) = poll_fn(|cx| server.poll_incoming(cx)).await else { panic!("no request") };
+        assert_eq!(exchange.head.path, "/a?b#c");
+    });
+}
+
+#[test]
+fn a_pseudo_header_in_trailers_ends_the_connection_or_the_stream() {
+    run(async {
+        let mut frames = request(1, false, &[]);
+        frames.extend(frame(1, 5, 1, &block(&[(":path", "/evil")])));
+        let (seen, malformed, end) = raw(server_settings(), &frames).await;
+        assert_eq!((seen, malformed, end), (vec![], vec![], End::Protocol(head::BAD_FIELD)));
+        let mut settings = server_settings();
+        settings.stream_error_on_invalid_http_message = true;
+        let (seen, _, end) = raw(settings, &frames).await;
+        assert_eq!((seen, end), (vec![(3, 1, 2)], End::Closed));
+    });
+}
+
+#[test]
 fn a_malformed_request_ends_its_stream_where_that_is_asked_for() {
     run(async {
         let mut settings = server_settings();

@@ -12,11 +12,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head::BAD_FIELD;
-use super::scan::{DATA, Floods, FrameHead, GOAWAY, HEADERS, PRIORITY, RST_STREAM, SETTINGS, Scanner};
+use super::block::{Blocks, Finding};
+use super::head::{BAD_FIELD, BAD_MESSAGE};
+use super::scan::{CONTINUATION, DATA, Floods, FrameHead, GOAWAY, HEADERS, PRIORITY, RST_STREAM, SETTINGS, Scanner};
 use crate::io::Io;
 
 const PROTOCOL_ERROR: u32 = 1;
+/// Odd heads and trailers of streams that have not been judged yet.
+const MAX_FINDINGS: usize = 1000;
 
 /// What a connection's transport, driver and streams know of each other.
 #[derive(Debug)]
@@ -31,8 +34,11 @@ pub(super) struct Link {
     own_goaway: Cell<bool>,
     accepted: Cell<u32>,
     doubtful: Cell<Option<u32>>,
+    /// What was found in header blocks of streams, until the crate comes to them.
+    findings: RefCell<Vec<(u32, Finding)>>,
+    of_stream: Cell<bool>,
     client: bool,
-    end: Cell<bool>,
+    saw_end: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -42,6 +48,8 @@ struct Transport {
     inbound: Scanner,
     outbound: Scanner,
     floods: Floods,
+    /// A client's header blocks; an upstream is trusted to mean what the crate tells.
+    blocks: Option<Box<Blocks>>,
     /// The kind of the last frame read; `None` before the first.
     last_kind: Option<u8>,
     /// The kind of the last frame that carried a message, and its stream.
@@ -71,6 +79,7 @@ impl Link {
                 inbound: Scanner::new(inbound),
                 outbound: Scanner::new(outbound),
                 floods: Floods::default(),
+                blocks: server.then(Box::default),
                 last_kind: None,
                 last_message: (DATA, 0),
                 policy,
@@ -85,8 +94,10 @@ impl Link {
             // Answers to our own requests are not accepted, they are expected.
             accepted: Cell::new(if server { 0 } else { u32::MAX }),
             doubtful: Cell::new(None),
+            findings: RefCell::default(),
+            of_stream: Cell::new(false),
             client: !server,
-            end: Cell::new(false),
+            saw_end: Cell::new(false),
         })
     }
 
@@ -97,7 +108,7 @@ impl Link {
 
     /// Whether the peer has closed or reset the transport.
     pub(super) fn saw_end(&self) -> bool {
-        self.end.get()
+        self.saw_end.get()
     }
 
     /// Why the connection must end, in Envoy's words, where the peer broke the protocol.
@@ -136,13 +147,61 @@ impl Link {
         self.accepted.set(stream);
     }
 
+    /// The path of a request that has a fragment, once.
+    pub(super) fn take_path(&self, stream: u32) -> Option<Bytes> {
+        let mut findings = self.findings.borrow_mut();
+        let at = findings.iter().position(|(id, found)| *id == stream && matches!(found, Finding::Fragment(_)))?;
+        match findings.swap_remove(at) {
+            (_, Finding::Fragment(path)) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether the trailers of `stream` may pass. If not, the connection may end with them.
+    pub(super) fn check_trailers(&self, stream: u32) -> Result<(), &'static str> {
+        if !self.findings.borrow().contains(&(stream, Finding::PseudoTrailers)) {
+            return Ok(());
+        }
+        if self.policy() == Policy::EndConnection {
+            self.of_stream.set(true);
+            self.set_violation(BAD_FIELD);
+        }
+        Err(BAD_FIELD)
+    }
+
+    /// Whether the violation is one of a request that has been handed out, and has its log line.
+    pub(super) fn is_of_stream(&self) -> bool {
+        self.of_stream.get()
+    }
+
+    /// `stream` is over.
+    pub(super) fn forget(&self, stream: u32) {
+        let mut findings = self.findings.borrow_mut();
+        if !findings.is_empty() {
+            findings.retain(|(id, _)| *id != stream);
+        }
+    }
+
+    /// What is wrong with a head for which the crate has ended `stream`.
+    fn fault(&self, stream: u32) -> &'static str {
+        let incomplete = self.findings.borrow().contains(&(stream, Finding::Incomplete));
+        if incomplete { BAD_MESSAGE } else { BAD_FIELD }
+    }
+
+    /// Keeps what was found. `Err` where it is too much.
+    fn found(&self, found: Option<(u32, Finding)>) -> Result<(), &'static str> {
+        let mut findings = self.findings.borrow_mut();
+        findings.extend(found);
+        if findings.len() > MAX_FINDINGS { Err(BAD_MESSAGE) } else { Ok(()) }
+    }
+
     /// Whether writing has stopped before a reset of which only the next requests tell what it is for. To be asked when
     /// the crate has no more requests: if that of the reset stream was among them, its body broke the rules, and writing
     /// goes on; if not, its head did, and the connection is in violation.
     pub(super) fn settle_doubt(&self) -> bool {
         let Some(stream) = self.doubtful.take() else { return false };
         if stream > self.accepted.get() {
-            self.set_violation(BAD_FIELD);
+            self.set_violation(self.fault(stream));
         }
         true
     }
@@ -181,9 +240,19 @@ impl Link {
 
     fn inbound(&self, transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
+            if let (Some(blocks), Some(payload)) = (&mut transport.blocks, transport.inbound.boundary()) {
+                let found = blocks.payload(bytes.get(..payload.min(bytes.len())).unwrap_or_default());
+                self.found(found).map_err(|details| self.end(transport, details))?;
+            }
             let (taken, frame) = transport.inbound.next(bytes);
             bytes = bytes.get(taken..).unwrap_or_default();
             let Some(frame) = frame else { continue };
+            if matches!(frame.kind, HEADERS | CONTINUATION)
+                && let Some(blocks) = &mut transport.blocks
+            {
+                let found = blocks.begin(&frame);
+                self.found(found).map_err(|details| self.end(transport, details))?;
+            }
             if matches!(frame.kind, DATA | HEADERS) {
                 transport.last_message = (frame.kind, frame.stream);
             }
@@ -197,13 +266,16 @@ impl Link {
                 kind if first && kind != SETTINGS => Err("http2.bad_preface"),
                 _ => transport.floods.inbound(&frame),
             };
-            if let Err(details) = allowed {
-                self.violation.set(Some(details));
-                transport.silent = true;
-                return Err(io::Error::new(io::ErrorKind::InvalidData, details));
-            }
+            allowed.map_err(|details| self.end(transport, details))?;
         }
         Ok(())
+    }
+
+    /// Ends the connection without a frame.
+    fn end(&self, transport: &mut Transport, details: &'static str) -> io::Error {
+        self.violation.set(Some(details));
+        transport.silent = true;
+        io::Error::new(io::ErrorKind::InvalidData, details)
     }
 
     /// How many of `bytes` may be written: up to the frame with which the crate would end a malformed message.
@@ -248,7 +320,7 @@ impl Link {
                 if deprecated || self.own_resets.borrow().contains(&frame.stream) {
                     Judgement::Fine
                 } else if last_kind != DATA || last_stream != frame.stream {
-                    Judgement::Malformed(BAD_FIELD)
+                    Judgement::Malformed(self.fault(frame.stream))
                 } else if frame.stream <= self.accepted.get() {
                     Judgement::Fine
                 } else {
@@ -276,6 +348,7 @@ impl Link {
                     if !own.is_empty() {
                         own.retain(|id| *id != stream);
                     }
+                    self.forget(stream);
                 }
                 _ => {}
             }
@@ -306,7 +379,7 @@ impl AsyncRead for Wire {
             match Pin::new(&mut transport.io).poll_read(cx, buf) {
                 Poll::Ready(result) => {
                     if result.is_err() || buf.filled().len() == before {
-                        link.end.set(true);
+                        link.saw_end.set(true);
                     }
                     result?;
                 }
