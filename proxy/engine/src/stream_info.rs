@@ -8,9 +8,16 @@ use std::time::{Duration, SystemTime};
 
 use crate::message::Protocol;
 
-/// Envoy's response flags, as a set. `%RESPONSE_FLAGS%` prints them in this order, `-` for none.
+/// Envoy's response flags, as a set that knows which came first: `%RESPONSE_FLAGS%` prints them in that order, `-` for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ResponseFlags(u32);
+pub struct ResponseFlags {
+    bits: u32,
+    /// The numbers of the flags from 1, [`NUMBER_BITS`] bits each, the first in the lowest.
+    order: u64,
+}
+
+const NUMBER_BITS: u32 = 5;
+const NUMBER: u64 = (1 << NUMBER_BITS) - 1;
 
 macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $short:literal, $long:literal;)*) => {
@@ -21,7 +28,7 @@ macro_rules! flags {
     (@consts $n:expr; $(#[$doc:meta])* $name:ident; $($rest:tt)*) => {
         impl ResponseFlags {
             $(#[$doc])*
-            pub const $name: ResponseFlags = ResponseFlags(1 << $n);
+            pub const $name: ResponseFlags = ResponseFlags { bits: 1 << ($n), order: ($n) + 1 };
         }
         flags!(@consts $n + 1; $($rest)*);
     };
@@ -73,21 +80,39 @@ flags! {
 
 impl ResponseFlags {
     /// The empty set.
-    pub const NONE: ResponseFlags = ResponseFlags(0);
+    pub const NONE: ResponseFlags = ResponseFlags { bits: 0, order: 0 };
 
     /// Adds the flags of `other`.
     pub fn insert(&mut self, other: ResponseFlags) {
-        self.0 |= other.0;
+        let mut rest = other.order;
+        while rest != 0 {
+            let bit = 1 << (rest & NUMBER).saturating_sub(1);
+            if self.bits & bit == 0 {
+                self.bits |= bit;
+                let used = u64::BITS.saturating_sub(self.order.leading_zeros()).div_ceil(NUMBER_BITS);
+                // A thirteenth flag has no place in the order; it is in the set all the same.
+                self.order |= (rest & NUMBER).checked_shl(used.saturating_mul(NUMBER_BITS)).unwrap_or(0);
+            }
+            rest >>= NUMBER_BITS;
+        }
+    }
+
+    /// Short and long names, the first flag first.
+    pub fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        (0..u64::BITS.div_ceil(NUMBER_BITS)).map_while(move |place| {
+            let number = usize::try_from(self.order >> place.saturating_mul(NUMBER_BITS) & NUMBER).ok()?;
+            RESPONSE_FLAGS.get(number.checked_sub(1)?).map(|&(_, short, long)| (short, long))
+        })
     }
 
     /// Whether one of the flags of `other` is in the set.
     pub fn intersects(self, other: ResponseFlags) -> bool {
-        self.0 & other.0 != 0
+        self.bits & other.bits != 0
     }
 
     /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 }
 

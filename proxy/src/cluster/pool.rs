@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::WorkerCluster;
 use super::connect::{ConnectError, Connected, connect};
-use crate::http::codec::{ClientStream, CloseReason, Owner, OwnerRef, h1, h2};
+use crate::http::codec::{ClientStream, CloseReason, Owner, OwnerRef, ResetBy, h1, h2};
 
 /// What tells two pools of a cluster apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -157,7 +157,7 @@ impl HostPool {
                 let stream = ClientStream::H1(connection.start());
                 return Some(Lease { stream, protocol: Protocol::Http11, local_address: home.local_address });
             }
-            home.closed(CloseReason::Remote);
+            home.closed(CloseReason::Remote, 0);
         }
         self.take_shared()
     }
@@ -212,6 +212,12 @@ impl HostPool {
             }
             cluster.stats.upstream_cx_total.inc();
             cluster.stats.upstream_cx_active.inc();
+            match self.key.protocol {
+                PoolProtocol::Http1 => count_protocol(cluster, false),
+                PoolProtocol::Http2 => count_protocol(cluster, true),
+                // The handshake will say.
+                PoolProtocol::Alpn => {}
+            }
             let host = self.host.stats();
             host.cx_total.fetch_add(1, Ordering::Relaxed);
             host.cx_active.fetch_add(1, Ordering::Relaxed);
@@ -234,6 +240,14 @@ impl HostPool {
         };
         cluster.stats.upstream_cx_connect_ms.record(started.elapsed().as_micros() as u64);
         let Connected { io, alpn, local_address } = connected;
+        let http2 = match self.key.protocol {
+            PoolProtocol::Http1 => false,
+            PoolProtocol::Http2 => true,
+            PoolProtocol::Alpn => alpn.as_deref() == Some(b"h2"),
+        };
+        if self.key.protocol == PoolProtocol::Alpn {
+            count_protocol(&cluster, http2);
+        }
         let home = Rc::new_cyclic(|me| Home {
             me: me.clone(),
             pool: self.clone(),
@@ -241,15 +255,11 @@ impl HostPool {
             priority,
             started,
             local_address,
+            http2,
             reason: Cell::new(CloseReason::Local),
+            under_way: Cell::new(0),
         });
-        let http2 = match self.key.protocol {
-            PoolProtocol::Http1 => false,
-            PoolProtocol::Http2 => true,
-            PoolProtocol::Alpn => alpn.as_deref() == Some(b"h2"),
-        };
         if http2 {
-            cluster.stats.upstream_cx_http2_total.inc();
             match h2::ClientConnection::handshake(io, &cluster.h2_settings, home).await {
                 Ok(connection) => {
                     let since = Instant::now();
@@ -260,7 +270,6 @@ impl HostPool {
                 Err(_) => self.fail_pending(&ConnectError { timeout: false, reason: "".into() }),
             }
         } else {
-            cluster.stats.upstream_cx_http1_total.inc();
             let owner: OwnerRef = home.clone();
             let connection = h1::ClientConnection::new(io, cluster.h1_settings.clone(), &owner);
             self.give(connection, home);
@@ -276,7 +285,7 @@ impl HostPool {
             stats.upstream_cx_connect_timeout.inc();
         }
         self.host.stats().cx_connect_fail.fetch_add(1, Ordering::Relaxed);
-        self.connection_gone(cluster, CloseReason::Local);
+        self.connection_gone(cluster, CloseReason::Local, 0);
         self.fail_pending(&error);
     }
 
@@ -335,17 +344,24 @@ impl HostPool {
         }
     }
 
-    fn connection_gone(&self, cluster: &Rc<WorkerCluster>, reason: CloseReason) {
+    fn connection_gone(&self, cluster: &Rc<WorkerCluster>, reason: CloseReason, under_way: usize) {
         let stats = &cluster.stats;
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
-        match reason {
-            CloseReason::Local => stats.upstream_cx_destroy_local.inc(),
-            CloseReason::Remote => stats.upstream_cx_destroy_remote.inc(),
-            CloseReason::Protocol => {
-                stats.upstream_cx_destroy_local.inc();
-                stats.upstream_cx_protocol_error.inc();
+        let local = matches!(reason, CloseReason::Local | CloseReason::Protocol);
+        match local {
+            true => stats.upstream_cx_destroy_local.inc(),
+            false => stats.upstream_cx_destroy_remote.inc(),
+        }
+        if under_way > 0 {
+            stats.upstream_cx_destroy_with_active_rq.inc();
+            match local {
+                true => stats.upstream_cx_destroy_local_with_active_rq.inc(),
+                false => stats.upstream_cx_destroy_remote_with_active_rq.inc(),
             }
+        }
+        if matches!(reason, CloseReason::Protocol | CloseReason::CutShort) {
+            stats.upstream_cx_protocol_error.inc();
         }
         self.host.stats().cx_active.fetch_sub(1, Ordering::Relaxed);
         let empty = {
@@ -371,7 +387,7 @@ impl HostPool {
             } else if entry.connection.is_alive() {
                 kept.push(entry);
             } else {
-                entry.home.closed(CloseReason::Remote);
+                entry.home.closed(CloseReason::Remote, 0);
             }
         }
         let mut state = self.state.borrow_mut();
@@ -393,6 +409,13 @@ impl HostPool {
     }
 }
 
+fn count_protocol(cluster: &WorkerCluster, http2: bool) {
+    match http2 {
+        true => cluster.stats.upstream_cx_http2_total.inc(),
+        false => cluster.stats.upstream_cx_http1_total.inc(),
+    }
+}
+
 /// What a connection holds of its pool: it goes with the connection, and settles its accounts.
 #[derive(Debug)]
 struct Home {
@@ -402,7 +425,9 @@ struct Home {
     priority: RoutingPriority,
     started: Instant,
     local_address: Option<std::net::SocketAddr>,
+    http2: bool,
     reason: Cell<CloseReason>,
+    under_way: Cell<usize>,
 }
 
 impl Owner for Home {
@@ -412,8 +437,26 @@ impl Owner for Home {
         }
     }
 
-    fn closed(&self, reason: CloseReason) {
+    fn closed(&self, reason: CloseReason, under_way: usize) {
         self.reason.set(reason);
+        self.under_way.set(under_way);
+        // Envoy's name for streams that go with their connection, whoever ends it.
+        if self.http2
+            && let Some(cluster) = self.pool.cluster.upgrade()
+        {
+            for _ in 0..under_way {
+                cluster.stats.upstream_rq_pending_failure_eject.inc();
+            }
+        }
+    }
+
+    fn reset(&self, by: ResetBy) {
+        if let Some(cluster) = self.pool.cluster.upgrade() {
+            match by {
+                ResetBy::Us => cluster.stats.upstream_rq_tx_reset.inc(),
+                ResetBy::Peer => cluster.stats.upstream_rq_rx_reset.inc(),
+            }
+        }
     }
 }
 
@@ -421,7 +464,7 @@ impl Drop for Home {
     fn drop(&mut self) {
         let Some(cluster) = self.pool.cluster.upgrade() else { return };
         cluster.stats.upstream_cx_length_ms.record(self.started.elapsed().as_micros() as u64);
-        self.pool.connection_gone(&cluster, self.reason.get());
+        self.pool.connection_gone(&cluster, self.reason.get(), self.under_way.get());
         // A place is free: somebody may wait for it.
         self.pool.connect_if_needed(&cluster, self.priority);
     }

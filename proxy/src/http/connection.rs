@@ -53,8 +53,12 @@ impl HttpContext {
     /// Whether the connection shall end after the response at hand.
     pub fn is_closing(&self) -> bool {
         let used_up = self.hcm.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max);
-        let too_old = self.hcm.max_connection_duration.is_some_and(|max| self.started.elapsed() >= max);
-        used_up || too_old || self.worker.drain().is_set()
+        used_up || self.is_too_old() || self.worker.drain().is_set()
+    }
+
+    /// Whether the connection has lived for as long as it may.
+    fn is_too_old(&self) -> bool {
+        self.hcm.max_connection_duration.is_some_and(|max| self.started.elapsed() >= max)
     }
 
     /// Counts an answer that was complete before its request was.
@@ -311,6 +315,7 @@ enum NextStream {
     Incoming(h2::Incoming),
     Drain,
     Idle,
+    TooOld,
 }
 
 async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
@@ -331,6 +336,9 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 return Poll::Ready(NextStream::Incoming(incoming));
             }
             registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
+            if !draining && cx.is_too_old() {
+                return Poll::Ready(NextStream::TooOld);
+            }
             if !draining && cx.is_closing() {
                 return Poll::Ready(NextStream::Drain);
             }
@@ -347,7 +355,7 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             let deadline = [idle, oldest].into_iter().flatten().min();
             alarm.poll(task, deadline).map(|()| match idle {
                 Some(idle) if Some(idle) == deadline => NextStream::Idle,
-                _ => NextStream::Drain,
+                _ => NextStream::TooOld,
             })
         })
         .await;
@@ -369,6 +377,11 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 cx.stats.downstream_cx_drain_close.inc();
                 connection.start_drain();
             }
+            NextStream::TooOld => {
+                draining = true;
+                cx.stats.downstream_cx_max_duration_reached.inc();
+                connection.start_drain();
+            }
             NextStream::Idle => {
                 draining = true;
                 cx.stats.downstream_cx_idle_timeout.inc();
@@ -380,8 +393,11 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
         h2::End::Closed if !draining => cx.stats.downstream_cx_destroy_remote.inc(),
         h2::End::Broken => cx.stats.downstream_cx_destroy_remote.inc(),
         h2::End::Closed | h2::End::Local | h2::End::KeepaliveTimeout => cx.stats.downstream_cx_destroy_local.inc(),
-        h2::End::Protocol(_) => {
-            cx.stats.downstream_cx_protocol_error.inc();
+        h2::End::Protocol(details) => {
+            // Too many answers that are not read are no fault of the protocol.
+            if details != h2::CONTROL_FLOOD {
+                cx.stats.downstream_cx_protocol_error.inc();
+            }
             cx.stats.downstream_cx_destroy_local.inc();
         }
     }

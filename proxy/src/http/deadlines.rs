@@ -12,6 +12,8 @@ pub(super) enum Limit {
     Request,
     /// One attempt's.
     PerTry,
+    /// Nothing came of an attempt.
+    PerTryIdle,
     /// Nothing moved.
     Idle,
     /// The stream's longest life.
@@ -49,8 +51,10 @@ impl Deadlines {
             Limit::Request
         } else if is(self.duration) {
             Limit::Duration
-        } else if is(self.per_try) || is(self.per_try_idle.map(|after| self.active + after)) {
+        } else if is(self.per_try) {
             Limit::PerTry
+        } else if is(self.per_try_idle.map(|after| self.active + after)) {
+            Limit::PerTryIdle
         } else if is(self.arrival) {
             Limit::RequestArrival
         } else {

@@ -41,6 +41,8 @@ pub struct Stream<'a> {
     pub upgraded: bool,
     /// The response cannot be finished: the stream ends like this.
     pub reset: Option<ResetCode>,
+    /// All of the request has come.
+    pub complete: bool,
 }
 
 impl Stream<'_> {
@@ -70,6 +72,12 @@ impl Stream<'_> {
     /// Whether a log will ask for heads and trailers.
     pub fn keeps_for_log(&self) -> bool {
         !self.cx.hcm.access_logs.is_empty()
+    }
+
+    /// Notes the route.
+    fn matched(&mut self, found: &Found<'_>) {
+        self.info.virtual_host = Some(found.virtual_host.name.clone());
+        self.info.route_name = (!found.route.name.is_empty()).then(|| found.route.name.clone());
     }
 
     /// A reply of the route's own, with the response headers that the route adds.
@@ -161,6 +169,7 @@ pub fn log_malformed(cx: &Rc<HttpContext>, details: &'static str) {
     cx.stats.downstream_rq_total.inc();
     cx.stats.downstream_rq_http2_total.inc();
     cx.stats.downstream_rq_active.inc();
+    cx.stats.downstream_rq_rx_reset.inc();
     let mut stream = new_stream(cx, StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http2)));
     // Envoy takes its own reset of a head beyond the limits for the client's.
     let too_large = matches!(details, "http2.too_many_headers" | "http2.header_list_size_too_large");
@@ -183,6 +192,7 @@ fn new_stream(cx: &Rc<HttpContext>, info: StreamInfo) -> Stream<'_> {
         trailers: None,
         upgraded: false,
         reset: None,
+        complete: false,
     }
 }
 
@@ -209,13 +219,24 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         };
         prepare_request(&mut head, &context)
     });
+    // What follows an upgrade is no part of the request; until there is an answer, more may come.
+    stream.complete = body.is_end() && wanted.is_none() && head.method != Method::CONNECT;
     match prepared {
         Ok(remote) => stream.info.remote_address = remote,
+        Err(RequestRejected::Malformed(reason)) => return malformed(stream, responder, reason).await,
         Err(rejected) => {
-            let reply = rejection(cx, rejected);
-            responder.close_after();
-            cx.answered_early();
-            stream.reply(&mut responder, Some(&head), reply).await;
+            let goes_on = match rejected {
+                RequestRejected::Redirect => true,
+                RequestRejected::Reply(_, details) => details == "absolute_path_rejected",
+                RequestRejected::Malformed(_) => false,
+            };
+            if !goes_on || !stream.complete {
+                responder.close_after();
+            }
+            if !stream.complete {
+                cx.answered_early();
+            }
+            stream.reply(&mut responder, Some(&head), rejection(cx, &head, rejected)).await;
             stream.finish(Some(&head));
             return;
         }
@@ -238,10 +259,23 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         }
     }
 
-    cx.stats.rq_total.inc();
-    let whole = body.is_end();
     let routes = cx.routes();
-    let outcome = match routes.find(&head, random) {
+    let found = routes.find(&head, random);
+    let upgrade = wanted.as_ref().map(|wanted| is_upgrade_allowed(wanted, &found, &cx.hcm.upgrades));
+    match upgrade {
+        Some(false) => cx.stats.downstream_rq_ws_on_non_ws_route.inc(),
+        Some(true) | None => cx.stats.rq_total.inc(),
+    }
+    let outcome = match found {
+        Lookup::Found(found) if upgrade == Some(false) => {
+            stream.matched(&found);
+            if let Action::Forward(forward) = &found.route.action {
+                let cluster = cx.worker.cluster(forward.choose(&head, random).name());
+                stream.info.upstream_cluster = cluster.map(|cluster| cluster.state.config.name.clone());
+            }
+            Outcome::Reply(upgrade_failed())
+        }
+        _ if upgrade == Some(false) => Outcome::Reply(upgrade_failed()),
         Lookup::NoVirtualHost | Lookup::NoRoute(_) => {
             cx.stats.no_route.inc();
             Outcome::Reply(not_found())
@@ -252,27 +286,13 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             Outcome::Reply(redirect_to(StatusCode::MOVED_PERMANENTLY, location))
         }
         Lookup::Found(found) => {
-            stream.info.virtual_host = Some(found.virtual_host.name.clone());
-            stream.info.route_name = (!found.route.name.is_empty()).then(|| found.route.name.clone());
+            stream.matched(&found);
             match &found.route.action {
-                Action::Forward(forward) => match upgrade_verdict(wanted.as_ref(), &forward.upgrades, &cx.hcm.upgrades)
-                {
-                    Upgrade::Forbidden => {
-                        cx.stats.downstream_rq_ws_on_non_ws_route.inc();
-                        responder.close_after();
-                        Outcome::Reply(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"))
-                    }
-                    verdict => {
-                        let upgrade = verdict == Upgrade::Allowed;
-                        if wanted.is_some() && !upgrade {
-                            head.headers.remove(&CONNECTION);
-                            head.headers.remove(&UPGRADE);
-                        }
-                        let matched = router::Matched { found, forward };
-                        router::forward(&mut stream, &mut head, body, &mut responder, matched, upgrade, random, alarm)
-                            .await
-                    }
-                },
+                Action::Forward(forward) => {
+                    let upgrade = upgrade.is_some();
+                    let matched = router::Matched { found, forward };
+                    router::forward(&mut stream, &mut head, body, &mut responder, matched, upgrade, random, alarm).await
+                }
                 Action::Redirect(redirect) => {
                     cx.stats.rq_direct_response.inc();
                     let elapsed = stream.started.elapsed();
@@ -296,7 +316,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         Outcome::Done => {}
         Outcome::Reply(reply) => {
             // What is left of the request is not wanted: on HTTP/1 the connection ends with the answer.
-            if !whole {
+            if !stream.complete {
                 responder.close_after();
                 cx.answered_early();
             }
@@ -313,6 +333,28 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         responder.reset(code);
     }
     stream.finish(Some(&head));
+}
+
+/// Refuses a message that Envoy's codec would not have let through.
+async fn malformed(mut stream: Stream<'_>, mut responder: Responder, reason: &str) {
+    let stats = &stream.cx.stats;
+    if stream.info.protocol == Some(Protocol::Http2) {
+        stats.downstream_rq_rx_reset.inc();
+        stream.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+        stream.info.details = Some(format!("http2.{reason}").into());
+        responder.reset(ResetCode::Internal);
+    } else {
+        stats.downstream_cx_protocol_error.inc();
+        stream.cx.answered_early();
+        responder.close_after();
+        let reply = LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", format!("http1.{reason}"));
+        stream.reply(&mut responder, None, reply.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)).await;
+    }
+    stream.finish(None);
+}
+
+fn upgrade_failed() -> LocalReply {
+    LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed")
 }
 
 fn not_found() -> LocalReply {
@@ -335,31 +377,28 @@ fn check(head: &RequestHead) -> Result<(), RequestRejected> {
     }
     let path = head.path.as_bytes();
     let plain_connect = head.method == Method::CONNECT && head.connect_protocol.is_none();
-    let of_server = path == b"*" && head.method == Method::OPTIONS;
-    if !(plain_connect || of_server || path.starts_with(b"/")) {
+    if !(plain_connect || path.starts_with(b"/")) {
         return Err(RequestRejected::Reply(404, "absolute_path_rejected"));
     }
     Ok(())
 }
 
-fn rejection(cx: &HttpContext, rejected: RequestRejected) -> LocalReply {
+fn rejection(cx: &HttpContext, head: &RequestHead, rejected: RequestRejected) -> LocalReply {
+    let status = |status| StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
     match rejected {
-        RequestRejected::Reply(status, details) => {
+        RequestRejected::Malformed(details) => LocalReply::new(StatusCode::BAD_REQUEST, "", details),
+        RequestRejected::Reply(code, details) => {
             match details {
                 "absolute_path_rejected" => cx.stats.downstream_rq_non_relative_path.inc(),
                 "path_normalization_failed" => cx.stats.downstream_rq_failed_path_normalization.inc(),
                 _ => {}
             }
-            // Envoy's codec says what is wrong with a name; its connection manager says nothing.
-            let body = if details == "http.unexpected_underscore" { "Bad Request" } else { "" };
-            LocalReply::new(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), body, details)
+            LocalReply::new(status(code), "", details)
         }
-        RequestRejected::Redirect(path) => {
+        RequestRejected::Redirect => {
             cx.stats.downstream_rq_redirected_with_normalized_path.inc();
-            let mut reply = LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "", "redirected_with_normalized_path");
-            if let Ok(location) = HeaderValue::from_str(&path) {
-                reply.headers.append(LOCATION, location);
-            }
+            let mut reply = LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "", "path_normalization_failed");
+            reply.headers.append(LOCATION, head.path.clone());
             reply
         }
     }
@@ -383,22 +422,14 @@ fn wanted_upgrade(head: &RequestHead) -> Option<String> {
     named.to_str().ok().map(str::to_ascii_lowercase)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Upgrade {
-    /// None was asked for, or one that nobody configured: the request goes on without it (RFC 9110, section 7.8).
-    Ignored,
-    Allowed,
-    /// The route says no.
-    Forbidden,
-}
-
-/// The route has the last word, else the connection manager.
-fn upgrade_verdict(wanted: Option<&String>, route: &[(Arc<str>, bool)], manager: &[Arc<str>]) -> Upgrade {
-    let Some(wanted) = wanted else { return Upgrade::Ignored };
-    match route.iter().find(|(name, _)| **name == **wanted) {
-        Some((_, true)) => Upgrade::Allowed,
-        Some((_, false)) => Upgrade::Forbidden,
-        None if manager.iter().any(|name| **name == **wanted) => Upgrade::Allowed,
-        None => Upgrade::Ignored,
-    }
+/// The route has the last word, else the connection manager. What neither names is not allowed.
+fn is_upgrade_allowed(wanted: &str, found: &Lookup<'_>, manager: &[Arc<str>]) -> bool {
+    let route = match found {
+        Lookup::Found(Found { route, .. }) => match &route.action {
+            Action::Forward(forward) => forward.upgrades.iter().find(|(name, _)| **name == *wanted),
+            _ => None,
+        },
+        _ => None,
+    };
+    route.map_or_else(|| manager.iter().any(|name| **name == *wanted), |(_, allowed)| *allowed)
 }

@@ -39,7 +39,7 @@ impl Failure {
                 StreamError::Protocol(_) | StreamError::TooLarge(_) => (ResetKind::ProtocolError, *sent),
                 StreamError::ConnectionClosed | StreamError::Reset(_) | StreamError::Local => (ResetKind::Reset, *sent),
             },
-            Failure::Limit(Limit::PerTry) => (ResetKind::Reset, true),
+            Failure::Limit(Limit::PerTry | Limit::PerTryIdle) => (ResetKind::Reset, true),
             Failure::NoHost | Failure::Limit(_) | Failure::Downstream(_) => return None,
         })
     }
@@ -76,9 +76,10 @@ pub(super) fn reset_reason(error: StreamError) -> (&'static str, ResponseFlags) 
     }
 }
 
-/// Envoy's answer for an attempt that ended before a response.
-pub(super) fn before_response(reason: &str, transport: &str, status: StatusCode) -> LocalReply {
-    let body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+/// Envoy's answer for an attempt that ended before a response; `retried`: it was not the first.
+pub(super) fn before_response(reason: &str, transport: &str, retried: bool, status: StatusCode) -> LocalReply {
+    let latest = if retried { "retried and the latest " } else { "" };
+    let body = format!("upstream connect error or disconnect/reset before headers. {latest}reset reason: {reason}");
     let mut details = reason.replace(' ', "_");
     if !transport.is_empty() {
         details.push('|');

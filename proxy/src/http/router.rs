@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use http::{HeaderValue, Method, StatusCode};
@@ -12,7 +12,7 @@ use outrigger_engine::balance::{Host, PickContext};
 use outrigger_engine::connection_manager::names::{
     GRPC_TIMEOUT, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
-use outrigger_engine::message::{RequestHead, ResponseHead};
+use outrigger_engine::message::{Protocol, RequestHead, ResponseHead};
 use outrigger_engine::reply::{LocalReply, is_grpc};
 use outrigger_engine::resilience::breaker::{Guard, Resource, RoutingPriority};
 use outrigger_engine::resilience::retry::{Decision, RetryState};
@@ -281,10 +281,8 @@ impl Forwarding<'_, '_> {
         match decision {
             Decision::No => Go::On,
             Decision::LimitExceeded => {
-                if self.stream.info.attempts > 1 {
-                    stats.upstream_rq_retry_limit_exceeded.inc();
-                    self.stream.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                }
+                stats.upstream_rq_retry_limit_exceeded.inc();
+                self.stream.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                 Go::On
             }
             Decision::Retry => {
@@ -297,6 +295,7 @@ impl Forwarding<'_, '_> {
                     }
                     None => {
                         stats.upstream_rq_retry_overflow.inc();
+                        self.stream.info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
                         Go::On
                     }
                 }
@@ -383,13 +382,22 @@ impl Forwarding<'_, '_> {
                         Poll::Ready(Ok(result)) => Poll::Ready(result.map_err(Failure::from)),
                         // The pool went away with its cluster.
                         Poll::Ready(Err(_)) => Poll::Ready(Err(Failure::NoHost)),
-                        Poll::Pending => self.poll_limits(task).map(Err),
+                        Poll::Pending => match self.poll_ahead(task) {
+                            Poll::Ready(error) => Poll::Ready(Err(Failure::Downstream(error))),
+                            Poll::Pending => self.poll_limits(task).map(Err),
+                        },
                     }
                 })
                 .await;
+                if let Err(Failure::Limit(_) | Failure::Downstream(_)) = result {
+                    self.cluster.stats.upstream_rq_cancelled.inc();
+                }
                 *result?
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                self.stream.info.upstream_host = None;
+                return Err(error.into());
+            }
         };
         let Some(request) = self.cluster.breakers.acquire(self.priority, Resource::Requests) else {
             self.cluster.stats.upstream_rq_active_overflow.inc();
@@ -417,14 +425,8 @@ impl Forwarding<'_, '_> {
             Err(failure) => {
                 let stats = &self.cluster.stats;
                 match &failure {
-                    Failure::Limit(Limit::Request) => stats.upstream_rq_tx_reset.inc(),
-                    Failure::Limit(Limit::PerTry) => {
-                        stats.upstream_rq_tx_reset.inc();
-                        stats.upstream_rq_per_try_timeout.inc();
-                    }
-                    Failure::Stream { error: StreamError::Reset(_) | StreamError::Refused, .. } => {
-                        stats.upstream_rq_rx_reset.inc();
-                    }
+                    Failure::Limit(Limit::PerTry) => stats.upstream_rq_per_try_timeout.inc(),
+                    Failure::Limit(Limit::PerTryIdle) => stats.upstream_rq_per_try_idle_timeout.inc(),
                     _ => {}
                 }
                 Err(failure)
@@ -476,8 +478,7 @@ impl Forwarding<'_, '_> {
                 Poll::Ready(Ok(Reply::Informational(head))) => {
                     self.deadlines.active = Instant::now();
                     self.cluster.stats.charge_response(head.status.as_u16(), Origin::External);
-                    // A 100 was answered here, unless the client's own Expect went upstream.
-                    if head.status != StatusCode::CONTINUE || self.stream.cx.hcm.proxy_100_continue {
+                    if self.stream.cx.hcm.proxy_100_continue {
                         self.stream.cx.count_informational(head.status);
                         if let Err(error) = self.responder.send_informational(head) {
                             return Poll::Ready(Err(Failure::Downstream(error)));
@@ -499,22 +500,34 @@ impl Forwarding<'_, '_> {
     }
 
     fn poll_upload(&mut self, task: &mut Context<'_>, stream: &mut ClientStream) -> Poll<Result<(), TransferError>> {
-        let before = self.upload.bytes;
-        let was_complete = self.upload.is_complete();
+        let (before, was_complete) = (self.upload.bytes, self.upload.is_complete());
         let result = self.upload.poll(task, stream);
+        self.note_upload(before, was_complete, true);
+        if self.upload.is_sent() {
+            self.stream.info.last_upstream_tx = Some(self.stream.started.elapsed());
+        }
+        result
+    }
+
+    /// Takes what of the request has come, while there is no upstream.
+    fn poll_ahead(&mut self, task: &mut Context<'_>) -> Poll<StreamError> {
+        let (before, was_complete) = (self.upload.bytes, self.upload.is_complete());
+        let result = self.upload.poll_ahead(task);
+        self.note_upload(before, was_complete, false);
+        result
+    }
+
+    fn note_upload(&mut self, before: u64, was_complete: bool, attempt_started: bool) {
         if self.upload.bytes != before || self.upload.is_complete() != was_complete {
             let now = Instant::now();
             self.deadlines.active = now;
             self.stream.info.bytes_received = self.upload.bytes;
             if self.upload.is_complete() && !was_complete {
                 self.stream.info.last_downstream_rx = Some(now - self.stream.started);
-                self.deadlines.request_complete(now, true);
+                self.stream.complete = true;
+                self.deadlines.request_complete(now, attempt_started);
             }
         }
-        if self.upload.is_sent() {
-            self.stream.info.last_upstream_tx = Some(self.stream.started.elapsed());
-        }
-        result
     }
 
     /// Passes the response on, to its end.
@@ -622,25 +635,23 @@ impl Forwarding<'_, '_> {
                 let (reason, flag) = reset_reason(error);
                 info.flags.insert(flag);
                 info.details = Some(format!("upstream_reset_after_response_started{{{reason}}}").into());
-                if matches!(error, StreamError::Reset(_) | StreamError::Refused) {
-                    self.cluster.stats.upstream_rq_rx_reset.inc();
-                }
             }
             Failure::Limit(limit) => {
                 let (flag, details) = match limit {
-                    Limit::Request | Limit::PerTry => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout"),
+                    Limit::Request | Limit::PerTry | Limit::PerTryIdle => {
+                        (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
+                    }
                     Limit::Idle | Limit::RequestArrival => {
                         self.stream.cx.stats.downstream_rq_idle_timeout.inc();
                         (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
                     }
                     Limit::Duration => {
                         self.stream.cx.stats.downstream_rq_max_duration_reached.inc();
-                        (ResponseFlags::DURATION_TIMEOUT, "max_duration_timeout")
+                        (ResponseFlags::NONE, "max_duration_timeout")
                     }
                 };
                 if limit == Limit::Request {
                     self.cluster.stats.upstream_rq_timeout.inc();
-                    self.cluster.stats.upstream_rq_tx_reset.inc();
                 }
                 info.flags.insert(flag);
                 info.details = Some(details.into());
@@ -648,6 +659,8 @@ impl Forwarding<'_, '_> {
             Failure::NoHost | Failure::Overflow | Failure::Connect { .. } => {}
         }
         self.stream.cx.stats.downstream_rq_tx_reset.inc();
+        // Envoy counts a reset that it sends as one that came, too.
+        self.stream.cx.stats.downstream_rq_rx_reset.inc();
         self.stream.reset = Some(ResetCode::Internal);
     }
 
@@ -660,16 +673,22 @@ impl Forwarding<'_, '_> {
 
     /// No attempt is left: the answer from here.
     fn give_up(&mut self, failure: Failure) -> Outcome {
+        // What has come of the request counts as received, wanted or not.
+        let _ = self.poll_ahead(&mut Context::from_waker(Waker::noop()));
         let stats = &self.cluster.stats;
         // The stream's own limits say nothing about the cluster.
-        let of_cluster = !matches!(failure, Failure::Limit(Limit::Idle | Limit::Duration | Limit::RequestArrival));
+        let of_cluster = !matches!(
+            failure,
+            Failure::Limit(Limit::Idle | Limit::Duration | Limit::RequestArrival) | Failure::Downstream(_)
+        );
+        let retried = self.stream.info.attempts > 1;
         let reply = match failure {
             Failure::NoHost => {
                 LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream", "no_healthy_upstream")
                     .flag(ResponseFlags::NO_HEALTHY_UPSTREAM)
             }
             Failure::Overflow => {
-                let mut reply = before_response("overflow", "", StatusCode::SERVICE_UNAVAILABLE)
+                let mut reply = before_response("overflow", "", retried, StatusCode::SERVICE_UNAVAILABLE)
                     .flag(ResponseFlags::UPSTREAM_OVERFLOW);
                 if !self.stream.cx.hcm.suppress_envoy_headers {
                     reply.headers.append(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
@@ -681,7 +700,7 @@ impl Forwarding<'_, '_> {
                 if !reason.is_empty() {
                     self.stream.info.upstream_transport_failure = Some(reason.clone());
                 }
-                before_response(name, &reason, StatusCode::SERVICE_UNAVAILABLE)
+                before_response(name, &reason, retried, StatusCode::SERVICE_UNAVAILABLE)
                     .flag(ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
             }
             Failure::Stream { error, .. } => {
@@ -690,9 +709,17 @@ impl Forwarding<'_, '_> {
                     StreamError::Protocol(_) | StreamError::TooLarge(_) => StatusCode::BAD_GATEWAY,
                     _ => StatusCode::SERVICE_UNAVAILABLE,
                 };
-                before_response(&reason.replace('_', " "), "", status).flag(flag)
+                before_response(&reason.replace('_', " "), "", retried, status).flag(flag)
             }
             Failure::Limit(limit) => self.limit_reply(limit),
+            // The client is still there to read what was wrong with its body.
+            Failure::Downstream(StreamError::Protocol(details) | StreamError::TooLarge(details))
+                if self.stream.info.protocol != Some(Protocol::Http2) =>
+            {
+                self.stream.cx.stats.downstream_cx_protocol_error.inc();
+                LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", details)
+                    .flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
+            }
             Failure::Downstream(error) => {
                 self.stream.downstream_gone(error);
                 return Outcome::Done;
@@ -717,7 +744,7 @@ impl Forwarding<'_, '_> {
                 reply.grpc_status = self.grpc_deadline.then_some(DEADLINE_EXCEEDED);
                 reply.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
             }
-            Limit::PerTry => {
+            Limit::PerTry | Limit::PerTryIdle => {
                 LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "upstream_per_try_timeout")
                     .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
             }
@@ -727,8 +754,9 @@ impl Forwarding<'_, '_> {
             }
             Limit::Duration => {
                 http.downstream_rq_max_duration_reached.inc();
-                LocalReply::new(late, "downstream duration timeout", "max_duration_timeout")
-                    .flag(ResponseFlags::DURATION_TIMEOUT)
+                let mut reply = LocalReply::new(late, "downstream duration timeout", "max_duration_timeout");
+                reply.grpc_status = Some(DEADLINE_EXCEEDED);
+                reply
             }
             Limit::RequestArrival => {
                 http.downstream_rq_timeout.inc();

@@ -17,6 +17,9 @@ pub enum TransferError {
     Upstream(StreamError),
 }
 
+/// Bytes of a request body that are read before there is somebody to send them to.
+const READ_AHEAD: usize = 64 << 10;
+
 /// The request body on its way up. What was sent is kept for another attempt, up to a limit.
 #[derive(Debug)]
 pub struct Upload {
@@ -90,6 +93,28 @@ impl Upload {
         self.sent = head_ends;
     }
 
+    /// Takes what of the request comes while no upstream is there to have it, up to a bound. Ready when it fails.
+    pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        while !self.complete && self.kept_bytes < READ_AHEAD {
+            match ready!(self.body.poll_frame(cx)) {
+                Some(Ok(Frame::Data(data))) => {
+                    self.bytes += data.len() as u64;
+                    self.complete = self.body.is_end();
+                    self.kept_bytes += data.len();
+                    self.keep &= self.kept_bytes <= self.limit;
+                    self.kept.push(data);
+                }
+                Some(Ok(Frame::Trailers(trailers))) => {
+                    self.complete = true;
+                    self.trailers = Some(trailers);
+                }
+                None => self.complete = true,
+                Some(Err(error)) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    }
+
     /// Moves the body on; ready when this attempt has sent all of it.
     pub fn poll(&mut self, cx: &mut Context<'_>, stream: &mut ClientStream) -> Poll<Result<(), TransferError>> {
         while !self.sent {
@@ -97,6 +122,10 @@ impl Upload {
             if let Some(data) = self.kept.get(self.next).cloned() {
                 self.next += 1;
                 self.sent = self.complete && self.next == self.kept.len() && self.trailers.is_none();
+                if !self.keep && self.next == self.kept.len() {
+                    self.kept = Vec::new();
+                    self.next = 0;
+                }
                 stream.send_data(data, self.sent).map_err(TransferError::Upstream)?;
                 continue;
             }

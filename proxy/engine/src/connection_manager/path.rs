@@ -14,8 +14,8 @@ pub enum Normalized<'a> {
     Path(Cow<'a, str>),
     /// The client is sent to this path (307).
     Redirect(String),
-    /// 400, `path_normalization_failed`.
-    Reject,
+    /// 400, `path_normalization_failed`; the path as far as it got.
+    Reject(Cow<'a, str>),
 }
 
 /// Normalises the path part of `path`, leaving the query alone. With all options off the path comes back as it is.
@@ -24,20 +24,17 @@ pub fn normalize(path: &str, normalize_path: bool, merge_slashes: bool, slashes:
     let (mut head, tail) =
         (Cow::Borrowed(path.get(..split).unwrap_or_default()), path.get(split..).unwrap_or_default());
 
-    let mut redirect = false;
-    if slashes != EscapedSlashes::KeepUnchanged && has_escaped_slash(&head) {
-        match slashes {
-            EscapedSlashes::KeepUnchanged => {}
-            EscapedSlashes::RejectRequest => return Normalized::Reject,
-            EscapedSlashes::UnescapeAndRedirect => redirect = true,
-            EscapedSlashes::UnescapeAndForward => {}
-        }
+    let unescaped = slashes != EscapedSlashes::KeepUnchanged && has_escaped_slash(&head);
+    if unescaped {
         head = Cow::Owned(unescape_slashes(&head));
+        if slashes == EscapedSlashes::RejectRequest {
+            return Normalized::Reject(head + tail);
+        }
     }
     if normalize_path {
         match canonical(&head) {
             Some(canonical) => head = Cow::Owned(canonical),
-            None => return Normalized::Reject,
+            None => return Normalized::Reject(head + tail),
         }
     }
     if merge_slashes && head.contains("//") {
@@ -53,6 +50,7 @@ pub fn normalize(path: &str, normalize_path: bool, merge_slashes: bool, slashes:
         Cow::Borrowed(_) => Normalized::Path(Cow::Borrowed(path)),
         Cow::Owned(mut owned) => {
             owned.push_str(tail);
+            let redirect = unescaped && slashes == EscapedSlashes::UnescapeAndRedirect;
             if redirect { Normalized::Redirect(owned) } else { Normalized::Path(Cow::Owned(owned)) }
         }
     }
@@ -88,8 +86,8 @@ fn unescape_slashes(path: &str) -> String {
     out
 }
 
-/// Removes dot segments (also spelled `%2e`), turns `\` into `/`, decodes escapes of unreserved characters. `None`
-/// where an escape is broken or decodes to NUL.
+/// Removes dot segments (also spelled `%2e`), turns `\` into `/`, decodes escapes of unreserved characters. Other escapes
+/// stay as they are, broken ones too. `None` where one decodes to NUL.
 fn canonical(path: &str) -> Option<String> {
     if !path.starts_with('/') {
         return None;
@@ -99,21 +97,14 @@ fn canonical(path: &str) -> Option<String> {
     while let Some(b) = bytes.next() {
         match b {
             b'\\' => decoded.push('/'),
-            b'%' => {
-                let (Some(high), Some(low)) = (bytes.next(), bytes.next()) else { return None };
-                let value = u8::try_from(hex(high)? << 4 | hex(low)?).ok()?;
-                match value {
-                    0 => return None,
-                    b'.' | b'-' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
-                        decoded.push(char::from(value))
-                    }
-                    _ => {
-                        decoded.push('%');
-                        decoded.push(char::from(high.to_ascii_uppercase()));
-                        decoded.push(char::from(low.to_ascii_uppercase()));
-                    }
+            b'%' => match escaped(bytes.clone()) {
+                Some(0) => return None,
+                Some(value @ (b'.' | b'-' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z')) => {
+                    decoded.push(char::from(value));
+                    bytes.nth(1);
                 }
-            }
+                _ => decoded.push('%'),
+            },
             b if b.is_ascii_graphic() => decoded.push(char::from(b)),
             _ => return None,
         }
@@ -139,8 +130,10 @@ fn canonical(path: &str) -> Option<String> {
     Some(out)
 }
 
-fn hex(digit: u8) -> Option<u32> {
-    char::from(digit).to_digit(16)
+/// The byte that stands behind a `%`.
+fn escaped(mut digits: std::str::Bytes<'_>) -> Option<u8> {
+    let mut digit = || char::from(digits.next()?).to_digit(16);
+    u8::try_from(digit()? << 4 | digit()?).ok()
 }
 
 #[cfg(test)]
@@ -163,15 +156,15 @@ mod tests {
         assert_eq!(path("/a\\..\\b", false, keep), "/b");
         assert_eq!(path("/a//b", false, keep), "/a//b");
         assert_eq!(path("/a///b", true, keep), "/a/b");
-        assert_eq!(path("/%zz", false, keep), "Reject");
-        assert_eq!(path("/a%00b", false, keep), "Reject");
+        assert_eq!(path("/%zz/%", false, keep), "/%zz/%");
+        assert_eq!(path("/a%00b", false, keep), "Reject(\"/a%00b\")");
     }
 
     #[test]
     fn escaped_slashes_follow_their_action() {
-        assert_eq!(path("/a%2fb", false, EscapedSlashes::RejectRequest), "Reject");
+        assert_eq!(path("/a%5cb?c", false, EscapedSlashes::RejectRequest), "Reject(\"/a\\\\b?c\")");
         assert_eq!(path("/a%2fb", false, EscapedSlashes::UnescapeAndForward), "/a/b");
         assert_eq!(path("/a%5cb", false, EscapedSlashes::UnescapeAndRedirect), "Redirect(\"/a/b\")");
-        assert_eq!(path("/a%2fb", false, EscapedSlashes::KeepUnchanged), "/a%2Fb");
+        assert_eq!(path("/a%2fb", false, EscapedSlashes::KeepUnchanged), "/a%2fb");
     }
 }

@@ -11,6 +11,7 @@ use super::path::{Normalized, normalize};
 use super::xfcc;
 use crate::config::hcm::{EscapedSlashes, HttpConnectionManager, StripHostPort, UnderscoresAction};
 use crate::message::{RequestHead, Scheme};
+use crate::reply::is_grpc;
 use crate::stream_info::{Address, ConnectionInfo};
 
 /// What the decision needs beside the request.
@@ -31,8 +32,10 @@ pub struct RequestContext<'a> {
 pub enum RequestRejected {
     /// Answer with this status and `%RESPONSE_CODE_DETAILS%`.
     Reply(u16, &'static str),
-    /// 307 to this path, `path_normalization_failed` has not happened: escaped slashes were unescaped.
-    Redirect(String),
+    /// The message itself is at fault, for this reason (`unexpected_underscore`): Envoy's codec would have refused it.
+    Malformed(&'static str),
+    /// 307 to the path that the head has now: escaped slashes were unescaped.
+    Redirect,
 }
 
 /// Prepares `head` for the filters and returns the client's address as we believe it.
@@ -163,7 +166,7 @@ fn underscores(head: &mut RequestHead, action: UnderscoresAction) -> Result<(), 
         UnderscoresAction::DropHeader => head.headers.retain(|name, _| !name.as_str().contains('_')),
         UnderscoresAction::RejectRequest => {
             if head.headers.iter().any(|(name, _)| name.as_str().contains('_')) {
-                return Err(RequestRejected::Reply(400, "http.unexpected_underscore"));
+                return Err(RequestRejected::Malformed("unexpected_underscore"));
             }
         }
     }
@@ -180,10 +183,10 @@ fn nominated(head: &mut RequestHead) -> Result<(), RequestRejected> {
         match lower.as_slice() {
             b"" | b"close" | b"keep-alive" | b"upgrade" | b"te" | b"http2-settings" => {}
             b"x-forwarded-for" | b"x-forwarded-host" | b"x-forwarded-proto" => {
-                return Err(RequestRejected::Reply(400, "connection_header_rejected"));
+                return Err(RequestRejected::Malformed("connection_header_rejected"));
             }
             name if name.starts_with(b":") => {
-                return Err(RequestRejected::Reply(400, "connection_header_rejected"));
+                return Err(RequestRejected::Malformed("connection_header_rejected"));
             }
             name => {
                 if let Ok(name) = HeaderName::from_bytes(name) {
@@ -247,19 +250,21 @@ fn path(head: &mut RequestHead, hcm: &HttpConnectionManager) -> Result<(), Reque
         return Ok(());
     }
     const FAILED: RequestRejected = RequestRejected::Reply(400, "path_normalization_failed");
-    let new = match normalize(
+    let (new, verdict) = match normalize(
         head.path.to_str().map_err(|_| FAILED)?,
         hcm.normalize_path,
         hcm.merge_slashes,
         hcm.escaped_slashes,
     ) {
         Normalized::Path(Cow::Borrowed(_)) => return Ok(()),
-        Normalized::Path(Cow::Owned(path)) => path,
-        Normalized::Redirect(path) => return Err(RequestRejected::Redirect(path)),
-        Normalized::Reject => return Err(FAILED),
+        Normalized::Path(Cow::Owned(path)) => (path, Ok(())),
+        // A gRPC client follows no redirects.
+        Normalized::Redirect(path) if is_grpc(head) => (path, Err(FAILED)),
+        Normalized::Redirect(path) => (path, Err(RequestRejected::Redirect)),
+        Normalized::Reject(path) => (path.into_owned(), Err(FAILED)),
     };
     head.path = HeaderValue::from_str(&new).map_err(|_| FAILED)?;
-    Ok(())
+    verdict
 }
 
 fn ip_of(address: &Address) -> Option<IpAddr> {

@@ -69,7 +69,7 @@ fn write_bare(format: &str) -> String {
 fn the_default_line() {
     assert_eq!(
         write(DEFAULT_LINE),
-        "[2018-03-28T23:35:58.500Z] \"GET /old?q=1 HTTP/1.1\" 200 UH,UO 12 345 42 3 \"1.2.3.4\" \"curl\" \"abc-def\" \
+        "[2018-03-28T23:35:58.500Z] \"GET /old?q=1 HTTP/1.1\" 200 UO,UH 12 345 42 3 \"1.2.3.4\" \"curl\" \"abc-def\" \
          \"h.example\" \"[::1]:8080\"\n"
     );
     assert_eq!(
@@ -92,7 +92,7 @@ fn each_operator() {
         ("%START_TIME(%Y/%m/%dT%H:%M:%S%z %s.%3f)%", "2018/03/28T23:35:58+0000 1522280158.500"),
         ("%START_TIME% %EMIT_TIME(%T)%", "2018-03-28T23:35:58.500Z 23:36:07"),
         ("%RESPONSE_CODE_DETAILS% %RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", "via_upstream via upstream"),
-        ("%RESPONSE_FLAGS_LONG%", "NoHealthyUpstream,UpstreamOverflow"),
+        ("%RESPONSE_FLAGS_LONG%", "UpstreamOverflow,NoHealthyUpstream"),
         ("%UPSTREAM_TRANSPORT_FAILURE_REASON%|%CONNECTION_TERMINATION_DETAILS%", "TLS_error:_bad|-"),
         ("%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %REQUEST_TX_DURATION%", "1 5 37 -"),
         ("%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)% %COMMON_DURATION(US_RX_BEG:DS_TX_END)%", "1500 37"),

@@ -268,8 +268,10 @@ impl ClientStream {
 pub trait Owner: std::fmt::Debug {
     /// The HTTP/1 connection may take another request.
     fn idle(&self, connection: h1::ClientConnection);
-    /// A connection of either codec has ended. Called once for each.
-    fn closed(&self, reason: CloseReason);
+    /// A connection of either codec has ended, with so many requests under way. Called once for each.
+    fn closed(&self, reason: CloseReason, under_way: usize);
+    /// A stream of HTTP/2 was reset, and not with its connection.
+    fn reset(&self, by: ResetBy);
 }
 
 /// An [`Owner`] as connections hold it.
@@ -284,6 +286,17 @@ pub enum CloseReason {
     Remote,
     /// The peer broke the protocol.
     Protocol,
+    /// The peer closed or reset it within a message.
+    CutShort,
+}
+
+/// Who ended a stream before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetBy {
+    /// We did.
+    Us,
+    /// The peer did, after it may have seen the request.
+    Peer,
 }
 
 /// A tunnel after `101 Switching Protocols` or CONNECT: what is left of the connection, and bytes already read.

@@ -110,14 +110,15 @@ fn emit(prefix: &'static str, codes: &BTreeMap<u16, u64>, out: &mut Merge<'_>) {
     out.sample(Cow::Owned(format!("{prefix}upstream_rq_completed")), Value::Counter(completed));
 }
 
-/// Answers by the first digit of their code, as a connection manager counts them.
+/// Answers by the first digit of their code, as a connection manager counts them; above 5 all in one.
 #[derive(Debug, Default)]
-pub struct CodeClasses([Counter; 5]);
+pub struct CodeClasses([Counter; 6]);
 
 impl CodeClasses {
     /// Counts one answer.
     pub fn inc(&self, code: u16) {
-        if let Some(counter) = (code / 100).checked_sub(1).and_then(|class| self.0.get(usize::from(class))) {
+        let class = usize::from(code / 100).checked_sub(1);
+        if let Some(counter) = class.and_then(|class| self.0.get(class.min(5))) {
             counter.inc();
         }
     }
@@ -126,7 +127,7 @@ impl CodeClasses {
     pub(super) fn merge<'a>(shards: impl Iterator<Item = &'a CodeClasses>, out: &mut Merge<'_>) {
         const NAMES: [&str; 5] =
             ["downstream_rq_1xx", "downstream_rq_2xx", "downstream_rq_3xx", "downstream_rq_4xx", "downstream_rq_5xx"];
-        let mut sums = [0u64; 5];
+        let mut sums = [0u64; 6];
         for CodeClasses(counters) in shards {
             for (sum, counter) in sums.iter_mut().zip(counters) {
                 *sum += counter.get();

@@ -13,7 +13,7 @@ use crate::format::{FormatContext, HOSTNAME};
 use crate::matcher::Head;
 use crate::message::{Headers, RequestHead};
 use crate::reply;
-use crate::stream_info::{Address, PeerCertificate, RESPONSE_FLAGS, ResponseFlags, StreamInfo, TlsInfo};
+use crate::stream_info::{Address, PeerCertificate, StreamInfo, TlsInfo};
 
 impl Operator {
     /// Appends the value; `None` where there is none.
@@ -46,8 +46,8 @@ impl Operator {
                 out.extend(reason.bytes().map(|byte| if byte.is_ascii_whitespace() { b'_' } else { byte }));
                 Some(Kind::Text)
             }
-            Operator::Flags => flags(out, info, |(_, short, _)| short),
-            Operator::FlagsLong => flags(out, info, |(_, _, long)| long),
+            Operator::Flags => flags(out, info, |(short, _)| short),
+            Operator::FlagsLong => flags(out, info, |(_, long)| long),
             Operator::BytesReceived => number(out, info.bytes_received),
             Operator::BytesSent => number(out, info.bytes_sent),
             Operator::Duration => number(out, millis(info.last_downstream_tx.unwrap_or(ctx.elapsed))),
@@ -165,13 +165,13 @@ fn list(out: &mut Vec<u8>, values: &[String]) -> Option<Kind> {
 fn flags(
     out: &mut Vec<u8>,
     info: &StreamInfo,
-    name: impl Fn((ResponseFlags, &'static str, &'static str)) -> &'static str,
+    name: impl Fn((&'static str, &'static str)) -> &'static str,
 ) -> Option<Kind> {
     if info.flags.is_empty() {
         return text(out, b"-");
     }
     let mut separator: &[u8] = b"";
-    for flag in RESPONSE_FLAGS.iter().copied().filter(|(flag, ..)| info.flags.intersects(*flag)) {
+    for flag in info.flags.names() {
         out.extend_from_slice(separator);
         out.extend_from_slice(name(flag).as_bytes());
         separator = b",";

@@ -146,7 +146,7 @@ fn limits(settings: &ClientSettings) -> Limits {
 enum Settle {
     Nothing,
     Idle,
-    Closed(CloseReason),
+    Closed(CloseReason, usize),
 }
 
 impl Shared {
@@ -172,14 +172,20 @@ impl Shared {
     }
 
     fn close(&mut self, reason: CloseReason) -> Settle {
+        let under_way = self.response != Response::End || !self.encoder.is_end();
         self.transport.close();
         self.response = Response::End;
         self.generation = self.generation.wrapping_add(1);
-        if std::mem::replace(&mut self.settled, true) { Settle::Nothing } else { Settle::Closed(reason) }
+        if std::mem::replace(&mut self.settled, true) {
+            Settle::Nothing
+        } else {
+            Settle::Closed(reason, usize::from(under_way))
+        }
     }
 
     fn fail(&mut self, error: StreamError) -> Settle {
         self.close(match error {
+            CUT_SHORT if self.transport.eof => CloseReason::CutShort,
             StreamError::Protocol(_) | StreamError::TooLarge(_) => CloseReason::Protocol,
             StreamError::Local => CloseReason::Local,
             _ => CloseReason::Remote,
@@ -198,7 +204,7 @@ fn act<R>(shared: &Rc<RefCell<Shared>>, act: impl FnOnce(&mut Shared) -> (R, Set
     drop(borrowed);
     match (owner, settle) {
         (Some(owner), Settle::Idle) => owner.idle(ClientConnection { shared: Rc::clone(shared) }),
-        (Some(owner), Settle::Closed(reason)) => owner.closed(reason),
+        (Some(owner), Settle::Closed(reason, under_way)) => owner.closed(reason, under_way),
         _ => {}
     }
     result
@@ -336,7 +342,8 @@ impl Shared {
             return Ok(Reply::Response(head, codec::Body::Empty));
         }
         self.decoder = Decoder::new(length, limits(&self.settings), self.settings.enable_trailers);
-        let whole = self.decoder.take_whole(&mut self.transport.input);
+        // An answer that may be retried, and is then not read, takes its connection along as in Envoy.
+        let whole = if status.as_u16() < 400 { self.decoder.take_whole(&mut self.transport.input) } else { None };
         self.transport.consumed();
         if self.decoder.is_end() {
             self.response = Response::End;
@@ -445,10 +452,19 @@ pub struct Lease {
     owner: Option<OwnerRef>,
 }
 
+impl Lease {
+    /// The peer has ended the tunnel.
+    pub fn ended_by_peer(mut self) {
+        if let Some(owner) = self.owner.take() {
+            owner.closed(CloseReason::Remote, 1);
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(owner) = self.owner.take() {
-            owner.closed(CloseReason::Local);
+            owner.closed(CloseReason::Local, 1);
         }
     }
 }

@@ -16,7 +16,7 @@ use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Sc
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
-use crate::http::codec::{self, CloseReason, Exchange, Frame, Owner, OwnerRef, Reply, Responder, StreamError};
+use crate::http::codec::{self, CloseReason, Exchange, Frame, Owner, OwnerRef, Reply, ResetBy, Responder, StreamError};
 use crate::io::Io;
 
 fn settings() -> ServerSettings {
@@ -100,9 +100,11 @@ impl Owner for Pool {
         self.idle.borrow_mut().push(connection);
     }
 
-    fn closed(&self, reason: CloseReason) {
+    fn closed(&self, reason: CloseReason, _: usize) {
         self.closed.borrow_mut().push(reason);
     }
+
+    fn reset(&self, _: ResetBy) {}
 }
 
 fn client_settings() -> ClientSettings {

@@ -71,7 +71,11 @@ impl Field {
         match name {
             Name::Method => Field::Method { options: value == b"OPTIONS", connect: value == b"CONNECT" },
             Name::Scheme => Field::Scheme { http: value == b"http" || value == b"https" },
-            Name::Path if !value.starts_with(b"/") => Field::Path(if value == b"*" { Path::Asterisk } else { Path::Bad }),
+            // This is a fault of the field, not of the message.
+            Name::Path if value.is_empty() || value.iter().any(|b| *b <= b' ') => Field::Path(Path::Plain),
+            Name::Path if !value.starts_with(b"/") => {
+                Field::Path(if value == b"*" { Path::Asterisk } else { Path::Bad })
+            }
             Name::Path if memchr::memchr(b'#', value).is_some() => {
                 Field::Path(Path::Fragment(Bytes::copy_from_slice(value)))
             }
@@ -389,8 +393,8 @@ fn string<'a>(block: &mut &'a [u8]) -> Option<(&'a [u8], bool)> {
 
 /// The lengths of the names of RFC 7541, appendix A.
 const STATIC_NAME_LENGTHS: [u8; 61] = [
-    10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14, 16, 13, 12, 6, 4, 4,
-    6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3, 16,
+    10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14, 16, 13, 12, 6, 4,
+    4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3, 16,
 ];
 
 /// An entry of RFC 7541, appendix A.

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use super::keepalive::Keepalive;
 use super::upgrade;
 use super::wire::{Link, Policy, Wire};
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, gone, stream_error};
-use crate::http::codec::{self, CloseReason, OwnerRef, Reply, ResetCode, StreamError};
+use crate::http::codec::{self, CloseReason, Owner, OwnerRef, Reply, ResetBy, ResetCode, StreamError};
 use crate::io::Io;
 
 /// What a cluster asks of HTTP/2.
@@ -46,9 +46,15 @@ struct Shared {
 }
 
 /// What the handles and the driver share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
+    /// As long as the connection lives.
+    owner: Weak<dyn Owner>,
     active: Cell<usize>,
+    /// Streams on which something is still to come or to be sent.
+    under_way: Cell<usize>,
+    /// Streams that ended with the connection.
+    lost: Cell<usize>,
     closed: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -69,6 +75,8 @@ pub(super) struct Lease {
     sender: RefCell<Option<Sender>>,
     request_ended: Cell<bool>,
     response_ended: Cell<bool>,
+    /// Under way no longer.
+    over: Cell<bool>,
 }
 
 impl Lease {
@@ -79,12 +87,55 @@ impl Lease {
             sender: RefCell::new(None),
             request_ended: Cell::new(false),
             response_ended: Cell::new(false),
+            over: Cell::new(true),
         })
+    }
+
+    fn begin(&self, sender: Sender) {
+        self.sender.replace(Some(sender));
+        self.over.set(false);
+        self.counts.under_way.set(self.counts.under_way.get() + 1);
+    }
+
+    fn set_request_ended(&self) {
+        self.request_ended.set(true);
+        if self.response_ended.get() {
+            self.end();
+        }
     }
 
     /// The response has been read to its end.
     pub(super) fn set_response_ended(&self) {
         self.response_ended.set(true);
+        if self.request_ended.get() {
+            self.end();
+        }
+    }
+
+    /// Whether this is the end, of which nobody has heard.
+    fn end(&self) -> bool {
+        let first = !self.over.replace(true);
+        if first {
+            self.counts.under_way.set(self.counts.under_way.get() - 1);
+        }
+        first
+    }
+
+    /// The stream has ended before its time.
+    pub(super) fn failed(&self, error: StreamError) {
+        if !self.end() {
+            return;
+        }
+        let by = match error {
+            StreamError::Reset(_) => ResetBy::Peer,
+            StreamError::Protocol(_) | StreamError::TooLarge(_) | StreamError::Local => ResetBy::Us,
+            StreamError::ConnectionClosed => return self.counts.lost.set(self.counts.lost.get() + 1),
+            // What the peer has not seen does not count.
+            StreamError::Refused => return,
+        };
+        if let Some(owner) = self.counts.owner.upgrade() {
+            owner.reset(by);
+        }
     }
 
     fn send<R>(&self, call: impl FnOnce(&mut Sender) -> Result<R, StreamError>) -> Result<R, StreamError> {
@@ -101,6 +152,7 @@ impl Drop for Lease {
             && !(self.request_ended.get() && self.response_ended.get())
         {
             sender.send_reset(ResetCode::Internal);
+            self.failed(StreamError::Local);
         }
         self.counts.active.set(self.counts.active.get() - 1);
         self.counts.wake();
@@ -133,14 +185,23 @@ impl ClientConnection {
             Some(times) => connection.ping_pong().map(|pings| Keepalive::new(pings, times)),
             None => None,
         };
-        let counts = Rc::new(Counts::default());
+        let counts = Rc::new(Counts {
+            owner: Rc::downgrade(&owner),
+            active: Cell::default(),
+            under_way: Cell::default(),
+            lost: Cell::default(),
+            closed: Cell::default(),
+            waiting: RefCell::default(),
+        });
         let driver = Driver { connection, keepalive, link: link.clone() };
         let ended = counts.clone();
         tokio::task::spawn_local(async move {
             let reason = driver.run().await;
             ended.closed.set(true);
             ended.wake();
-            owner.closed(reason);
+            // Streams whose answer has come take it now: they are not lost.
+            tokio::task::yield_now().await;
+            owner.closed(reason, ended.lost.get() + ended.under_way.get());
         });
         let max_streams = http2.max_concurrent_streams as usize;
         Ok(ClientConnection(Rc::new(Shared { requests, link, limits, max_streams, counts })))
@@ -255,8 +316,10 @@ impl ClientStream {
         // A clone each: a handle that has sent a request beyond the peer's limit sends no other.
         match self.shared.requests.clone().send_request(request, end) {
             Ok((response, stream)) => {
-                self.lease.sender.replace(Some(Sender { stream, link: self.shared.link.clone() }));
-                self.lease.request_ended.set(end);
+                self.lease.begin(Sender { stream, link: self.shared.link.clone() });
+                if end {
+                    self.lease.set_request_ended();
+                }
                 self.state = State::Waiting(response);
                 Ok(())
             }
@@ -275,17 +338,27 @@ impl ClientStream {
 
     pub(in crate::http::codec) fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
         self.lease.send(|sender| sender.send_data(data, end))?;
-        self.lease.request_ended.set(end);
+        if end {
+            self.lease.set_request_ended();
+        }
         Ok(())
     }
 
     pub(in crate::http::codec) fn send_trailers(&mut self, trailers: Headers) -> Result<(), StreamError> {
         self.lease.send(|sender| sender.send_trailers(trailers))?;
-        self.lease.request_ended.set(true);
+        self.lease.set_request_ended();
         Ok(())
     }
 
     pub(in crate::http::codec) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, StreamError>> {
+        let reply = ready!(self.poll_head(cx));
+        if let Err(error) = reply {
+            self.lease.failed(error);
+        }
+        Poll::Ready(reply)
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, StreamError>> {
         let State::Waiting(future) = &mut self.state else { return Poll::Ready(Err(StreamError::Local)) };
         let link = &self.shared.link;
         let limits = self.shared.limits;

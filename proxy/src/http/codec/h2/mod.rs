@@ -24,6 +24,7 @@ use h2::{Reason, RecvStream, SendStream};
 use outrigger_engine::message::Headers;
 
 pub use self::client::{ClientConnection, ClientSettings, ClientStream};
+pub(in crate::http) use self::scan::CONTROL_FLOOD;
 pub use self::server::{End, Incoming, Responder, ServerConnection, ServerSettings};
 
 use self::head::{BAD_MESSAGE, Limits, Refused};
@@ -105,7 +106,11 @@ impl Body {
     fn fail(&mut self, error: &h2::Error) -> Poll<Option<Result<Frame, StreamError>>> {
         self.state = BodyState::End;
         self.failed = true;
-        Poll::Ready(Some(Err(stream_error(error, &self.link, self.stream.stream_id().as_u32()))))
+        let error = stream_error(error, &self.link, self.stream.stream_id().as_u32());
+        if let Some(lease) = &self.lease {
+            lease.failed(error);
+        }
+        Poll::Ready(Some(Err(error)))
     }
 }
 

@@ -24,6 +24,9 @@ pub(super) const CONTINUATION: u8 = 9;
 pub(super) const FLAG_END_STREAM: u8 = 1;
 const FLAG_ACK: u8 = 1;
 
+/// Envoy's response code detail for more control frames than may wait for the peer to read them.
+pub(in crate::http) const CONTROL_FLOOD: &str = "http2.outbound_control_frames_flood";
+
 /// Control frames that a peer may have answered in one go: Envoy's `max_outbound_control_frames`.
 const MAX_CONTROL_BURST: u32 = 1000;
 /// Envoy's `max_consecutive_inbound_frames_with_empty_payload`.
@@ -192,7 +195,7 @@ impl Floods {
             SETTINGS | PING if frame.flags & FLAG_ACK == 0 => {
                 self.control += 1;
                 if self.control > MAX_CONTROL_BURST {
-                    return Err("http2.outbound_control_frames_flood");
+                    return Err(CONTROL_FLOOD);
                 }
             }
             _ => {}

@@ -121,9 +121,11 @@ struct Pool(Cell<Option<CloseReason>>);
 impl Owner for Pool {
     fn idle(&self, _: h1::ClientConnection) {}
 
-    fn closed(&self, reason: CloseReason) {
+    fn closed(&self, reason: CloseReason, _: usize) {
         assert_eq!(self.0.replace(Some(reason)), None, "closed twice");
     }
+
+    fn reset(&self, _: codec::ResetBy) {}
 }
 
 async fn client(io: DuplexStream, settings: &ClientSettings) -> (ClientConnection, Rc<Pool>) {
