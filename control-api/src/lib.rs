@@ -1,7 +1,10 @@
 //! The control plane: objects come in by its API, are checked, stored, resolved to a model and compiled to xDS, and go
 //! out to proxies.
 
+pub mod api;
+pub mod log;
 pub mod model;
+pub mod serve;
 pub mod store;
 pub mod xds;
 
@@ -10,6 +13,9 @@ mod testing;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+
+/// Where the control plane serves gRPC if nothing else is asked for.
+pub const DEFAULT_SERVER: &str = "127.0.0.1:15010";
 
 /// Runs the command line, without the program's name first.
 pub fn run(_args: impl IntoIterator<Item = OsString>) -> ExitCode {

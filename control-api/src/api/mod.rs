@@ -1,0 +1,171 @@
+//! The gRPC API, `outrigger.control.v1.Control`, over the set in force and the one thread that writes.
+
+mod check;
+mod counters;
+mod differences;
+pub mod objects;
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod watching;
+mod writer;
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use outrigger_engine::source::nearest;
+use outrigger_proto::outrigger::control::v1::control_server::Control;
+use outrigger_proto::outrigger::control::v1::{
+    ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListProxiesRequest,
+    ListProxiesResponse, ListRequest, ListResponse, ObjectKey, Proxy, ProxyType, WatchRequest, WatchResponse,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+pub use self::check::Compiled;
+pub use self::counters::{Counters, Method};
+pub use self::refusal::{Refusal, Violation};
+pub use self::watching::Selection;
+pub use self::writer::{ApplyOutcome, DeleteOutcome, Doomed, Held, InForce, Writer};
+use crate::model::{DEFAULT_NAMESPACE, Key, Kind, Name};
+use crate::store::Log;
+use crate::xds::{Protocol, Proxies};
+
+/// Events that wait for a watcher before the log is read on.
+const WATCH_BUFFER: usize = 64;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Who writes.
+    pub writer: Writer,
+    /// What is in force.
+    pub in_force: watch::Receiver<Arc<InForce>>,
+    /// What was, and how it became so.
+    pub log: Log,
+    /// Who is connected.
+    pub proxies: Arc<Proxies>,
+    /// What was asked.
+    pub counters: Arc<Counters>,
+}
+
+impl Api {
+    fn current(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.borrow())
+    }
+
+    fn counted<T>(&self, method: Method, result: Result<T, Status>) -> Result<Response<T>, Status> {
+        let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
+        self.counters.count(method, code);
+        result.map(Response::new)
+    }
+
+    fn get_object(&self, request: GetRequest) -> Result<GetResponse, Status> {
+        let key = key(request.key)?;
+        let object = self.current().shown(&key).ok_or_else(|| Status::from(Refusal::NotFound(vec![key])))?;
+        Ok(GetResponse { object: Some(object) })
+    }
+
+    fn list_objects(&self, request: &ListRequest) -> Result<ListResponse, Status> {
+        let selection = Selection::new(&request.kind, &request.namespace, "")?;
+        let set = self.current();
+        let chosen = set.objects.iter().filter(|(key, _)| selection.holds(key));
+        Ok(ListResponse { objects: chosen.map(|(key, held)| set.show(key, held)).collect(), revision: set.revision })
+    }
+
+    async fn apply_objects(&self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
+        let ApplyOutcome { revision, applied } = self.writer.apply(request.objects, request.dry_run).await?;
+        Ok(ApplyResponse { revision, applied })
+    }
+
+    async fn delete_objects(&self, request: DeleteRequest) -> Result<DeleteResponse, Status> {
+        let doomed = request.keys.into_iter().map(|wanted| {
+            let resource_version = wanted.resource_version.clone();
+            Ok(Doomed { key: key(Some(wanted))?, resource_version })
+        });
+        let doomed = doomed.collect::<Result<_, Status>>()?;
+        let DeleteOutcome { revision, deleted } = self.writer.delete(doomed, request.dry_run).await?;
+        Ok(DeleteResponse { revision, deleted })
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Api {
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let result = self.apply_objects(request.into_inner()).await;
+        self.counted(Method::Apply, result)
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        self.counted(Method::Get, self.get_object(request.into_inner()))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        self.counted(Method::List, self.list_objects(request.get_ref()))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let result = self.delete_objects(request.into_inner()).await;
+        self.counted(Method::Delete, result)
+    }
+
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (out, events) = mpsc::channel(WATCH_BUFFER);
+        let run = watching::run(request.into_inner(), self.in_force.clone(), self.log.clone(), out);
+        #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
+        tokio::spawn(run);
+        self.counted(Method::Watch, Ok(ReceiverStream::new(events)))
+    }
+
+    async fn list_proxies(
+        &self,
+        _request: Request<ListProxiesRequest>,
+    ) -> Result<Response<ListProxiesResponse>, Status> {
+        let proxies = self.proxies.list().into_iter().map(proxy).collect();
+        self.counted(Method::ListProxies, Ok(ListProxiesResponse { proxies }))
+    }
+}
+
+fn proxy(proxy: crate::xds::Proxy) -> Proxy {
+    let protocol = match proxy.protocol {
+        Protocol::Delta => "delta",
+        Protocol::StateOfTheWorld => "state-of-the-world",
+    };
+    let since = proxy.connected.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let types = proxy.kinds.into_iter().map(|(kind, status)| ProxyType {
+        type_url: kind.type_url().to_owned(),
+        resources: status.resources as u64,
+        sent_version: status.sent,
+        accepted_version: status.accepted,
+        rejected: status.rejected,
+    });
+    Proxy {
+        id: proxy.node,
+        cluster: proxy.cluster,
+        agent: proxy.agent,
+        protocol: protocol.to_owned(),
+        connected_since: objects::rfc3339(since),
+        types: types.collect(),
+    }
+}
+
+fn key(key: Option<ObjectKey>) -> Result<Key, Status> {
+    let key = key.unwrap_or_default();
+    if key.name.is_empty() {
+        return Err(Status::invalid_argument("the key has no name"));
+    }
+    let namespace = if key.namespace.is_empty() { DEFAULT_NAMESPACE } else { &key.namespace };
+    Ok(Key { kind: kind_named(&key.kind)?, name: Name::new(namespace, &key.name) })
+}
+
+fn kind_named(name: &str) -> Result<Kind, Status> {
+    objects::kind(name).ok_or_else(|| {
+        let near = nearest(name, Kind::ALL.into_iter().map(Kind::as_str));
+        let known: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
+        let hint = if near.is_empty() { format!("; there are {}", known.join(", ")) } else { near };
+        Status::invalid_argument(format!("{name:?} is no kind of this version{hint}"))
+    })
+}

@@ -1,0 +1,121 @@
+//! Why a request is refused, and what it becomes on the wire: one table.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::model::Key;
+use crate::store::{LogError, StoreError};
+
+/// A field of a request that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its path in the request, as JSON: `objects[2].httpRoute.spec.rules[0].name`.
+    pub field: String,
+    /// The object that it belongs to, for people: `HTTPRoute default/products: spec.rules[0].name`.
+    pub place: String,
+    /// As it was written; empty where there is nothing to show.
+    pub value: String,
+    /// What is wrong with it, and what would be right.
+    pub reason: String,
+}
+
+impl Violation {
+    fn description(&self) -> String {
+        if self.value.is_empty() { self.reason.clone() } else { format!("{}: {}", self.value, self.reason) }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Fields are wrong.
+    #[error("{}", describe(.0))]
+    Invalid(Vec<Violation>),
+    /// Somebody else has written the object meanwhile.
+    #[error(
+        "{key} has resource version {}, not {given}: get it again, repeat your change on that and apply it",
+        current.map_or("none: it does not exist".to_owned(), |current| current.to_string())
+    )]
+    Conflict {
+        /// The object.
+        key: Key,
+        /// The version that the request wants to replace.
+        given: String,
+        /// The version in force, if there is one.
+        current: Option<u64>,
+    },
+    /// There are no such objects.
+    #[error("not found: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    NotFound(Vec<Key>),
+    /// A watch cannot start or go on where it wants to.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store failed: the process ends, and starts anew from what is on the disk.
+    #[error("the store failed, nothing is acknowledged that is not on the disk: {0}")]
+    Store(#[from] StoreError),
+    /// The process is about to end.
+    #[error("the control plane is stopping: try again")]
+    Stopping,
+}
+
+fn describe(violations: &[Violation]) -> String {
+    let mut text = match violations.len() {
+        1 => "a field is wrong".to_owned(),
+        count => format!("{count} fields are wrong"),
+    };
+    // A status travels in a header, which has a bound: the details name every field.
+    for violation in violations.iter().take(10) {
+        // Writing to a String cannot fail.
+        _ = write!(text, "; {}: {}", violation.place, violation.description());
+    }
+    if violations.len() > 10 {
+        text.push_str("; ...");
+    }
+    text
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        let code = match refusal {
+            Refusal::Invalid(violations) => {
+                // The bound of a header list in common gRPC clients is 8 KB, in base64.
+                let mut room = 4_000_usize;
+                let mut named = Vec::new();
+                for violation in violations {
+                    let named_one = FieldViolation::new(violation.field.as_str(), violation.description());
+                    let Some(left) = room.checked_sub(named_one.field.len() + named_one.description.len() + 8) else {
+                        break;
+                    };
+                    room = left;
+                    named.push(named_one);
+                }
+                let mut details = ErrorDetails::new();
+                details.set_bad_request(named);
+                return Status::with_error_details(Code::InvalidArgument, shortened(message), details);
+            }
+            Refusal::Conflict { key, given, .. } => {
+                let metadata = HashMap::from([("object".to_owned(), key.to_string()), ("given".to_owned(), given)]);
+                let mut details = ErrorDetails::new();
+                details.set_error_info("CONFLICT", "outrigger.dev", metadata);
+                return Status::with_error_details(Code::Aborted, message, details);
+            }
+            Refusal::NotFound(_) => Code::NotFound,
+            Refusal::Log(LogError::TooOld { .. } | LogError::Future { .. }) => Code::OutOfRange,
+            Refusal::Log(LogError::Database(_)) => Code::Internal,
+            Refusal::Store(_) | Refusal::Stopping => Code::Unavailable,
+        };
+        Status::new(code, shortened(message))
+    }
+}
+
+fn shortened(mut message: String) -> String {
+    if let Some((cut, _)) = message.char_indices().nth(1_500) {
+        message.truncate(cut);
+        message.push_str("...");
+    }
+    message
+}

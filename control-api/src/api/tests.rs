@@ -1,0 +1,250 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_engine::config::report::Report;
+use outrigger_engine::source::{Schema, Source, documents};
+use outrigger_proto::CONTROL_DESCRIPTORS;
+use outrigger_proto::outrigger::control::v1::applied::Outcome;
+use outrigger_proto::outrigger::control::v1::control_server::Control;
+use outrigger_proto::outrigger::control::v1::watch_response::Event;
+use outrigger_proto::outrigger::control::v1::*;
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+use super::{Api, Counters, Writer, objects};
+use crate::store::Store;
+
+struct Bench {
+    api: Api,
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let api = open(directory.path(), 10_000);
+        Bench { api, directory }
+    }
+
+    /// The process ends, and starts again with the same directory.
+    async fn restart(&mut self, log_entries: u64) {
+        self.api.writer.stop().await;
+        while self.api.in_force.changed().await.is_ok() {}
+        let Bench { directory, .. } = self;
+        // The database is closed when its last user is gone.
+        let placeholder = tempfile::tempdir().unwrap();
+        self.api = open(placeholder.path(), log_entries);
+        self.api = open(directory.path(), log_entries);
+    }
+
+    async fn apply(&self, yaml: &str) -> Result<ApplyResponse, Status> {
+        self.send(yaml, false).await
+    }
+
+    async fn send(&self, yaml: &str, dry_run: bool) -> Result<ApplyResponse, Status> {
+        let request = ApplyRequest { objects: parse(yaml), dry_run };
+        self.api.apply(Request::new(request)).await.map(tonic::Response::into_inner)
+    }
+
+    async fn get(&self, kind: &str, name: &str) -> Result<Object, Status> {
+        let request = GetRequest { key: Some(key(kind, name)) };
+        self.api.get(Request::new(request)).await.map(|response| response.into_inner().object.unwrap())
+    }
+
+    async fn delete(&self, keys: Vec<ObjectKey>) -> Result<DeleteResponse, Status> {
+        let request = DeleteRequest { keys, dry_run: false };
+        self.api.delete(Request::new(request)).await.map(tonic::Response::into_inner)
+    }
+
+    async fn watch(&self, after_revision: Option<u64>) -> impl StreamExt<Item = Result<WatchResponse, Status>> + use<> {
+        let request = WatchRequest { kind: "Service".to_owned(), after_revision, ..WatchRequest::default() };
+        self.api.watch(Request::new(request)).await.unwrap().into_inner()
+    }
+}
+
+fn open(directory: &std::path::Path, log_entries: u64) -> Api {
+    let (store, records) = Store::open(directory, log_entries).unwrap();
+    let log = store.log();
+    let (writer, in_force, _failure) = Writer::start(store, records).unwrap();
+    Api { writer, in_force, log, proxies: Arc::default(), counters: Arc::new(Counters::default()) }
+}
+
+fn parse(yaml: &str) -> Vec<Object> {
+    let schema = Schema::new(CONTROL_DESCRIPTORS);
+    let object = |document: &outrigger_engine::source::Document<'_>| {
+        let (kind, report) = (objects::kind(document.scalar("kind").unwrap()).unwrap(), Report::new());
+        let object = objects::decode(kind, &document.encode(&schema, &objects::message_name(kind), &report)).unwrap();
+        assert!(!report.is_rejected(), "{:?}", report.into_parts().0);
+        object
+    };
+    documents(&Source::new("test.yaml", yaml)).unwrap().iter().map(object).collect()
+}
+
+fn key(kind: &str, name: &str) -> ObjectKey {
+    ObjectKey { kind: kind.to_owned(), name: name.to_owned(), ..ObjectKey::default() }
+}
+
+fn service(name: &str, port: u16) -> String {
+    format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n")
+}
+
+fn outcomes(response: &ApplyResponse) -> Vec<Outcome> {
+    response.applied.iter().map(Applied::outcome).collect()
+}
+
+fn name(event: &WatchResponse) -> String {
+    objects::metadata(event.object.as_ref().unwrap()).unwrap().name.clone()
+}
+
+/// Generous: only a test that fails waits so long.
+async fn next(
+    events: &mut (impl StreamExt<Item = Result<WatchResponse, Status>> + Unpin),
+) -> Result<WatchResponse, Status> {
+    tokio::time::timeout(Duration::from_secs(60), events.next()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_set_is_created_changed_and_left_alone() {
+    let bench = Bench::new();
+    let both = service("a", 80) + &service("b", 80);
+    let created = bench.apply(&both).await.unwrap();
+    assert_eq!((created.revision, outcomes(&created)), (1, vec![Outcome::Created, Outcome::Created]));
+    let again = bench.apply(&both).await.unwrap();
+    assert_eq!((again.revision, outcomes(&again)), (1, vec![Outcome::Unchanged, Outcome::Unchanged]));
+    let changed = bench.apply(&(service("a", 81) + &service("b", 80))).await.unwrap();
+    assert_eq!((changed.revision, outcomes(&changed)), (2, vec![Outcome::Configured, Outcome::Unchanged]));
+    let a = bench.get("Service", "a").await.unwrap();
+    let metadata = objects::metadata(&a).unwrap();
+    assert_eq!((metadata.resource_version.as_deref(), metadata.generation), (Some("2"), Some(2)));
+    // What was read can be applied as it is.
+    let request = ApplyRequest { objects: vec![a], dry_run: false };
+    let same = bench.api.apply(Request::new(request)).await.unwrap().into_inner();
+    assert_eq!(outcomes(&same), [Outcome::Unchanged]);
+}
+
+#[tokio::test]
+async fn a_set_with_one_fault_changes_nothing_and_says_where_it_is() {
+    let bench = Bench::new();
+    let refused = bench.apply(&(service("a", 80) + &service("b", 0))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("Service default/b: spec.ports[0].port: 0: "), "{}", refused.message());
+    let details = refused.get_details_bad_request().unwrap();
+    assert_eq!(details.field_violations[0].field, "objects[1].service.spec.ports[0].port");
+    assert_eq!(bench.get("Service", "a").await.unwrap_err().code(), Code::NotFound);
+    let twice = bench.apply(&(service("a", 80) + &service("a", 81))).await.unwrap_err();
+    assert!(twice.message().contains("is in this set twice"), "{}", twice.message());
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_differ_and_stores_nothing() {
+    let bench = Bench::new();
+    bench.apply(&service("a", 80)).await.unwrap();
+    let dry = bench.send(&(service("a", 81) + &service("b", 80)), true).await.unwrap();
+    assert_eq!((dry.revision, outcomes(&dry)), (1, vec![Outcome::Configured, Outcome::Created]));
+    let differences = &dry.applied[0].differences;
+    assert_eq!(
+        differences,
+        &[Difference { path: "spec.ports[0].port".to_owned(), before: "80".to_owned(), after: "81".to_owned() }]
+    );
+    assert_eq!(bench.get("Service", "b").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(bench.api.in_force.borrow().revision, 1);
+}
+
+#[tokio::test]
+async fn nobody_overwrites_what_they_have_not_seen() {
+    let bench = Bench::new();
+    bench.apply(&service("a", 80)).await.unwrap();
+    let versioned = |version: u64, port: u16| {
+        service("a", port).replace("{name: a}", &format!("{{name: a, resourceVersion: '{version}'}}"))
+    };
+    bench.apply(&versioned(1, 81)).await.unwrap();
+    let refused = bench.apply(&versioned(1, 82)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted);
+    assert!(
+        refused.message().starts_with("Service default/a has resource version 2, not 1: "),
+        "{}",
+        refused.message()
+    );
+    let mut doomed = key("Service", "a");
+    doomed.resource_version = "1".to_owned();
+    assert_eq!(bench.delete(vec![doomed.clone()]).await.unwrap_err().code(), Code::Aborted);
+    doomed.resource_version = "2".to_owned();
+    assert_eq!(bench.delete(vec![doomed]).await.unwrap().revision, 3);
+    let refused = bench.apply(&versioned(2, 82)).await.unwrap_err();
+    assert!(refused.message().contains("has resource version none: it does not exist"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn objects_are_deleted_together_or_not_at_all() {
+    let bench = Bench::new();
+    bench.apply(&(service("a", 80) + &service("b", 80))).await.unwrap();
+    let refused = bench.delete(vec![key("Service", "a"), key("Service", "c")]).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::NotFound, "not found: Service default/c"));
+    let deleted = bench.delete(vec![key("Service", "a"), key("Service", "b")]).await.unwrap();
+    assert_eq!((deleted.revision, deleted.deleted.len()), (2, 2));
+    let near = bench.delete(vec![key("Servce", "a")]).await.unwrap_err();
+    assert_eq!(near.message(), r#""Servce" is no kind of this version; did you mean "Service"?"#);
+}
+
+#[tokio::test]
+async fn a_watch_shows_what_is_and_what_becomes() {
+    let bench = Bench::new();
+    bench.apply(&service("a", 80)).await.unwrap();
+    let mut events = bench.watch(None).await;
+    let first = next(&mut events).await.unwrap();
+    assert_eq!((first.event(), name(&first), first.revision), (Event::Initial, "a".to_owned(), 1));
+    assert_eq!(next(&mut events).await.unwrap().event(), Event::Synced);
+    bench.apply(&service("b", 80)).await.unwrap();
+    bench.delete(vec![key("Service", "a")]).await.unwrap();
+    let event = next(&mut events).await.unwrap();
+    assert_eq!((event.event(), name(&event), event.revision), (Event::Applied, "b".to_owned(), 2));
+    let event = next(&mut events).await.unwrap();
+    assert_eq!((event.event(), name(&event), event.revision), (Event::Deleted, "a".to_owned(), 3));
+    bench.api.writer.stop().await;
+    assert_eq!(next(&mut events).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_after_a_restart_as_long_as_the_log_reaches_back() {
+    let mut bench = Bench::new();
+    for port in 80..84 {
+        bench.apply(&service("a", port)).await.unwrap();
+    }
+    bench.restart(2).await;
+    let mut events = bench.watch(Some(2)).await;
+    assert_eq!(next(&mut events).await.unwrap().revision, 3);
+    assert_eq!(next(&mut events).await.unwrap().revision, 4);
+    bench.apply(&service("a", 84)).await.unwrap();
+    assert_eq!(next(&mut events).await.unwrap().revision, 5);
+    let mut late = bench.watch(Some(2)).await;
+    let refused = next(&mut late).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+    assert!(refused.message().ends_with("list again and watch from there"), "{}", refused.message());
+    let mut early = bench.watch(Some(9)).await;
+    assert_eq!(next(&mut early).await.unwrap_err().code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_route_shows_what_became_of_it() {
+    let bench = Bench::new();
+    let route = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{group: '', kind: Service, name: a}]
+  rules: [{backendRefs: [{name: b, port: 80}]}]
+";
+    let resolved = async |expected: &str| {
+        let json = objects::json(&bench.get("HTTPRoute", "r").await.unwrap());
+        let conditions = json["status"]["parents"][0]["conditions"].as_array().unwrap();
+        let found = conditions.iter().find(|condition| condition["type"] == "ResolvedRefs").unwrap();
+        assert_eq!(found["status"], expected, "{found}");
+        assert!(found["lastTransitionTime"].as_str().unwrap().ends_with('Z'));
+    };
+    bench.apply(&(service("a", 80) + route)).await.unwrap();
+    resolved("False").await;
+    bench.apply(&service("b", 80)).await.unwrap();
+    resolved("True").await;
+}

@@ -1,0 +1,119 @@
+//! The process's own log: lines on standard error.
+
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::ValueEnum;
+use outrigger_proto::prost_types::Timestamp;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span;
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+
+/// What is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// What helps to find a fault.
+    Debug,
+    /// What an operator wants to know.
+    Info,
+    /// What an operator should look at.
+    Warning,
+    /// What went wrong.
+    Error,
+    /// Nothing.
+    Off,
+}
+
+impl Level {
+    fn filter(self) -> LevelFilter {
+        match self {
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Info => LevelFilter::INFO,
+            Level::Warning => LevelFilter::WARN,
+            Level::Error => LevelFilter::ERROR,
+            Level::Off => LevelFilter::OFF,
+        }
+    }
+}
+
+/// Logs from now on. A second call changes nothing.
+pub fn init(level: Level) {
+    _ = tracing::subscriber::set_global_default(Lines(level.filter()));
+}
+
+/// Writes lines like `2026-11-21T18:22:00.123Z info: revision 3: 2 written, 0 deleted`.
+struct Lines(LevelFilter);
+
+impl Lines {
+    /// Ours; of the libraries only what went wrong.
+    fn wants(&self, metadata: &Metadata<'_>) -> bool {
+        let bound = if metadata.target().starts_with("outrigger") { self.0 } else { self.0.min(LevelFilter::WARN) };
+        metadata.is_event() && *metadata.level() <= bound
+    }
+}
+
+impl Subscriber for Lines {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.wants(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.wants(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.0)
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = i32::try_from(since.subsec_millis()).unwrap_or_default();
+        let time = Timestamp { seconds: since.as_secs().cast_signed(), nanos: millis * 1_000_000 };
+        let level = match *event.metadata().level() {
+            tracing::Level::ERROR => "error",
+            tracing::Level::WARN => "warning",
+            tracing::Level::INFO => "info",
+            tracing::Level::DEBUG | tracing::Level::TRACE => "debug",
+        };
+        let mut line = format!("{time} {level}:");
+        event.record(&mut Text(&mut line));
+        line.push('\n');
+        // Where nobody reads it, it is lost.
+        _ = std::io::stderr().write_all(line.as_bytes());
+    }
+
+    fn enter(&self, _span: &span::Id) {}
+
+    fn exit(&self, _span: &span::Id) {}
+}
+
+/// The message, then the fields as `name=value`.
+struct Text<'l>(&'l mut String);
+
+impl Visit for Text<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a String cannot fail.
+        _ = match field.name() {
+            "message" => write!(self.0, " {value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        _ = match field.name() {
+            "message" => write!(self.0, " {value}"),
+            name => write!(self.0, " {name}={value}"),
+        };
+    }
+}
