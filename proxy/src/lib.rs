@@ -10,6 +10,7 @@ pub mod args;
 pub mod bootstrap;
 pub mod cluster;
 pub mod configuration;
+pub mod grpc;
 pub mod http;
 pub mod io;
 pub mod listener;
@@ -20,6 +21,7 @@ pub mod telemetry;
 pub mod tls;
 pub mod validate;
 pub mod worker;
+pub mod xds;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

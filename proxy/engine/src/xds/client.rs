@@ -50,7 +50,7 @@ impl Request {
 
 /// The client of one source: one stream of discovery, reconnected as often as it takes.
 ///
-/// Memory is bounded by what is subscribed: a name, a version and a hash for each resource. The bodies go out with the
+/// Memory is bounded by what is subscribed: a name and a version for each resource. The bodies go out with the
 /// updates.
 #[derive(Debug)]
 pub struct Client {
@@ -264,7 +264,7 @@ impl Client {
         self.kinds.get(&kind).into_iter().flat_map(Subscription::known)
     }
 
-    /// The version of a kind: that of its last response that was accepted as a whole (state of the world only).
+    /// The version of a kind: that of its last response that was accepted as a whole.
     pub fn version(&self, kind: Kind) -> &str {
         self.kinds.get(&kind).map_or("", |subscription| &subscription.version)
     }

@@ -1,6 +1,5 @@
 //! Responses of both variants of the protocol, in one form.
 
-use std::hash::{DefaultHasher, Hasher as _};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,8 +40,8 @@ pub(super) struct Received {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    /// The message, and a hash of it.
-    Body(Bytes, u64),
+    /// The message.
+    Body(Bytes),
     /// What is there stays for another TTL.
     Heartbeat,
     /// Not a resource, and why.
@@ -96,7 +95,7 @@ impl From<pb::DiscoveryResponse> for Response {
 impl From<pb::DeltaDiscoveryResponse> for Response {
     fn from(message: pb::DeltaDiscoveryResponse) -> Self {
         let pb::DeltaDiscoveryResponse {
-            system_version_info: _,
+            system_version_info: version,
             resources,
             type_url,
             mut removed_resources,
@@ -108,7 +107,7 @@ impl From<pb::DeltaDiscoveryResponse> for Response {
         removed_resources.extend(removed_resource_names.into_iter().map(|name| name.name));
         Response {
             control_plane: control_plane.map(|plane| plane.identifier).unwrap_or_default(),
-            version: String::new(),
+            version,
             nonce,
             resources: resources.into_iter().map(|resource| unwrap(resource, &type_url)).collect(),
             removed: removed_resources,
@@ -157,7 +156,7 @@ fn unwrap(resource: pb::Resource, type_url: &str) -> Received {
     // The wrapper may leave the name to the message; a resource under two names is none under either.
     let (name, content) = match content {
         content if name.is_empty() => (inner, content),
-        Content::Body(..) if inner != name && !aliases.contains(&inner) => {
+        Content::Body(_) if inner != name && !aliases.contains(&inner) => {
             let reason = format!("is named {name:?} outside and {inner:?} inside");
             (name, Content::Faulty(reason))
         }
@@ -172,11 +171,7 @@ fn body(any: Any, type_url: &str) -> (String, Content) {
         return (String::new(), Content::Faulty(format!("is a {:?} in a response of {type_url:?}", any.type_url)));
     }
     match name_in(&any.value) {
-        Ok(name) => {
-            let mut hasher = DefaultHasher::new();
-            hasher.write(&any.value);
-            (name, Content::Body(any.value.into(), hasher.finish()))
-        }
+        Ok(name) => (name, Content::Body(any.value.into())),
         Err(error) => (String::new(), faulty(&error)),
     }
 }

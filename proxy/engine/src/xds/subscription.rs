@@ -30,7 +30,7 @@ pub(super) struct Subscription {
     names: BTreeMap<Arc<str>, Wanted>,
     known: HashMap<Arc<str>, Known>,
     failed: BTreeMap<Arc<str>, Failure>,
-    /// Of the last response that was accepted as a whole (state of the world only).
+    /// Of the last response that was accepted as a whole.
     pub version: String,
     /// `None` until something of this kind was sent on the stream.
     pub on_stream: Option<OnStream>,
@@ -57,7 +57,6 @@ enum Wait {
 #[derive(Debug)]
 struct Known {
     version: String,
-    hash: u64,
     expires: Option<Instant>,
 }
 
@@ -318,7 +317,7 @@ impl Subscription {
         if name.is_empty() {
             let reason = match content {
                 Content::Faulty(reason) => reason,
-                Content::Body(..) | Content::Heartbeat => "a resource must have a name".to_owned(),
+                Content::Body(_) | Content::Heartbeat => "a resource must have a name".to_owned(),
             };
             return reject("", reason);
         }
@@ -354,20 +353,10 @@ impl Subscription {
                 }
                 _ => fail("a heartbeat of a version that is not here".to_owned(), &mut self.failed),
             },
-            Content::Body(body, hash) => {
+            Content::Body(body) => {
                 self.arrived(&shared);
-                match self.known.get_mut(&shared) {
-                    Some(known) if known.hash == hash => {
-                        known.version = version;
-                        let before = std::mem::replace(&mut known.expires, expires);
-                        self.reschedule(&shared, before, expires);
-                        self.failed.remove(&shared);
-                    }
-                    _ => {
-                        draft.pending.insert(shared, Known { version: version.clone(), hash, expires });
-                        draft.update.changed.push(Resource { name, version, body });
-                    }
-                }
+                draft.pending.insert(shared, Known { version: version.clone(), expires });
+                draft.update.changed.push(Resource { name, version, body });
             }
         }
     }

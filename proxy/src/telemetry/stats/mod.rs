@@ -29,7 +29,8 @@ pub use listener::{ListenerHttpStats, ListenerStats, TcpStats};
 pub use metric::{Counter, Gauge, SharedCounter};
 pub use scope::{Family, Merge, Metrics, Sample, Scope, Single, Unit, Value};
 pub use server::{
-    ClusterManagerStats, FileStats, GrpcAccessLogStats, ListenerManagerStats, ServerStats, SubscriptionStats,
+    ClusterManagerStats, ControlPlaneStats, FileStats, GrpcAccessLogStats, ListenerManagerStats, ServerStats,
+    SubscriptionStats,
 };
 pub use ssl::{SslCounters, SslStats};
 pub use worker::WorkerStats;
@@ -58,6 +59,8 @@ pub struct Stats {
     pub cluster_manager: ClusterManagerStats,
     /// `cluster_manager.cds.`
     pub cds: SubscriptionStats,
+    /// `control_plane.`
+    pub control_plane: ControlPlaneStats,
     /// `filesystem.`, of the writer of access logs.
     pub filesystem: FileStats,
     /// `access_logs.grpc_access_log.`
@@ -116,6 +119,9 @@ impl Stats {
         scope::visit_one(&self.cluster_manager, "cluster_manager", visit);
         if self.cds.update_attempt.get() > 0 {
             scope::visit_one(&self.cds, "cluster_manager.cds", visit);
+        }
+        if self.lds.update_attempt.get() + self.cds.update_attempt.get() > 0 {
+            scope::visit_one(&self.control_plane, "control_plane", visit);
         }
         scope::visit_one(&self.filesystem, "filesystem", visit);
         scope::visit_one(&self.grpc_access_log, "access_logs.grpc_access_log", visit);

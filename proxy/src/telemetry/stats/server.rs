@@ -38,6 +38,12 @@ metric_structs! {
         histograms { update_duration: Milliseconds }
     }
 
+    /// `control_plane.`: the aggregated stream
+    ControlPlaneStats (single) {
+        counters {}
+        gauges { connected_state }
+    }
+
     /// `filesystem.`: access logs in files. Several threads write it.
     FileStats (single) {
         shared_counters {

@@ -1,0 +1,312 @@
+//! One stream of discovery: opened, read, answered and opened again.
+
+use std::future::{Future, pending, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_engine::config::config_source::GrpcSource;
+use outrigger_engine::xds::{Client, Interest, Kind, Reconnect, Rejection, Response, Variant, identify};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::configuration::channel::Feed;
+use crate::grpc::{Call, CallError, frame};
+use crate::telemetry::stats::SubscriptionStats;
+use crate::worker::Worker;
+
+/// Messages above this are decoded beside the control thread, in bytes: a millisecond's work.
+const LARGE: usize = 256 << 10;
+
+/// A stream and what it is for.
+pub(super) struct Stream {
+    pub(super) worker: Rc<Worker>,
+    /// The one kind that it carries; `None` on the aggregated stream.
+    pub(super) kind: Option<Kind>,
+    pub(super) source: Arc<GrpcSource>,
+    /// The kinds of which it carries all, each with the wait for its first response.
+    pub(super) kinds: Vec<(Kind, Option<Duration>)>,
+    pub(super) feed: Feed,
+    pub(super) interests: mpsc::UnboundedReceiver<Interest>,
+    pub(super) first_clusters: watch::Sender<bool>,
+    pub(super) clusters_are_there: watch::Receiver<bool>,
+}
+
+/// Where the connection stands.
+enum Link {
+    /// The next attempt is at this time.
+    Down(Instant),
+    Opening(Pin<Box<dyn Future<Output = Result<Call, CallError>>>>),
+    Up {
+        call: Call,
+        /// Waits until the stream takes it.
+        outgoing: Option<Bytes>,
+        /// When the first response came.
+        served: Option<Instant>,
+    },
+}
+
+/// What happens next.
+enum Event {
+    Interest(Option<Interest>),
+    /// The first clusters are there, so listeners can be asked for.
+    Clusters,
+    Applied(Option<Vec<Rejection>>),
+    Opened(Result<Call, CallError>),
+    /// The stream takes a message.
+    Ready,
+    Message(Bytes),
+    Broken(CallError),
+    Time,
+}
+
+impl Stream {
+    /// Runs until nobody is interested any more, or the process ends.
+    pub(super) async fn run(mut self) {
+        let variant = if self.source.delta { Variant::Delta } else { Variant::Sotw };
+        let node = identify(self.worker.process.node.clone(), env!("CARGO_PKG_VERSION"));
+        let mut client = Client::new(variant, node, self.source.rate_limit);
+        let policy = self.source.services.first().map(|service| service.back_off).unwrap_or_default();
+        let mut reconnect = Reconnect::new(policy, self.source.services.len());
+        let mut link = Link::Down(Instant::now());
+        let mut applying: Option<(Kind, Pin<Box<dyn Future<Output = Option<Vec<Rejection>>>>>)> = None;
+        // Listeners wait for clusters of another stream; of this one the client sees to it.
+        let own_clusters = self.kinds.iter().any(|(kind, _)| *kind == Kind::Cluster);
+        let mut listeners = None;
+        for (kind, timeout) in std::mem::take(&mut self.kinds) {
+            if kind == Kind::Listener && !own_clusters {
+                listeners = Some(timeout);
+            } else {
+                self.subscribe_all(&mut client, kind, timeout);
+            }
+        }
+        loop {
+            let now = Instant::now();
+            if applying.is_none()
+                && let Some(update) = client.poll_update(now.into_std())
+            {
+                let (kind, feed) = (update.kind, self.feed.clone());
+                applying = Some((kind, Box::pin(async move { feed.apply(update).await })));
+            }
+            if let Link::Up { outgoing, .. } = &mut link
+                && outgoing.is_none()
+            {
+                *outgoing = client.poll_request(now.into_std()).map(|request| frame(&request.encode()));
+            }
+            if let Link::Down(at) = &link
+                && *at <= now
+            {
+                link = Link::Opening(self.open(reconnect.service()));
+            }
+            let event = {
+                let wants_response = client.wants_response();
+                let deadline = client.deadline();
+                let waits_for_clusters = listeners.is_some();
+                tokio::select! {
+                    biased;
+                    outcome = async {
+                        match &mut applying {
+                            Some((_, applying)) => applying.await,
+                            None => pending().await,
+                        }
+                    } => Event::Applied(outcome),
+                    interest = self.interests.recv() => Event::Interest(interest),
+                    // An error is as good as a change: the stream that was to bring them is gone.
+                    _ = self.clusters_are_there.wait_for(|there| *there), if waits_for_clusters => Event::Clusters,
+                    event = next_of(&mut link, wants_response) => event,
+                    () = async {
+                        match deadline {
+                            Some(deadline) => sleep_until(deadline.into()).await,
+                            None => pending().await,
+                        }
+                    } => Event::Time,
+                }
+            };
+            match event {
+                Event::Interest(Some(interest)) => {
+                    self.interest(&mut client, &interest);
+                    // All that are there go into one request.
+                    while let Ok(interest) = self.interests.try_recv() {
+                        self.interest(&mut client, &interest);
+                    }
+                }
+                Event::Interest(None) => return,
+                Event::Clusters => {
+                    if let Some(timeout) = listeners.take() {
+                        self.subscribe_all(&mut client, Kind::Listener, timeout);
+                    }
+                }
+                Event::Applied(outcome) => {
+                    let Some((kind, _)) = applying.take() else { continue };
+                    let Some(rejected) = outcome else { return };
+                    let applied = rejected.len();
+                    let rejected = client.verdict(rejected, Instant::now().into_std());
+                    // The others are logged where they are rejected.
+                    for Rejection { name, reasons } in rejected.iter().take(rejected.len() - applied) {
+                        tracing::warn!(target: "config", "{kind:?} {name:?} is rejected: {}", reasons.join("; "));
+                    }
+                    if kind == Kind::Cluster {
+                        self.first_clusters.send_replace(true);
+                    }
+                    if let Some(stats) = self.stats(kind) {
+                        stats.update_attempt.inc();
+                    }
+                }
+                Event::Opened(Ok(call)) => {
+                    client.connected();
+                    self.set_connected(1);
+                    link = Link::Up { call, outgoing: None, served: None };
+                }
+                Event::Ready => {
+                    if let Link::Up { call, outgoing, .. } = &mut link
+                        && let Some(message) = outgoing.take()
+                        && let Err(error) = call.send(message)
+                    {
+                        link = self.broken(&mut client, &mut reconnect, &link, &error);
+                    }
+                }
+                Event::Message(message) => {
+                    let response = match message.len() {
+                        0..LARGE => Response::decode(variant, &message),
+                        _ => match tokio::task::spawn_blocking(move || Response::decode(variant, &message)).await {
+                            Ok(response) => response,
+                            Err(_) => return,
+                        },
+                    };
+                    match response {
+                        Ok(response) => {
+                            if let Link::Up { served, .. } = &mut link {
+                                served.get_or_insert_with(Instant::now);
+                            }
+                            self.receive(&mut client, response);
+                        }
+                        Err(error) => {
+                            let error = CallError::Malformed(error.to_string());
+                            link = self.broken(&mut client, &mut reconnect, &link, &error);
+                        }
+                    }
+                }
+                Event::Opened(Err(error)) | Event::Broken(error) => {
+                    link = self.broken(&mut client, &mut reconnect, &link, &error);
+                }
+                Event::Time => {}
+            }
+        }
+    }
+
+    fn open(&self, service: usize) -> Pin<Box<dyn Future<Output = Result<Call, CallError>>>> {
+        let (worker, source) = (self.worker.clone(), self.source.clone());
+        let path = method(self.kind, source.delta);
+        Box::pin(async move {
+            match source.services.get(service) {
+                Some(service) => Call::open(&worker, service, path).await,
+                // There is always one: the configuration says so.
+                None => pending().await,
+            }
+        })
+    }
+
+    fn subscribe_all(&self, client: &mut Client, kind: Kind, timeout: Option<Duration>) {
+        client.subscribe_all(kind, timeout, Instant::now().into_std());
+        if let Some(stats) = self.stats(kind) {
+            stats.update_attempt.inc();
+        }
+    }
+
+    fn interest(&self, client: &mut Client, interest: &Interest) {
+        let Interest { kind, name, source, wanted } = interest;
+        client.interest(*kind, name, *wanted, source.initial_fetch_timeout, Instant::now().into_std());
+    }
+
+    fn receive(&self, client: &mut Client, response: Response) {
+        let (type_url, count) = (response.type_url.clone(), response.len());
+        match client.receive(response) {
+            Some(kind) => tracing::debug!(target: "config", "{kind:?}: a response with {count} resources"),
+            None => tracing::warn!(
+                target: "config",
+                "a response of {type_url:?}, which was not asked for, is not answered"
+            ),
+        }
+    }
+
+    /// The stream is no more; when there is another attempt.
+    fn broken(&self, client: &mut Client, reconnect: &mut Reconnect, link: &Link, error: &CallError) -> Link {
+        let now = Instant::now();
+        let lived = match link {
+            Link::Up { served, .. } => served.map(|since| now - since),
+            Link::Down(_) | Link::Opening(_) => None,
+        };
+        client.disconnected();
+        self.set_connected(0);
+        let cluster = self.source.services.get(reconnect.service()).map_or("", |service| &service.cluster);
+        tracing::warn!(target: "config", "management server in cluster {cluster:?}: {error}");
+        for kind in [Kind::Cluster, Kind::Listener] {
+            if let Some(stats) = self.stats(kind)
+                && (self.kind.is_none() || self.kind == Some(kind))
+            {
+                stats.update_failure.inc();
+            }
+        }
+        Link::Down(now + reconnect.ended(lived, self.worker.random()))
+    }
+
+    fn stats(&self, kind: Kind) -> Option<&SubscriptionStats> {
+        let stats = &self.worker.process.stats;
+        match kind {
+            Kind::Cluster => Some(&stats.cds),
+            Kind::Listener => Some(&stats.lds),
+            Kind::Endpoints | Kind::Routes => None,
+        }
+    }
+
+    /// Envoy has one such gauge, for the aggregated stream.
+    fn set_connected(&self, connected: u64) {
+        if self.kind.is_none() {
+            self.worker.process.stats.control_plane.connected_state.set(connected);
+        }
+    }
+}
+
+/// What the connection brings next.
+async fn next_of(link: &mut Link, wants_response: bool) -> Event {
+    match link {
+        Link::Down(at) => {
+            sleep_until(*at).await;
+            Event::Time
+        }
+        Link::Opening(opening) => Event::Opened(opening.await),
+        Link::Up { call, outgoing, .. } => {
+            poll_fn(|cx| {
+                if outgoing.is_some()
+                    && let Poll::Ready(ready) = call.poll_ready(cx)
+                {
+                    return Poll::Ready(ready.map_or_else(Event::Broken, |()| Event::Ready));
+                }
+                if wants_response && let Poll::Ready(message) = call.poll_message(cx) {
+                    return Poll::Ready(message.map_or_else(Event::Broken, Event::Message));
+                }
+                Poll::Pending
+            })
+            .await
+        }
+    }
+}
+
+/// The method of a stream for one kind, or of the aggregated one.
+fn method(kind: Option<Kind>, delta: bool) -> &'static str {
+    match (kind, delta) {
+        (None, false) => "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+        (None, true) => "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+        (Some(Kind::Cluster), false) => "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
+        (Some(Kind::Cluster), true) => "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
+        (Some(Kind::Endpoints), false) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+        (Some(Kind::Endpoints), true) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
+        (Some(Kind::Listener), false) => "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
+        (Some(Kind::Listener), true) => "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
+        (Some(Kind::Routes), false) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
+        (Some(Kind::Routes), true) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+    }
+}
