@@ -2,8 +2,10 @@
 //! out to proxies.
 
 pub mod api;
+pub mod compile;
 pub mod log;
 pub mod model;
+pub mod node;
 pub mod serve;
 pub mod store;
 pub mod xds;

@@ -1,0 +1,113 @@
+//! What a node gets.
+
+use outrigger_engine::config::cluster::Cluster;
+use outrigger_engine::config::listener::Listener;
+use outrigger_proto::envoy::config::cluster::v3 as cluster_pb;
+use outrigger_proto::envoy::config::core::v3::Node;
+use outrigger_proto::envoy::config::listener::v3 as listener_pb;
+
+use super::*;
+use crate::model::Name;
+use crate::node::NodeConfig;
+use crate::xds::Views;
+
+fn node(namespace: &str, inbound: &[&str], to: &[&str]) -> Node {
+    let config = NodeConfig {
+        service: Name::new(namespace, "orders"),
+        inbound: inbound.iter().map(|text| text.parse().unwrap()).collect(),
+        to: to.iter().map(|text| text.parse().unwrap()).collect(),
+    };
+    Node { cluster: "orders".to_owned(), metadata: Some(config.metadata()), ..Default::default() }
+}
+
+/// All names, as `kind: names`.
+fn names(view: &View) -> Vec<String> {
+    view.iter()
+        .map(|(kind, resources)| {
+            format!("{kind:?}: {}", resources.keys().map(|name| &**name).collect::<Vec<_>>().join(" "))
+        })
+        .collect()
+}
+
+#[test]
+fn a_node_gets_what_it_calls_and_no_more() {
+    let mesh = shop(&route("r", "{backendRefs: [{name: a, port: 80}, {name: none, port: 80}]}"));
+    let view = mesh.view(&node(
+        "default",
+        &["127.0.0.1:8080=127.0.0.1:9080"],
+        &["shop=127.0.0.1:9101", "b:80=127.0.0.1:9102"],
+    ));
+    assert_eq!(
+        names(&view),
+        [
+            "Cluster: default/a/80 default/b/80 inbound/8080",
+            "Endpoints: default/a/80 default/b/80",
+            "Listener: inbound/8080 outbound/127.0.0.1:9101 outbound/127.0.0.1:9102",
+            "Routes: default/b/80 default/shop/8080",
+        ]
+    );
+    let shared = &mesh.everything[&Kind::Routes]["default/shop/8080"];
+    assert!(Arc::ptr_eq(shared, &view[&Kind::Routes]["default/shop/8080"]), "the very same");
+    let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
+    converted(&view, Kind::Listener, "inbound/8080", convert).unwrap();
+    let convert = |message: cluster_pb::Cluster, at: &At<'_>| Cluster::convert(message, at);
+    converted(&view, Kind::Cluster, "inbound/8080", convert).unwrap();
+}
+
+#[test]
+fn a_node_without_lists_gets_everything_by_name() {
+    let mesh = shop("");
+    assert_eq!(
+        names(&mesh.view(&Node::default())),
+        [
+            "Cluster: default/a/80 default/b/80 default/empty/80 default/shop/8080",
+            "Endpoints: default/a/80 default/b/80 default/empty/80 default/shop/8080",
+            "Routes: default/a/80 default/b/80 default/empty/80 default/shop/8080",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_there_is_answered_with_503() {
+    let mesh = shop("");
+    for (to, expected) in [
+        ("nothing=127.0.0.1:9101", "there is no Service default/nothing"),
+        ("a:81=127.0.0.1:9101", "Service default/a has no port 81"),
+        ("other/a=127.0.0.1:9101", "there is no Service other/a"),
+    ] {
+        let view = mesh.view(&node("default", &[], &[to]));
+        assert_eq!(names(&view), ["Listener: outbound/127.0.0.1:9101"]);
+        let body = &view[&Kind::Listener]["outbound/127.0.0.1:9101"].body;
+        assert!(String::from_utf8_lossy(body).contains(expected), "{to}");
+        let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
+        converted(&view, Kind::Listener, "outbound/127.0.0.1:9101", convert).unwrap();
+    }
+}
+
+#[test]
+fn callers_of_a_namespace_get_its_own_routes() {
+    let own = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: own, namespace: callers}\n\
+               spec: {parentRefs: [{group: '', kind: Service, name: shop, namespace: default}], rules: [{backendRefs: [{name: b, namespace: default, port: 80}]}]}";
+    let mesh = shop(own);
+    let routes = |namespace| names(&mesh.view(&node(namespace, &[], &["default/shop=127.0.0.1:9101"])))[3].clone();
+    assert_eq!(routes("callers"), "Routes: default/shop/8080/from/callers");
+    assert_eq!(routes("default"), "Routes: default/shop/8080");
+}
+
+#[test]
+fn bytes_pass_without_routes() {
+    let raw = "apiVersion: v1\nkind: Service\nmetadata: {name: orders}\nspec: {selector: {app: a}, ports: [{port: 90, appProtocol: tcp}]}";
+    let view = shop(raw).view(&node("default", &["90=127.0.0.1:9080"], &["orders=127.0.0.1:9101"]));
+    assert_eq!(
+        names(&view),
+        [
+            "Cluster: default/orders/90 inbound/90",
+            "Endpoints: default/orders/90",
+            "Listener: inbound/90 outbound/127.0.0.1:9101",
+        ]
+    );
+    for name in view[&Kind::Listener].keys() {
+        let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
+        converted(&view, Kind::Listener, name, convert).unwrap();
+    }
+}
