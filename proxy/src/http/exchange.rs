@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::codec::{Exchange, ResetCode, Responder, StreamError};
 use super::connection::HttpContext;
+use super::node_address::node_address;
 use super::router::{self, Outcome};
 use super::upgrade;
 use crate::alarm::Alarm;
@@ -90,9 +91,13 @@ impl Stream<'_> {
     }
 
     /// Answers from here.
-    pub async fn reply(&mut self, responder: &mut Responder, request: Option<&RequestHead>, reply: LocalReply) {
+    pub async fn reply(&mut self, responder: &mut Responder, request: Option<&RequestHead>, mut reply: LocalReply) {
         self.info.flags.insert(reply.flags);
         self.info.details = Some(reply.details.clone());
+        if let Some(config) = &self.cx.hcm.local_replies {
+            let random = self.cx.worker.random();
+            config.apply(&mut reply, request, &mut self.info, self.started.elapsed(), random);
+        }
         let protocol = self.info.protocol.unwrap_or(Protocol::Http11);
         let (head, body) = reply.into_response(request, protocol);
         let sent = self.send_reply(responder, head, body).await;
@@ -215,6 +220,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             hcm: &cx.hcm,
             connection: &cx.info,
             upgrade: wanted.is_some(),
+            node_address: node_address(),
             random: u128::from(random) << 64 | u128::from(cx.worker.random()),
         };
         prepare_request(&mut head, &context)

@@ -5,6 +5,7 @@ pub mod connection;
 mod deadlines;
 pub mod exchange;
 mod failure;
+mod node_address;
 pub mod router;
 pub mod transfer;
 pub mod upgrade;

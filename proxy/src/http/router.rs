@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use http::{HeaderValue, Method, StatusCode};
 use outrigger_engine::balance::{Host, PickContext};
 use outrigger_engine::connection_manager::names::{
-    GRPC_TIMEOUT, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME,
+    GRPC_TIMEOUT, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_INTERNAL, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
 use outrigger_engine::message::{Protocol, RequestHead, ResponseHead};
 use outrigger_engine::reply::{LocalReply, is_grpc};
@@ -53,6 +53,8 @@ struct Forwarding<'s, 'a> {
     retry: Option<RetryState>,
     tried: SmallVec<[u64; 4]>,
     is_head: bool,
+    /// Whose request it is, in the cluster's statistics.
+    origin: Origin,
     /// The client's own deadline (`grpc-timeout`) is the request's timeout.
     grpc_deadline: bool,
 }
@@ -188,6 +190,7 @@ pub async fn forward(
     }
     let mut forwarding = Forwarding {
         is_head: head.method == Method::HEAD,
+        origin: if head.headers.contains(&X_ENVOY_INTERNAL) { Origin::Internal } else { Origin::External },
         grpc_deadline: grpc
             && head.headers.contains(&GRPC_TIMEOUT)
             && (forward.timeouts.max_grpc_timeout.is_some()
@@ -477,7 +480,7 @@ impl Forwarding<'_, '_> {
             match stream.poll_reply(task) {
                 Poll::Ready(Ok(Reply::Informational(head))) => {
                     self.deadlines.active = Instant::now();
-                    self.cluster.stats.charge_response(head.status.as_u16(), Origin::External);
+                    self.cluster.stats.charge_response(head.status.as_u16(), self.origin);
                     if self.stream.cx.hcm.proxy_100_continue {
                         self.stream.cx.count_informational(head.status);
                         if let Err(error) = self.responder.send_informational(head) {
@@ -611,7 +614,7 @@ impl Forwarding<'_, '_> {
         match result {
             Ok(()) => {
                 let micros = total.saturating_sub(self.stream.info.last_downstream_rx.unwrap_or_default());
-                self.cluster.stats.charge_time(micros.as_micros() as u64, Origin::External);
+                self.cluster.stats.charge_time(micros.as_micros() as u64, self.origin);
                 if !self.upload.is_sent() {
                     // The answer is complete and the request is not: the rest of it is not wanted.
                     self.stream.cx.answered_early();
@@ -665,7 +668,7 @@ impl Forwarding<'_, '_> {
     }
 
     fn charge(&self, status: StatusCode, host: &Host) {
-        self.cluster.stats.charge_response(status.as_u16(), Origin::External);
+        self.cluster.stats.charge_response(status.as_u16(), self.origin);
         let counters = host.stats();
         let counter = if status.is_server_error() { &counters.rq_error } else { &counters.rq_success };
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -726,7 +729,7 @@ impl Forwarding<'_, '_> {
             }
         };
         if of_cluster {
-            stats.charge_response(reply.status.as_u16(), Origin::External);
+            stats.charge_response(reply.status.as_u16(), self.origin);
         }
         Outcome::Reply(reply)
     }

@@ -157,7 +157,8 @@ fn stream_format(format: Option<core::SubstitutionFormatString>, at: &At<'_>) ->
     }
 }
 
-fn line_format(message: core::SubstitutionFormatString, at: &At<'_>) -> Option<LineFormat> {
+/// Reads a format; its content type is the caller's.
+pub(crate) fn line_format(message: core::SubstitutionFormatString, at: &At<'_>) -> Option<LineFormat> {
     use core::substitution_format_string::Format as Message;
     let core::SubstitutionFormatString { omit_empty_values, content_type, formatters, json_format_options, format } =
         message;

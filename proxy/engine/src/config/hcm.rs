@@ -6,10 +6,14 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::config::access_log::AccessLog;
+use crate::config::listener::Cidr;
 use crate::route::RouteTable;
 
 mod convert;
+mod local_reply;
 mod protocol;
+
+pub use local_reply::LocalReplyConfig;
 
 /// How a connection's HTTP is read, cleaned, routed and logged.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct HttpConnectionManager {
     pub skip_xff_append: bool,
     /// Add `x-forwarded-port`.
     pub append_x_forwarded_port: bool,
+    /// Who is one of us: the last address that counts may say what only the mesh says. Nobody, unless it is configured.
+    pub internal_addresses: InternalAddresses,
     /// Value of the `server` header.
     pub server_name: HeaderValue,
     /// What happens to the upstream's `server` header.
@@ -88,12 +94,23 @@ pub struct HttpConnectionManager {
     pub stream_error_on_invalid_http_message: bool,
     /// Upgrades that pass, lower case (`websocket`).
     pub upgrades: Vec<Arc<str>>,
+    /// How our own answers look, where it is configured.
+    pub local_replies: Option<Arc<LocalReplyConfig>>,
     /// Access logs.
     pub access_logs: Vec<AccessLog>,
     /// `suppress_envoy_headers` of the router filter.
     pub suppress_envoy_headers: bool,
     /// `respect_expected_rq_timeout` of the router filter.
     pub respect_expected_rq_timeout: bool,
+}
+
+/// `internal_address_config`.
+#[derive(Clone, Debug, Default)]
+pub struct InternalAddresses {
+    /// Peers on Unix sockets.
+    pub unix_sockets: bool,
+    /// Peers from these ranges.
+    pub ranges: Box<[Cidr]>,
 }
 
 /// `codec_type`.

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method};
 use super::names::*;
 use super::path::{Normalized, normalize};
 use super::xfcc;
-use crate::config::hcm::{EscapedSlashes, HttpConnectionManager, StripHostPort, UnderscoresAction};
+use crate::config::hcm::{EscapedSlashes, HttpConnectionManager, InternalAddresses, StripHostPort, UnderscoresAction};
 use crate::message::{RequestHead, Scheme};
 use crate::reply::is_grpc;
 use crate::stream_info::{Address, ConnectionInfo};
@@ -23,6 +23,8 @@ pub struct RequestContext<'a> {
     pub connection: &'a ConnectionInfo,
     /// Whether this request asks for an upgrade that the route allows.
     pub upgrade: bool,
+    /// The address of this machine, for the client's where that is a loopback address.
+    pub node_address: IpAddr,
     /// 128 random bits, for the request id.
     pub random: u128,
 }
@@ -68,6 +70,11 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
     let direct = &cx.connection.direct_remote_address;
     let direct_ip = ip_of(direct);
     let mut remote = None;
+    // Only an address that nobody else has passed on can be that of one of us.
+    let single = match head.headers.get(&X_FORWARDED_FOR) {
+        None => hcm.use_remote_address,
+        Some(value) => !hcm.use_remote_address && hcm.xff_num_trusted_hops == 0 && !value.as_bytes().contains(&b','),
+    };
     if hcm.use_remote_address {
         if hcm.xff_num_trusted_hops > 0 {
             remote = from_xff(head, hcm.xff_num_trusted_hops.saturating_sub(1));
@@ -76,7 +83,7 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
         if !hcm.skip_xff_append
             && let Some(ip) = direct_ip
         {
-            let ip = if ip.is_loopback() { ip_of(&cx.connection.local_address).unwrap_or(ip) } else { ip };
+            let ip = if ip.is_loopback() { cx.node_address } else { ip };
             append(head, X_FORWARDED_FOR, ",", &ip.to_string());
         }
         if hcm.xff_num_trusted_hops == 0 || !head.headers.contains(&X_FORWARDED_PROTO) {
@@ -101,13 +108,17 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
         _ => {}
     }
 
-    // No address counts as internal unless it is configured so, which is refused in this version: every request is
-    // external, and what only an internal client may say is taken away.
-    let edge = hcm.use_remote_address;
+    // What only an internal client may say is taken away from all others.
+    let internal = single && remote.as_ref().is_some_and(|remote| is_internal(remote, &hcm.internal_addresses));
+    let edge = hcm.use_remote_address && !internal;
     if edge {
         head.headers.retain(|name, _| !is_edge_only(name));
     }
-    head.headers.retain(|name, _| !is_internal_only(name));
+    if internal {
+        head.headers.set(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    } else {
+        head.headers.retain(|name, _| !is_internal_only(name));
+    }
     if let Some(via) = &hcm.via
         && let Ok(via) = via.to_str()
     {
@@ -128,6 +139,13 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
     }
     xfcc::apply(&mut head.headers, cx.connection.tls.as_deref(), hcm.forward_client_cert, hcm.client_cert_details);
     Ok(remote)
+}
+
+fn is_internal(address: &Address, internal: &InternalAddresses) -> bool {
+    match address {
+        Address::Ip(address) => internal.ranges.iter().any(|range| range.contains(address.ip())),
+        Address::Pipe(_) => internal.unix_sockets,
+    }
 }
 
 fn is_edge_only(name: &HeaderName) -> bool {

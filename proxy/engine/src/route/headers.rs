@@ -148,6 +148,9 @@ pub(crate) const RESPONSE: Side = Side {
     ],
 };
 
+/// Replies of the proxy's own.
+pub(crate) const LOCAL_REPLY: Side = Side { add: "headers_to_add", remove: "", single: RESPONSE.single };
+
 impl HeaderMutations {
     /// Reads both lists; `None` where there is nothing to do. What is wrong is reported, and left out.
     pub(crate) fn convert(

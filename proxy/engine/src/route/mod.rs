@@ -7,7 +7,7 @@
 
 mod action;
 mod domains;
-mod headers;
+pub(crate) mod headers;
 mod index;
 mod matching;
 mod redirect;

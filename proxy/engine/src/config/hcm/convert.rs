@@ -13,10 +13,10 @@ use pb::http_connection_manager as nested;
 use super::protocol::header_value;
 use super::{
     ClientCertDetails, CodecType, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, HttpConnectionManager,
-    RouteSource, ServerHeaderTransformation, StripHostPort, UnderscoresAction,
+    InternalAddresses, LocalReplyConfig, RouteSource, ServerHeaderTransformation, StripHostPort, UnderscoresAction,
 };
 use crate::config::any;
-use crate::config::listener::access_logs;
+use crate::config::listener::{Cidr, access_logs};
 use crate::config::report::At;
 use crate::config::time::{optional_timeout, timeout};
 use crate::config::value::duration;
@@ -92,9 +92,9 @@ impl HttpConnectionManager {
             http1_safe_max_connection_duration, http3_protocol_options = "HTTP/3 is not spoken",
             scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter,
             access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
-            original_ip_detection_extensions, early_header_mutation_extensions, internal_address_config,
+            original_ip_detection_extensions, early_header_mutation_extensions,
             forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-            local_reply_config, path_normalization_options, proxy_status_config, typed_header_validation_config,
+            path_normalization_options, proxy_status_config, typed_header_validation_config,
             append_local_overload, forward_proto_config,
         );
         harmless!(at; add_proxy_protocol_connection_state = "there is no PROXY protocol");
@@ -130,6 +130,10 @@ impl HttpConnectionManager {
             xff_num_trusted_hops,
             skip_xff_append,
             append_x_forwarded_port,
+            internal_addresses: internal_addresses(
+                internal_address_config.unwrap_or_default(),
+                &at.field("internal_address_config"),
+            ),
             server_name: header_value(&server_name, &at.field("server_name"))
                 .unwrap_or(HeaderValue::from_static("envoy")),
             server_header: server_header(server_header_transformation, at),
@@ -154,6 +158,9 @@ impl HttpConnectionManager {
             proxy_100_continue,
             stream_error_on_invalid_http_message: stream_error_on_invalid_http_message.unwrap_or(false),
             upgrades: upgrades(upgrade_configs, &at.field("upgrade_configs")),
+            local_replies: local_reply_config
+                .and_then(|message| LocalReplyConfig::convert(message, &at.field("local_reply_config")))
+                .map(Arc::new),
             access_logs: access_logs(access_log, at),
             suppress_envoy_headers: router.suppress_envoy_headers,
             respect_expected_rq_timeout: router.respect_expected_rq_timeout,
@@ -333,6 +340,13 @@ fn upgrades(messages: Vec<nested::UpgradeConfig>, list: &At<'_>) -> Vec<Arc<str>
         }
     }
     upgrades
+}
+
+fn internal_addresses(message: nested::InternalAddressConfig, at: &At<'_>) -> InternalAddresses {
+    let nested::InternalAddressConfig { unix_sockets, cidr_ranges } = message;
+    let list = at.field("cidr_ranges");
+    let ranges = cidr_ranges.into_iter().enumerate().filter_map(|(i, range)| Cidr::convert(range, &list.index(i)));
+    InternalAddresses { unix_sockets, ranges: ranges.collect() }
 }
 
 fn max_head(kib: Option<u32>, at: &At<'_>) -> usize {

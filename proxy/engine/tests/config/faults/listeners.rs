@@ -191,7 +191,30 @@ pub(super) const FAULTS: &[Fault] = &[
         "cannot be set beside",
     ),
     ("via: 1.1 edge", "tracing: {}", "typed_config.tracing", "not in this version"),
-    ("via: 1.1 edge", "local_reply_config: {}", "typed_config.local_reply_config", "not in this version"),
+    (
+        "via: 1.1 edge",
+        "local_reply_config: {mappers: [{status_code: 503}]}",
+        "typed_config.local_reply_config.mappers[0].filter",
+        "is required",
+    ),
+    (
+        "via: 1.1 edge",
+        "local_reply_config: {mappers: [{filter: {not_health_check_filter: {}}, status_code: 99}]}",
+        "typed_config.local_reply_config.mappers[0].status_code",
+        "must be 200 to 599",
+    ),
+    (
+        "via: 1.1 edge",
+        "local_reply_config: {body_format: {text_format_source: {inline_string: \"%NONE%\"}}}",
+        "typed_config.local_reply_config.body_format.text_format_source",
+        "no such operator",
+    ),
+    (
+        "via: 1.1 edge",
+        "internal_address_config: {cidr_ranges: [{address_prefix: here}]}",
+        "typed_config.internal_address_config.cidr_ranges[0].address_prefix",
+        "must be an IP address",
+    ),
     ("via: 1.1 edge", "add_user_agent: true", "typed_config.add_user_agent", "not in this version"),
     ("- name: plain-router", "- name: \"\"", "http_filters[0].name", "must not be empty"),
     (
