@@ -3,7 +3,6 @@
 //! Nothing is put in force that was not compiled here before, with the engine's own validation at the end of it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use outrigger_proto::outrigger::control::v1::Condition;
@@ -11,20 +10,23 @@ use outrigger_proto::outrigger::control::v1::Condition;
 use super::objects::rfc3339;
 use super::refusal::Violation;
 use super::writer::Held;
-use crate::model::{Key, Model, Status};
+use crate::compile::{Mesh, Rejected};
+use crate::model::{Key, Status};
 use crate::xds::Views;
 
 /// What a set means.
+#[derive(Debug)]
 pub struct Compiled {
-    /// What proxies are to have.
-    pub views: Arc<dyn Views>,
+    /// The set, compiled.
+    pub mesh: Arc<Mesh>,
     /// What became of each route and each policy.
     pub statuses: BTreeMap<Key, Status>,
 }
 
-impl fmt::Debug for Compiled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Compiled").field("statuses", &self.statuses).finish_non_exhaustive()
+impl Compiled {
+    /// What proxies are to have.
+    pub fn views(&self) -> Arc<dyn Views> {
+        Arc::clone(&self.mesh) as Arc<dyn Views>
     }
 }
 
@@ -32,18 +34,46 @@ impl fmt::Debug for Compiled {
 /// its last transition.
 ///
 /// # Errors
-/// What cannot be compiled. The field of a violation is its path in the object.
+/// What cannot be compiled. What was stored by another version, and is compiled at the start, is no error: it is left out.
 pub(super) fn check(
     objects: &BTreeMap<Key, Held>,
     before: Option<&Compiled>,
     now: u64,
 ) -> Result<Compiled, Vec<Violation>> {
-    let mut model = Model::build(objects.values().map(|held| &held.stored));
-    let mut statuses = std::mem::take(&mut model.statuses);
+    let mesh = Mesh::build(objects.values().map(|held| &held.stored), before.map(|before| &*before.mesh));
+    let violations: Vec<Violation> = mesh.rejected().iter().flat_map(violations).collect();
+    match before {
+        Some(_) if !violations.is_empty() => return Err(violations),
+        Some(_) => {}
+        None => warn(&mesh, &violations),
+    }
+    let mut statuses = mesh.statuses().clone();
     for (key, status) in &mut statuses {
         date(status, before.and_then(|before| before.statuses.get(key)), &rfc3339(now));
     }
-    Ok(Compiled { views: Arc::new(Nothing), statuses })
+    Ok(Compiled { mesh: Arc::new(mesh), statuses })
+}
+
+/// A resource that no proxy would take, as faults of the Service that it was compiled for.
+fn violations(rejected: &Rejected) -> impl Iterator<Item = Violation> {
+    rejected.problems.iter().map(|problem| Violation {
+        field: problem.path.clone(),
+        place: format!("{:?} {}: {}", rejected.kind, rejected.name, problem.path),
+        value: problem.value.clone(),
+        reason: problem.reason.clone(),
+    })
+}
+
+/// Says what is left out of a set that was stored.
+fn warn(mesh: &Mesh, violations: &[Violation]) {
+    for (key, problems) in mesh.faults() {
+        for problem in problems {
+            tracing::warn!("{key}: {problem}; this part of it is left out");
+        }
+    }
+    for violation in violations {
+        tracing::warn!("{}: {} {}; it is left out", violation.place, violation.value, violation.reason);
+    }
 }
 
 /// Every condition of a status, with the name of the parent that it speaks of.
@@ -74,14 +104,5 @@ fn date(status: &mut Status, before: Option<&Status>, now: &str) {
         let same = earlier.get(name).filter(|earlier| earlier.status == condition.status);
         let since = same.and_then(|earlier| earlier.last_transition_time.clone());
         condition.last_transition_time = Some(since.unwrap_or_else(|| now.to_owned()));
-    }
-}
-
-/// Until there is a compiler: nobody gets anything.
-struct Nothing;
-
-impl Views for Nothing {
-    fn view(&self, _node: &outrigger_proto::envoy::config::core::v3::Node) -> Arc<crate::xds::View> {
-        Arc::default()
     }
 }

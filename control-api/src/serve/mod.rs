@@ -65,7 +65,7 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     let log = store.log();
     let (writer, in_force, failure) = Writer::start(store, records)?;
     let result = runtime.block_on(async {
-        let (publish, views) = watch::channel(Arc::clone(&in_force.borrow().compiled.views));
+        let (publish, views) = watch::channel(in_force.borrow().compiled.views());
         let xds = crate::xds::Server::new(views);
         let api = Api {
             writer,
@@ -89,7 +89,7 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
 /// Every new set's views go to the xDS server. Ends when nothing writes any more; then `publish` is dropped, and the streams end.
 async fn hand_over(mut in_force: watch::Receiver<Arc<InForce>>, publish: watch::Sender<Arc<dyn Views>>) {
     while in_force.changed().await.is_ok() {
-        let views = Arc::clone(&in_force.borrow_and_update().compiled.views);
+        let views = in_force.borrow_and_update().compiled.views();
         publish.send_replace(views);
     }
 }
