@@ -2,6 +2,7 @@
 //! out to proxies.
 
 pub mod api;
+pub mod bootstrap;
 pub mod compile;
 pub mod log;
 pub mod model;

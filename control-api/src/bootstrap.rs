@@ -1,0 +1,228 @@
+//! `outrigger bootstrap`: the file that a proxy starts from, ours or Envoy.
+//!
+//! It says who the proxy is and where the control plane is; everything else comes from there. What the application calls
+//! and serves stands in the node's metadata: see [`crate::node`].
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+
+use crate::model::{DEFAULT_NAMESPACE, Name};
+use crate::node::{Inbound, NodeConfig, To};
+use crate::serve::Address;
+
+/// Flags of `outrigger bootstrap`.
+#[derive(Clone, Debug, Args)]
+pub struct BootstrapArgs {
+    /// The Service that the application is an instance of.
+    #[arg(long, value_name = "NAME")]
+    pub service: String,
+    /// Its namespace.
+    #[arg(short = 'n', long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
+    pub namespace: String,
+    /// A port of the application: where callers come in, and where the application listens. PORT alone is on every address.
+    #[arg(long, value_name = "[ADDRESS:]PORT=ADDRESS:PORT")]
+    pub inbound: Vec<Inbound>,
+    /// A Service that the application calls, and the address where it does. Without a port: the first one of the Service.
+    #[arg(long, value_name = "[NAMESPACE/]SERVICE[:PORT]=ADDRESS:PORT")]
+    pub to: Vec<To>,
+    /// The control plane: HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDR", default_value = crate::DEFAULT_SERVER)]
+    pub control: Address,
+    /// Where the proxy serves its admin pages.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// The proxy's name, unique among all; else made of the Service, its first port and the name of this machine.
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+}
+
+/// The bootstrap as YAML.
+///
+/// # Errors
+/// What is wrong with the flags together.
+pub fn bootstrap(args: BootstrapArgs) -> Result<String, String> {
+    let BootstrapArgs { service, namespace, inbound, to, control, admin, id } = args;
+    if service.is_empty() {
+        return Err("--service must not be empty".to_owned());
+    }
+    let listening = inbound.iter().map(|inbound| inbound.listen).chain(to.iter().map(|to| to.listen)).chain([admin]);
+    let mut seen = BTreeSet::new();
+    for address in listening.filter(|address| address.port() != 0) {
+        if !seen.insert(address) {
+            return Err(format!(
+                "{address} is listened on twice: give each --inbound, each --to and --admin their own"
+            ));
+        }
+    }
+    let id = id.unwrap_or_else(|| default_id(&service, &inbound));
+    let config = NodeConfig { service: Name::new(&namespace, &service), inbound, to };
+    let mut metadata = String::new();
+    write_struct(&mut metadata, &config.metadata(), 4);
+    let (kind, endpoint) = control_plane(&control)?;
+    Ok(format!(
+        "# Made by `outrigger bootstrap`. Everything else comes from the control plane.
+node:
+  id: {id}
+  cluster: {cluster}
+  metadata:
+{metadata}admin:
+  address:
+    socket_address: {{ address: {admin_address}, port_value: {admin_port} }}
+dynamic_resources:
+  ads_config:
+    api_type: DELTA_GRPC
+    transport_api_version: V3
+    grpc_services:
+      - envoy_grpc: {{ cluster_name: xds }}
+  cds_config: {{ ads: {{}}, resource_api_version: V3 }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3 }}
+static_resources:
+  clusters:
+    - name: xds
+      type: {kind}
+      connect_timeout: 1s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config:
+            # A control plane that went away without a word is noticed.
+            http2_protocol_options: {{ connection_keepalive: {{ interval: 30s, timeout: 5s }} }}
+      load_assignment:
+        cluster_name: xds
+        endpoints:
+          - lb_endpoints:
+              - endpoint:
+                  address:
+                    {endpoint}
+",
+        id = quoted(&id),
+        cluster = quoted(&service),
+        admin_address = quoted(&admin.ip().to_string()),
+        admin_port = admin.port(),
+    ))
+}
+
+/// Type and address of the cluster.
+fn control_plane(control: &Address) -> Result<(&'static str, String), String> {
+    match control {
+        Address::Unix(path) => {
+            let path = path.to_str().ok_or("--control: the path is not text")?;
+            Ok(("STATIC", format!("pipe: {{ path: {} }}", quoted(path))))
+        }
+        Address::Tcp(address) => {
+            let (host, port) = address.rsplit_once(':').ok_or("--control must be HOST:PORT or unix:PATH")?;
+            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            let kind = if host.parse::<IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" };
+            Ok((kind, format!("socket_address: {{ address: {}, port_value: {port} }}", quoted(host))))
+        }
+    }
+}
+
+fn default_id(service: &str, inbound: &[Inbound]) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let port = inbound.first().map(|inbound| format!("-{}", inbound.listen.port())).unwrap_or_default();
+    format!("{service}{port}@{}", host.trim())
+}
+
+/// Texts, lists of texts and such structures, as a block.
+fn write_struct(out: &mut String, message: &Struct, indent: usize) {
+    for (key, value) in &message.fields {
+        // Writing to a String cannot fail.
+        _ = write!(out, "{:indent$}{}:", "", key);
+        match &value.kind {
+            Some(Kind::StructValue(inner)) => {
+                out.push('\n');
+                write_struct(out, inner, indent + 2);
+            }
+            Some(Kind::ListValue(list)) if list.values.is_empty() => out.push_str(" []\n"),
+            Some(Kind::ListValue(list)) => {
+                out.push('\n');
+                for value in &list.values {
+                    _ = writeln!(out, "{:indent$}  - {}", "", quoted(text(value)));
+                }
+            }
+            _ => _ = writeln!(out, " {}", quoted(text(value))),
+        }
+    }
+}
+
+fn text(value: &Value) -> &str {
+    match &value.kind {
+        Some(Kind::StringValue(text)) => text,
+        _ => "",
+    }
+}
+
+/// A text in double quotes, as JSON and YAML have it alike.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use outrigger_engine::source::{Source, bootstrap_message};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        args: BootstrapArgs,
+    }
+
+    fn made(flags: &str) -> Result<String, String> {
+        let flags = Flags::try_parse_from(std::iter::once("bootstrap").chain(flags.split_whitespace()));
+        bootstrap(flags.map_err(|error| error.to_string())?.args)
+    }
+
+    #[test]
+    fn a_bootstrap_says_who_and_where() {
+        let yaml = made(
+            "--service orders -n shop --id orders-1 --inbound 8080=127.0.0.1:9080 --to users=127.0.0.1:9101 \
+             --to other/products:http=127.0.0.1:9102 --control control.test:15010 --admin [::1]:9901",
+        )
+        .unwrap();
+        let message = bootstrap_message(&[Source::new("made", &yaml)]).unwrap();
+        let node = message.node.unwrap();
+        assert_eq!((node.id.as_str(), node.cluster.as_str()), ("orders-1", "orders"));
+        let (config, wrong) = NodeConfig::of(&node).unwrap();
+        assert_eq!(wrong, [""; 0]);
+        assert_eq!(config.service, Name::new("shop", "orders"));
+        assert_eq!(config.inbound, ["8080=127.0.0.1:9080".parse().unwrap()]);
+        let to = ["users=127.0.0.1:9101", "other/products:http=127.0.0.1:9102"];
+        assert_eq!(config.to, to.map(|text| text.parse().unwrap()));
+        for part in
+            ["type: STRICT_DNS", "address: \"control.test\", port_value: 15010", "address: \"::1\", port_value: 9901"]
+        {
+            assert!(yaml.contains(part), "{part}\n{yaml}");
+        }
+    }
+
+    #[test]
+    fn the_control_plane_may_be_a_socket_file() {
+        let yaml = made("--service orders --control unix:/run/outrigger.sock").unwrap();
+        assert!(yaml.contains("pipe: { path: \"/run/outrigger.sock\" }"), "{yaml}");
+        assert!(bootstrap_message(&[Source::new("made", &yaml)]).is_ok());
+        let yaml = made("--service orders --control [::1]:1").unwrap();
+        assert!(yaml.contains("type: STATIC") && yaml.contains("address: \"::1\", port_value: 1 "), "{yaml}");
+    }
+
+    #[test]
+    fn flags_that_cannot_stand_together() {
+        for (flags, reason) in [
+            ("--service orders --to a=127.0.0.1:1 --to b=127.0.0.1:1", "127.0.0.1:1 is listened on twice"),
+            ("--service orders --inbound 127.0.0.1:15000=127.0.0.1:1", "127.0.0.1:15000 is listened on twice"),
+            ("--service orders --to a=1", "is not an address and a port"),
+            ("--to a=127.0.0.1:1", "--service <NAME>"),
+        ] {
+            let error = made(flags).unwrap_err();
+            assert!(error.contains(reason), "{flags}: {error}");
+        }
+    }
+}
