@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod bootstrap;
+pub mod cli;
 pub mod compile;
 pub mod log;
 pub mod model;
@@ -14,13 +15,7 @@ pub mod xds;
 #[cfg(test)]
 mod testing;
 
-use std::ffi::OsString;
-use std::process::ExitCode;
-
 /// Where the control plane serves gRPC if nothing else is asked for.
 pub const DEFAULT_SERVER: &str = "127.0.0.1:15010";
 
-/// Runs the command line, without the program's name first.
-pub fn run(_args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    ExitCode::from(2)
-}
+pub use cli::run;

@@ -82,6 +82,15 @@ fn metadata_mut(object: &mut Object) -> Option<&mut ObjectMeta> {
     }
 }
 
+/// Puts an object that names no namespace into this one.
+pub fn default_namespace(object: &mut Object, namespace: &str) {
+    if let Some(metadata) = metadata_mut(object)
+        && metadata.namespace.as_deref().unwrap_or_default().is_empty()
+    {
+        metadata.namespace = Some(namespace.to_owned());
+    }
+}
+
 /// Takes off what the store and the model add. The health of a Workload stays: whoever writes the object says it.
 pub fn strip(object: &mut Object) {
     if let Some(metadata) = metadata_mut(object) {

@@ -1,0 +1,61 @@
+//! `outrigger apply`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use outrigger_proto::outrigger::control::v1::applied::Outcome;
+use outrigger_proto::outrigger::control::v1::{Applied, ApplyRequest};
+
+use super::read::Texts;
+use super::{Failure, NamespaceArgs, ServerArgs, print, qualified, request};
+use crate::model::Key;
+
+/// Flags of `apply`.
+#[derive(Clone, Debug, Args)]
+pub struct ApplyArgs {
+    /// A file of objects in YAML or JSON, a directory of such files, or - for standard input. May be given again.
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Check everything and show what would differ; change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented by its type")]
+    pub namespace: NamespaceArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented by its type")]
+    pub server: ServerArgs,
+}
+
+pub(super) async fn apply(args: ApplyArgs) -> Result<(), Failure> {
+    let texts = Texts::read(&args.files)?;
+    let objects = texts.objects(args.namespace.namespace.as_deref())?;
+    let mut client = args.server.connect().await?;
+    let message =
+        ApplyRequest { objects: objects.read.iter().map(|read| read.object.clone()).collect(), dry_run: args.dry_run };
+    let response = client.apply(request(message)).await.map_err(|status| objects.explain(&status))?.into_inner();
+    print(&response.applied.iter().map(|applied| line(applied, args.dry_run)).collect::<String>())
+}
+
+/// `httproute.gateway.networking.k8s.io/products configured`; in a dry run, what differs below it.
+fn line(applied: &Applied, dry_run: bool) -> String {
+    let Some(key) = applied.object.as_ref().and_then(Key::of) else { return String::new() };
+    let outcome = match applied.outcome() {
+        Outcome::Created => "created",
+        Outcome::Configured => "configured",
+        Outcome::Unchanged | Outcome::Unspecified => "unchanged",
+    };
+    let mut text = format!("{}/{} {outcome}", qualified(key.kind), key.name.name);
+    if !dry_run {
+        return text + "\n";
+    }
+    text.push_str(" (dry run)\n");
+    if applied.outcome() == Outcome::Configured {
+        for difference in &applied.differences {
+            let or_none = |text: &str| if text.is_empty() { "(none)".to_owned() } else { text.to_owned() };
+            let (before, after) = (or_none(&difference.before), or_none(&difference.after));
+            text.push_str(&format!("  {}: {before} -> {after}\n", difference.path));
+        }
+    }
+    text
+}

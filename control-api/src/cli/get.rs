@@ -1,0 +1,154 @@
+//! `outrigger get`.
+
+use clap::Args;
+use outrigger_proto::outrigger::control::v1::watch_response::Event;
+use outrigger_proto::outrigger::control::v1::{GetRequest, ListRequest, Object, ObjectKey, WatchRequest};
+use serde_json::{Value, json};
+
+use super::table::{Columns, Table};
+use super::{Failure, NamespaceArgs, Output, ServerArgs, kind_and_names, print, qualified, request, yaml};
+use crate::api::objects;
+use crate::model::{Key, Kind};
+
+/// Flags of `get`.
+#[derive(Clone, Debug, Args)]
+pub struct GetArgs {
+    /// KIND [NAME...], or KIND/NAME...
+    #[arg(value_name = "KIND NAME", required = true)]
+    pub objects: Vec<String>,
+    /// How objects are shown.
+    #[arg(short = 'o', long, value_name = "FORMAT", value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Show what is, then every change as it happens, until interrupted.
+    #[arg(short = 'w', long)]
+    pub watch: bool,
+    /// In all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented by its type")]
+    pub namespace: NamespaceArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented by its type")]
+    pub server: ServerArgs,
+}
+
+pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
+    let (kind, names) = kind_and_names(&args.objects)?;
+    if args.all_namespaces && !names.is_empty() {
+        return Err(Failure("an object by its name is in one namespace: use -n".to_owned()));
+    }
+    if args.watch {
+        return watch(&args, kind, names).await;
+    }
+    let mut client = args.server.connect().await?;
+    let mut found = Vec::new();
+    if names.is_empty() {
+        let namespace = if args.all_namespaces { "" } else { args.namespace.name() };
+        let message = ListRequest { kind: kind.as_str().to_owned(), namespace: namespace.to_owned() };
+        found = client.list(request(message)).await?.into_inner().objects;
+    }
+    for name in &names {
+        let message = GetRequest { key: Some(key(kind, args.namespace.name(), name)) };
+        found.extend(client.get(request(message)).await?.into_inner().object);
+    }
+    if found.is_empty() && matches!(args.output, Output::Table | Output::Wide) {
+        let place =
+            if args.all_namespaces { String::new() } else { format!(" in namespace {:?}", args.namespace.name()) };
+        eprintln!("no {} found{place}", kind.as_str());
+        return Ok(());
+    }
+    print(&show(&args, kind, names.len() == 1, &found))
+}
+
+fn key(kind: Kind, namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey {
+        kind: kind.as_str().to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        resource_version: String::new(),
+    }
+}
+
+/// `single`: it was asked for by name, and is shown as itself instead of as a list of one.
+fn show(args: &GetArgs, kind: Kind, single: bool, found: &[Object]) -> String {
+    let whole = || match found {
+        [object] if single => objects::json(object),
+        _ => json!({"apiVersion": "v1", "kind": "List", "items": found.iter().map(objects::json).collect::<Vec<_>>()}),
+    };
+    match args.output {
+        Output::Yaml => yaml::text(&whole()),
+        Output::Json => json_text(&whole()),
+        Output::Name => found.iter().map(name).collect(),
+        Output::Table | Output::Wide => {
+            let columns = Columns::new(kind, args.all_namespaces, args.output == Output::Wide);
+            let mut table = Table::new(columns.heads());
+            for object in found {
+                table.add(columns.row(&objects::json(object)));
+            }
+            table.text()
+        }
+    }
+}
+
+fn name(object: &Object) -> String {
+    Key::of(object).map(|key| format!("{}/{}\n", qualified(key.kind), key.name.name)).unwrap_or_default()
+}
+
+/// As JSON, indented.
+pub(super) fn json_text(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(), Failure> {
+    if names.len() > 1 {
+        return Err(Failure("a watch follows one object or all of a kind: name one".to_owned()));
+    }
+    let namespace = if args.all_namespaces { "" } else { args.namespace.name() };
+    let message = WatchRequest {
+        kind: kind.as_str().to_owned(),
+        namespace: namespace.to_owned(),
+        name: names.pop().unwrap_or_default(),
+        after_revision: None,
+    };
+    let mut client = args.server.connect().await?;
+    // Without a limit in time.
+    let mut events = client.watch(message).await?.into_inner();
+    let columns = Columns::new(kind, args.all_namespaces, args.output == Output::Wide);
+    let mut heads = vec!["EVENT"];
+    heads.extend(columns.heads());
+    let mut table = Table::new(heads);
+    let mut synced = false;
+    while let Some(response) = events.message().await? {
+        let word = match response.event() {
+            Event::Applied => "applied",
+            Event::Deleted => "deleted",
+            Event::Initial | Event::Synced | Event::Unspecified => "",
+        };
+        if response.event() == Event::Synced {
+            // The widths of columns are known from here on.
+            synced = true;
+            if matches!(args.output, Output::Table | Output::Wide) {
+                print(&table.text())?;
+            }
+            continue;
+        }
+        let Some(object) = response.object else { continue };
+        let shown = objects::json(&object);
+        match args.output {
+            Output::Yaml => print(&format!("---\n{}", yaml::text(&shown)))?,
+            Output::Json => print(&json_text(&shown))?,
+            Output::Name => print(&name(&object))?,
+            Output::Table | Output::Wide => {
+                let mut row = vec![word.to_owned()];
+                row.extend(columns.row(&shown));
+                if synced {
+                    print(&table.line(&row))?;
+                } else {
+                    table.add(row);
+                }
+            }
+        }
+    }
+    Err(Failure("the control plane has ended the watch".to_owned()))
+}

@@ -1,0 +1,302 @@
+//! The command line: `outrigger serve`, and the commands of whoever uses it. These are a thin client of the control API:
+//! what they can do, any gRPC client can.
+
+mod apply;
+mod delete;
+mod describe;
+mod get;
+mod proxies;
+mod read;
+mod table;
+mod yaml;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use outrigger_engine::source::nearest;
+use outrigger_proto::outrigger::control::v1::control_client::ControlClient;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::model::{DEFAULT_NAMESPACE, Kind};
+use crate::serve::{LARGEST_MESSAGE, ServeArgs};
+
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The control plane of a service mesh, and its command line.
+///
+/// Objects are those of Kubernetes and of the Gateway API (Service, HTTPRoute), and a few of our own (Workload,
+/// ServicePolicy): `outrigger apply -f FILE` takes their YAML as it is.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the control plane: the store, the control API and xDS.
+    Serve(ServeArgs),
+    /// Create or update the objects in files: all of them, or none.
+    Apply(apply::ApplyArgs),
+    /// Show objects, and follow their changes.
+    Get(get::GetArgs),
+    /// Show an object with everything that became of it.
+    Describe(describe::DescribeArgs),
+    /// Delete objects: all of them, or none.
+    Delete(delete::DeleteArgs),
+    /// Show the proxies that are connected, and whether they accepted what they were sent.
+    Proxies(proxies::ProxiesArgs),
+}
+
+/// Where the control plane is.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// The control plane: HOST:PORT or unix:PATH. Else $OUTRIGGER_SERVER, else 127.0.0.1:15010.
+    #[arg(short = 's', long, value_name = "ADDR")]
+    pub server: Option<String>,
+}
+
+/// In which namespace.
+#[derive(Clone, Debug, Args)]
+pub struct NamespaceArgs {
+    /// The namespace; "default" if absent.
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+impl NamespaceArgs {
+    fn name(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
+    }
+}
+
+/// How objects are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A line for each.
+    Table,
+    /// A longer line for each.
+    Wide,
+    /// As YAML.
+    Yaml,
+    /// As JSON.
+    Json,
+    /// Kind and name only.
+    Name,
+}
+
+/// Why a command failed: text for people, in lines.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Failure(text)
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        let text = status.message();
+        Failure(match status.code() {
+            Code::Unimplemented => {
+                format!(
+                    "the control plane does not know this request ({text}): is it one of Outrigger, and of this version?"
+                )
+            }
+            Code::DeadlineExceeded | Code::Cancelled => {
+                format!("the control plane has not answered in {} s: see its log", PATIENCE.as_secs())
+            }
+            _ if text.is_empty() => status.code().to_string(),
+            _ => text.to_owned(),
+        })
+    }
+}
+
+/// Runs the program with its arguments (the first is the program's name) to its end.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // To standard output for --help and --version, else to standard error; nobody reads a failure of that.
+            _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(args) => crate::serve::serve(args).map_err(Failure),
+        Command::Apply(args) => client(apply::apply(args)),
+        Command::Get(args) => client(get::get(args)),
+        Command::Describe(args) => client(describe::describe(args)),
+        Command::Delete(args) => client(delete::delete(args)),
+        Command::Proxies(args) => client(proxies::proxies(args)),
+    };
+    result.unwrap_or_else(|Failure(text)| {
+        eprintln!("error: {text}");
+        ExitCode::FAILURE
+    })
+}
+
+fn client(command: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure(format!("no event loop: {error}")))?;
+    runtime.block_on(command).map(|()| ExitCode::SUCCESS)
+}
+
+impl ServerArgs {
+    /// Connects.
+    async fn connect(&self) -> Result<ControlClient<Channel>, Failure> {
+        let given =
+            self.server.clone().or_else(|| std::env::var("OUTRIGGER_SERVER").ok().filter(|text| !text.is_empty()));
+        let server = given.unwrap_or_else(|| crate::DEFAULT_SERVER.to_owned());
+        let address: crate::serve::Address = server
+            .trim_start_matches("http://")
+            .parse()
+            .map_err(|reason| Failure(format!("--server {server}: {reason}")))?;
+        let uri = match &address {
+            crate::serve::Address::Tcp(address) => format!("http://{address}"),
+            crate::serve::Address::Unix(_) => address.to_string(),
+        };
+        let failed = |error: tonic::transport::Error| {
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(inner) = cause.source() {
+                cause = inner;
+            }
+            Failure(format!(
+                "no control plane answers at {address} ({cause}): start one by `outrigger serve`, or say where it is by --server or OUTRIGGER_SERVER"
+            ))
+        };
+        let endpoint = Endpoint::from_shared(uri).map_err(failed)?.connect_timeout(Duration::from_secs(5));
+        let channel = endpoint.connect().await.map_err(failed)?;
+        let client = ControlClient::new(channel);
+        Ok(client.max_decoding_message_size(LARGEST_MESSAGE).max_encoding_message_size(LARGEST_MESSAGE))
+    }
+}
+
+/// A request that does not wait for ever.
+fn request<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(PATIENCE);
+    request
+}
+
+/// Writes to standard output. Where its reader has gone, as in `... | head`, there is nothing left to do.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result.map_err(|error| Failure(format!("standard output: {error}"))),
+    }
+}
+
+/// The names by which a kind is known on the command line, the first being the one that messages show.
+fn names(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Service => &["service", "services", "svc"],
+        Kind::Workload => &["workload", "workloads", "wl"],
+        Kind::HttpRoute => &["httproute", "httproutes"],
+        Kind::ServicePolicy => &["servicepolicy", "servicepolicies"],
+    }
+}
+
+/// `httproute.gateway.networking.k8s.io`: the kind as messages show it, and as it may be given.
+fn qualified(kind: Kind) -> String {
+    let name = names(kind).first().copied().unwrap_or_default();
+    match kind.api_versions().first().and_then(|version| version.split_once('/')) {
+        Some((group, _)) => format!("{name}.{group}"),
+        None => name.to_owned(),
+    }
+}
+
+/// The kind that is meant.
+fn kind_named(text: &str) -> Result<Kind, Failure> {
+    let lower = text.to_ascii_lowercase();
+    let plain = lower.split('.').next().unwrap_or_default();
+    let is_it = |kind: &Kind| names(*kind).contains(&plain) && (plain == lower || qualified(*kind) == lower);
+    Kind::ALL.into_iter().find(is_it).ok_or_else(|| {
+        let near = nearest(text, Kind::ALL.into_iter().flat_map(names).copied());
+        let known: Vec<&str> = Kind::ALL.into_iter().filter_map(|kind| names(kind).first().copied()).collect();
+        let hint = if near.is_empty() { format!("; there are {}", known.join(", ")) } else { near };
+        Failure(format!("{text:?} is no kind of this version{hint}"))
+    })
+}
+
+/// `KIND NAME...` or `KIND/NAME...` as kubectl takes both.
+fn kind_and_names(words: &[String]) -> Result<(Kind, Vec<String>), Failure> {
+    let (first, rest) = words.split_first().ok_or_else(|| Failure("say which kind".to_owned()))?;
+    match first.split_once('/') {
+        None => Ok((kind_named(first)?, rest.to_vec())),
+        Some((kind, name)) => {
+            let kind = kind_named(kind)?;
+            let mut names = vec![name.to_owned()];
+            for word in rest {
+                match word.split_once('/') {
+                    Some((other, name)) if kind_named(other)? == kind => names.push(name.to_owned()),
+                    _ => return Err(Failure(format!("{word:?}: write all as KIND/NAME, of one kind"))),
+                }
+            }
+            Ok((kind, names))
+        }
+    }
+}
+
+/// How long ago a time is, as kubectl writes it: `45s`, `12m`, `3h12m`, `5d`. Empty if the time is unknown.
+fn age(time: &str) -> String {
+    let Ok(then) = time.parse::<outrigger_proto::prost_types::Timestamp>() else { return String::new() };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = now.saturating_sub(u64::try_from(then.seconds).unwrap_or_default());
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (minutes, hours, days) {
+        (0 | 1, ..) => format!("{seconds}s"),
+        (2..10, ..) => format!("{minutes}m{}s", seconds % 60),
+        (_, 0..3, _) => format!("{minutes}m"),
+        (_, 3..8, _) => format!("{hours}h{}m", minutes % 60),
+        (_, 8..48, _) => format!("{hours}h"),
+        _ => format!("{days}d"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_sound_and_each_has_help() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+            for arg in sub.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {}", sub.get_name(), arg.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn kinds_have_the_names_that_kubectl_takes() {
+        for text in ["HTTPRoute", "httproutes", "httproute.gateway.networking.k8s.io"] {
+            assert_eq!(kind_named(text).unwrap(), Kind::HttpRoute, "{text}");
+        }
+        assert_eq!(kind_named("svc").unwrap(), Kind::Service);
+        let Failure(text) = kind_named("httprout").unwrap_err();
+        assert_eq!(text, r#""httprout" is no kind of this version; did you mean "httproute" or "httproutes"?"#);
+        assert!(kind_named("service.apps").is_err());
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let (kind, names) = kind_and_names(&words("svc/a service/b")).unwrap();
+        assert_eq!((kind, names), (Kind::Service, words("a b")));
+        assert!(kind_and_names(&words("svc/a httproute/b")).is_err());
+    }
+}

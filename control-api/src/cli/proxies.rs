@@ -1,0 +1,141 @@
+//! `outrigger proxies`.
+
+use clap::Args;
+use outrigger_engine::xds::Kind;
+use outrigger_proto::outrigger::control::v1::{ListProxiesRequest, Proxy, ProxyType};
+use serde_json::{Value, json};
+
+use super::get::json_text;
+use super::table::Table;
+use super::{Failure, Output, ServerArgs, age, print, request, yaml};
+
+/// Flags of `proxies`.
+#[derive(Clone, Debug, Args)]
+pub struct ProxiesArgs {
+    /// How proxies are shown; wide adds the versions.
+    #[arg(short = 'o', long, value_name = "FORMAT", value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented by its type")]
+    pub server: ServerArgs,
+}
+
+pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), Failure> {
+    let mut client = args.server.connect().await?;
+    let proxies = client.list_proxies(request(ListProxiesRequest {})).await?.into_inner().proxies;
+    let whole = || Value::from(proxies.iter().map(value).collect::<Vec<_>>());
+    let text = match args.output {
+        Output::Json => json_text(&whole()),
+        Output::Yaml => yaml::text(&whole()),
+        Output::Name => proxies.iter().map(|proxy| format!("{}\n", proxy.id)).collect(),
+        Output::Table | Output::Wide if proxies.is_empty() => {
+            eprintln!("no proxy is connected");
+            return Ok(());
+        }
+        Output::Table | Output::Wide => table(&proxies, args.output == Output::Wide),
+    };
+    print(&text)
+}
+
+fn short(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Cluster => "CDS",
+        Kind::Endpoints => "EDS",
+        Kind::Listener => "LDS",
+        Kind::Routes => "RDS",
+    }
+}
+
+fn table(proxies: &[Proxy], wide: bool) -> String {
+    let mut heads = vec!["NAME", "CLUSTER"];
+    heads.extend(Kind::ALL.map(short));
+    heads.push("AGE");
+    if wide {
+        heads.extend(["AGENT", "PROTOCOL"]);
+    }
+    let mut table = Table::new(heads);
+    let mut rejections = String::new();
+    for proxy in proxies {
+        let mut row = vec![proxy.id.clone(), proxy.cluster.clone()];
+        for kind in Kind::ALL {
+            let state = proxy.types.iter().find(|state| state.type_url == kind.type_url());
+            row.push(state.map_or("-".to_owned(), |state| cell(state, wide)));
+            if let Some(reason) = state.and_then(|state| state.rejected.as_deref()) {
+                rejections.push_str(&format!("{} rejected {}: {reason}\n", proxy.id, short(kind)));
+            }
+        }
+        row.push(age(&proxy.connected_since));
+        if wide {
+            row.extend([proxy.agent.clone(), proxy.protocol.clone()]);
+        }
+        table.add(row);
+    }
+    if rejections.is_empty() { table.text() } else { format!("{}\n{rejections}", table.text()) }
+}
+
+/// `SYNCED 12`, `STALE 12`, `REJECTED 12`: the state and how many resources. Wide: the version accepted last, too.
+fn cell(state: &ProxyType, wide: bool) -> String {
+    let word = match &state.rejected {
+        Some(_) => "REJECTED",
+        None if state.sent_version == state.accepted_version => "SYNCED",
+        None => "STALE",
+    };
+    let version = if !wide {
+        String::new()
+    } else if state.accepted_version.is_empty() {
+        " (none)".to_owned()
+    } else {
+        format!(" ({})", state.accepted_version)
+    };
+    format!("{word} {}{version}", state.resources)
+}
+
+fn value(proxy: &Proxy) -> Value {
+    let types = proxy.types.iter().map(|state| {
+        json!({
+            "typeUrl": state.type_url,
+            "resources": state.resources,
+            "sentVersion": state.sent_version,
+            "acceptedVersion": state.accepted_version,
+            "rejected": state.rejected,
+        })
+    });
+    json!({
+        "id": proxy.id,
+        "cluster": proxy.cluster,
+        "agent": proxy.agent,
+        "protocol": proxy.protocol,
+        "connectedSince": proxy.connected_since,
+        "types": types.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_proxy_shows_where_it_is_and_why_it_refused() {
+        let state = |kind: Kind, accepted: &str, rejected: Option<&str>| ProxyType {
+            type_url: kind.type_url().to_owned(),
+            resources: 3,
+            sent_version: "b".to_owned(),
+            accepted_version: accepted.to_owned(),
+            rejected: rejected.map(str::to_owned),
+        };
+        let types = vec![
+            state(Kind::Cluster, "b", None),
+            state(Kind::Endpoints, "a", None),
+            state(Kind::Listener, "a", Some("no")),
+        ];
+        let proxy = Proxy { id: "orders-1".to_owned(), cluster: "orders".to_owned(), types, ..Proxy::default() };
+        assert_eq!(
+            table(&[proxy], false),
+            "NAME       CLUSTER   CDS        EDS       LDS          RDS   AGE
+orders-1   orders    SYNCED 3   STALE 3   REJECTED 3   -
+
+orders-1 rejected LDS: no
+"
+        );
+    }
+}
