@@ -148,6 +148,7 @@ fn proxy(proxy: crate::xds::Proxy) -> Proxy {
         agent: proxy.agent,
         protocol: protocol.to_owned(),
         connected_since: objects::rfc3339(since),
+        address: proxy.address.map(|address| address.to_string()).unwrap_or_default(),
         types: types.collect(),
     }
 }

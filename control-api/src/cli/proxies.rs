@@ -51,7 +51,7 @@ fn table(proxies: &[Proxy], wide: bool) -> String {
     heads.extend(Kind::ALL.map(short));
     heads.push("AGE");
     if wide {
-        heads.extend(["AGENT", "PROTOCOL"]);
+        heads.extend(["ADDRESS", "AGENT", "PROTOCOL"]);
     }
     let mut table = Table::new(heads);
     let mut rejections = String::new();
@@ -66,7 +66,8 @@ fn table(proxies: &[Proxy], wide: bool) -> String {
         }
         row.push(age(&proxy.connected_since));
         if wide {
-            row.extend([proxy.agent.clone(), proxy.protocol.clone()]);
+            let address = if proxy.address.is_empty() { "-" } else { &proxy.address };
+            row.extend([address, proxy.agent.as_str(), proxy.protocol.as_str()].map(str::to_owned));
         }
         table.add(row);
     }
@@ -106,6 +107,7 @@ fn value(proxy: &Proxy) -> Value {
         "agent": proxy.agent,
         "protocol": proxy.protocol,
         "connectedSince": proxy.connected_since,
+        "address": proxy.address,
         "types": types.collect::<Vec<_>>(),
     })
 }
