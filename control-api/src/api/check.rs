@@ -41,7 +41,10 @@ pub(super) fn check(
     now: u64,
 ) -> Result<Compiled, Vec<Violation>> {
     let mesh = Mesh::build(objects.values().map(|held| &held.stored), before.map(|before| &*before.mesh));
-    let violations: Vec<Violation> = mesh.rejected().iter().flat_map(violations).collect();
+    // What was left out at the start already is not the fault of this change.
+    let known = |rejected: &&Rejected| before.is_some_and(|before| before.mesh.rejected().contains(rejected));
+    let violations: Vec<Violation> =
+        mesh.rejected().iter().filter(|rejected| !known(rejected)).flat_map(violations).collect();
     match before {
         Some(_) if !violations.is_empty() => return Err(violations),
         Some(_) => {}
@@ -57,7 +60,8 @@ pub(super) fn check(
 /// A resource that no proxy would take, as faults of the Service that it was compiled for.
 fn violations(rejected: &Rejected) -> impl Iterator<Item = Violation> {
     rejected.problems.iter().map(|problem| Violation {
-        field: problem.path.clone(),
+        // It comes from several objects.
+        field: "objects".to_owned(),
         place: format!("{:?} {}: {}", rejected.kind, rejected.name, problem.path),
         value: problem.value.clone(),
         reason: problem.reason.clone(),

@@ -243,7 +243,7 @@ impl Thread {
         if !violations.is_empty() {
             return Err(Refusal::Invalid(violations));
         }
-        let plan = self.plan(&before, changes, next, &keys)?;
+        let plan = self.plan(&before, changes, next)?;
         let applied = keys.into_iter().map(|(key, outcome)| {
             let object = plan.next.shown(&key);
             let was = before.objects.get(&key).map(|held| &held.stored.object);
@@ -274,32 +274,16 @@ impl Thread {
         if !missing.is_empty() {
             return Err(Refusal::NotFound(missing));
         }
-        let plan = self.plan(&before, changes, next, &[])?;
+        let plan = self.plan(&before, changes, next)?;
         Ok(DeleteOutcome { revision: self.carry_out(plan, dry_run)?, deleted })
     }
 
-    /// Checks what would be in force. `keys`: the objects of the request, in its order.
-    fn plan(
-        &self,
-        before: &InForce,
-        changes: Vec<Change>,
-        next: BTreeMap<Key, Held>,
-        keys: &[(Key, Outcome)],
-    ) -> Result<Plan, Refusal> {
+    /// Checks what would be in force.
+    fn plan(&self, before: &InForce, changes: Vec<Change>, next: BTreeMap<Key, Held>) -> Result<Plan, Refusal> {
         if changes.is_empty() {
             return Ok(Plan { changes, next: before.clone() });
         }
-        let compiled = check(&next, Some(&before.compiled), now()).map_err(|mut violations| {
-            for violation in &mut violations {
-                // An object of the request is named by its place in it.
-                let own =
-                    keys.iter().enumerate().find(|(_, (key, _))| violation.place.starts_with(&format!("{key}: ")));
-                if let Some((index, (key, _))) = own {
-                    violation.field = format!("objects[{index}].{}.{}", objects::field_name(key.kind), violation.field);
-                }
-            }
-            Refusal::Invalid(violations)
-        })?;
+        let compiled = check(&next, Some(&before.compiled), now()).map_err(Refusal::Invalid)?;
         let revision = self.store.revision().saturating_add(1);
         Ok(Plan { changes, next: InForce { revision, objects: next, compiled: Arc::new(compiled) } })
     }

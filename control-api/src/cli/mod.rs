@@ -21,6 +21,7 @@ use outrigger_proto::outrigger::control::v1::control_client::ControlClient;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::bootstrap::BootstrapArgs;
 use crate::model::{DEFAULT_NAMESPACE, Kind};
 use crate::serve::{LARGEST_MESSAGE, ServeArgs};
 
@@ -54,6 +55,8 @@ pub enum Command {
     Delete(delete::DeleteArgs),
     /// Show the proxies that are connected, and whether they accepted what they were sent.
     Proxies(proxies::ProxiesArgs),
+    /// Write the file that a sidecar starts from, ours or Envoy.
+    Bootstrap(BootstrapArgs),
 }
 
 /// Where the control plane is.
@@ -138,6 +141,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Describe(args) => client(describe::describe(args)),
         Command::Delete(args) => client(delete::delete(args)),
         Command::Proxies(args) => client(proxies::proxies(args)),
+        Command::Bootstrap(args) => crate::bootstrap::bootstrap(args)
+            .map_err(Failure)
+            .and_then(|text| print(&text).map(|()| ExitCode::SUCCESS)),
     };
     result.unwrap_or_else(|Failure(text)| {
         eprintln!("error: {text}");
