@@ -31,7 +31,7 @@ pub struct BootstrapArgs {
     #[arg(long, value_name = "[NAMESPACE/]SERVICE[:PORT]=ADDRESS:PORT")]
     pub to: Vec<To>,
     /// The control plane: HOST:PORT or unix:PATH.
-    #[arg(long, value_name = "ADDR", default_value = crate::DEFAULT_SERVER)]
+    #[arg(long, alias = "control-plane", value_name = "ADDR", default_value = crate::DEFAULT_SERVER)]
     pub control: Address,
     /// Where the proxy serves its admin pages.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15000")]

@@ -141,9 +141,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Describe(args) => client(describe::describe(args)),
         Command::Delete(args) => client(delete::delete(args)),
         Command::Proxies(args) => client(proxies::proxies(args)),
-        Command::Bootstrap(args) => crate::bootstrap::bootstrap(args)
-            .map_err(Failure)
-            .and_then(|text| print(&text).map(|()| ExitCode::SUCCESS)),
+        Command::Bootstrap(args) => {
+            crate::bootstrap::bootstrap(args).map_err(Failure).and_then(|text| print(&text).map(|()| ExitCode::SUCCESS))
+        }
     };
     result.unwrap_or_else(|Failure(text)| {
         eprintln!("error: {text}");
