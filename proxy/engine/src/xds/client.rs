@@ -274,6 +274,17 @@ impl Client {
         kind == Kind::Listener && clusters.is_some_and(|clusters| clusters.wildcard && !clusters.answered)
     }
 
+    /// Whether nothing of the kind was sent on this stream.
+    fn is_new(&self, kind: Kind) -> bool {
+        self.kinds.get(&kind).is_some_and(|subscription| subscription.on_stream.is_none())
+    }
+
+    /// Whether something that came, perhaps by an earlier stream, is not applied yet: what is here cannot be said.
+    fn is_unsettled(&self, kind: Kind) -> bool {
+        let in_hand = self.in_hand.iter().map(|in_hand| in_hand.draft.update.kind);
+        self.responses.iter().map(|(_, kind, _)| *kind).chain(in_hand).any(|other| other == kind)
+    }
+
     fn answer(&mut self, answer: Answer) -> Option<Request> {
         let Answer { kind, nonce, version, error, .. } = answer;
         let subscription = self.kinds.get_mut(&kind)?;
@@ -307,7 +318,8 @@ impl Client {
     }
 
     fn subscription_change(&mut self) -> Option<Request> {
-        let kinds: Vec<Kind> = self.kinds.keys().copied().filter(|kind| !self.is_held(*kind)).collect();
+        let may_speak = |kind: &Kind| !self.is_held(*kind) && !(self.is_new(*kind) && self.is_unsettled(*kind));
+        let kinds: Vec<Kind> = self.kinds.keys().copied().filter(may_speak).collect();
         let variant = self.variant;
         let change = |subscription: &mut Subscription, kind| match variant {
             Variant::Sotw => state_of_the_world_change(subscription, kind).map(Request::Sotw),

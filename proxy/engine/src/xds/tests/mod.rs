@@ -1,5 +1,6 @@
-//! The client against the rules of the protocol.
+//! The client against the rules of the protocol, and against a server with which things happen in any order.
 
+mod random;
 mod rules;
 
 use outrigger_proto::envoy::config::cluster::v3::Cluster;
@@ -14,6 +15,11 @@ use super::{Client, Kind, Rejection, Request, Response, Update, Variant};
 fn any(kind: Kind, name: &str, content: &str) -> Any {
     let message = Cluster { name: name.to_owned(), alt_stat_name: content.to_owned(), ..Default::default() };
     Any { type_url: kind.type_url().to_owned(), value: message.encode_to_vec() }
+}
+
+/// What [`any`] put into a body.
+fn content(body: &[u8]) -> String {
+    Cluster::decode(body).unwrap().alt_stat_name
 }
 
 fn resource(kind: Kind, name: &str, version: &str, content: &str) -> pb::Resource {
