@@ -1,10 +1,10 @@
 //! The processes of the mesh: started from this program, each with its log, and none of them outlives it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitCode, Stdio};
 
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
@@ -24,6 +24,18 @@ pub(crate) fn follow_parent() -> Result<(), String> {
     } else {
         Err("the demo that started this process has ended".to_owned())
     }
+}
+
+/// The role of a child that becomes another program, and still dies with the parent.
+pub(crate) const EXEC: &str = "exec";
+
+/// Becomes another program: after the role, its path and arguments.
+pub(crate) fn exec(arguments: Vec<OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter().skip(1);
+    let program = arguments.next().unwrap_or_default();
+    let error = std::process::Command::new(&program).args(arguments).exec();
+    eprintln!("{}: {error}", Path::new(&program).display());
+    ExitCode::FAILURE
 }
 
 /// All children. They are killed when this is dropped.

@@ -14,6 +14,7 @@ mod script;
 mod traffic;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ struct Cli {
     /// Requests per second.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
+    /// A program to be the sidecars in place of ours, such as Envoy: the control plane drives it as well.
+    #[arg(long, value_name = "FILE")]
+    sidecar: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -48,8 +52,9 @@ fn main() -> ExitCode {
         Some("proxy") => outrigger_proxy::run(rest),
         Some("control") => outrigger_control::run(rest),
         Some("app") => app::run(rest),
+        Some(family::EXEC) => family::exec(rest),
         _ => match Cli::try_parse_from(std::iter::once(program).chain(rest)) {
-            Ok(cli) => script::run(&cli.duration, cli.rate),
+            Ok(cli) => script::run(cli),
             Err(error) => {
                 // To standard output for --help, else to standard error; nobody reads a failure of that.
                 _ = error.print();

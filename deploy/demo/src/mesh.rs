@@ -1,11 +1,12 @@
 //! The mesh of the demo: which instances there are, where each of them listens, and how its processes are started.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::family::Family;
+use crate::family::{self, Family};
 use crate::ports::Ports;
 
 /// How long something may take to start, or to arrive everywhere: far more than it does, on a busy machine too.
@@ -74,14 +75,16 @@ pub(crate) struct Mesh {
     pub(crate) pages: SocketAddr,
     client: Client,
     data: PathBuf,
+    /// What is the sidecar in place of ours.
+    program: Option<PathBuf>,
 }
 
 impl Mesh {
-    /// Chooses ports; `directory` is for data and logs.
+    /// Chooses ports; `directory` is for data and logs, `program` the sidecar if it is not ours.
     ///
     /// # Errors
     /// Where ports are missing.
-    pub(crate) fn new(directory: &Path, client: Client) -> Result<Self, String> {
+    pub(crate) fn new(directory: &Path, client: Client, program: Option<PathBuf>) -> Result<Self, String> {
         let ports = &mut Ports::new();
         let (api, pages) = (ports.take()?, ports.take()?);
         let instances = [
@@ -100,6 +103,7 @@ impl Mesh {
             pages,
             client,
             data: directory.to_owned(),
+            program,
         })
     }
 
@@ -146,7 +150,14 @@ impl Mesh {
             }
             self.family.start(&instance.name, &arguments)?;
             let bootstrap = self.bootstrap(&instance).await?;
-            let sidecar = ["proxy", "-c", &bootstrap.to_string_lossy(), "--concurrency", "1"].map(ToOwned::to_owned);
+            let mut sidecar: Vec<OsString> = match &self.program {
+                None => vec!["proxy".into()],
+                Some(program) => vec![family::EXEC.into(), program.into()],
+            };
+            // Envoy's processes share memory by this number; ours share nothing.
+            let number = instance.admin.port().to_string();
+            sidecar.extend(["-c".into(), bootstrap.into_os_string()]);
+            sidecar.extend(["--concurrency", "1", "-l", "warning", "--base-id", &number].map(Into::into));
             self.family.start(&instance.sidecar(), &sidecar)?;
         }
         for instance in self.instances.clone() {
@@ -165,7 +176,7 @@ impl Mesh {
             instance.service,
             "--inbound",
             &format!("{}={}", instance.inbound, instance.application),
-            "--control-plane",
+            "--control",
             &self.api.to_string(),
             "--admin",
             &instance.admin.to_string(),
@@ -262,7 +273,7 @@ mod tests {
 
     #[test]
     fn every_instance_has_its_own_ports() {
-        let mesh = Mesh::new(Path::new("nowhere"), Client::new()).unwrap();
+        let mesh = Mesh::new(Path::new("nowhere"), Client::new(), None).unwrap();
         let mut ports: Vec<u16> = mesh
             .instances
             .iter()
@@ -278,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_workload_is_yaml() {
-        let mesh = Mesh::new(Path::new("nowhere"), Client::new()).unwrap();
+        let mesh = Mesh::new(Path::new("nowhere"), Client::new(), None).unwrap();
         let yaml = mesh.workloads();
         assert_eq!(yaml.matches("kind: Workload\n").count(), 6);
         assert!(

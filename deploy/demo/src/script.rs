@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
+use crate::Cli;
 use crate::client::Client;
 use crate::measure::{Measures, Period};
 use crate::mesh::{CONTROL, Mesh, PATIENCE};
@@ -32,7 +33,7 @@ const ENOUGH: u64 = 40;
 const BURST: u32 = 60;
 
 /// Runs the demo.
-pub(crate) fn run(duration: &Option<Duration>, rate: u32) -> ExitCode {
+pub(crate) fn run(cli: Cli) -> ExitCode {
     // One thread: children die with the thread that started them.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -41,7 +42,7 @@ pub(crate) fn run(duration: &Option<Duration>, rate: u32) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match LocalSet::new().block_on(&runtime, demo(*duration, rate)) {
+    match LocalSet::new().block_on(&runtime, demo(cli)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(reason) => {
@@ -52,10 +53,11 @@ pub(crate) fn run(duration: &Option<Duration>, rate: u32) -> ExitCode {
 }
 
 /// Whether all was as it should.
-async fn demo(duration: Option<Duration>, rate: u32) -> Result<bool, String> {
+async fn demo(cli: Cli) -> Result<bool, String> {
+    let Cli { duration, rate, sidecar } = cli;
     let directory = tempfile::Builder::new().prefix("outrigger-demo-").tempdir().map_err(|error| error.to_string())?;
     let client = Client::new();
-    let mesh = Mesh::new(directory.path(), client.clone())?;
+    let mesh = Mesh::new(directory.path(), client.clone(), sidecar)?;
     let mut show = Show {
         mesh,
         client,
