@@ -81,8 +81,8 @@ impl HttpContext {
     }
 }
 
-/// The connection preface of HTTP/2 (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What tells HTTP/2 from HTTP/1: the begin of its connection preface (RFC 9113, section 3.4). The codec judges the rest.
+const PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// Serves `io` until it ends. `buffered` was read from it before.
 pub async fn serve(
@@ -142,7 +142,14 @@ pub async fn serve(
     cx.stats.downstream_cx_length_ms.record(cx.started.elapsed().as_micros() as u64);
 }
 
-/// Reads until the bytes are, or cannot be, the preface of HTTP/2. `None`: the connection ended or idled first.
+/// Counts a connection whose TLS handshake failed: it was one all the same.
+pub fn count_failed(worker: &Worker, hcm: &HttpConnectionManager) {
+    let stats = worker.stats.http(&hcm.stat_prefix);
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_destroy.inc();
+}
+
+/// Reads until the bytes are, or cannot be, the begin of the preface of HTTP/2. `None`: the connection ended or idled first.
 async fn detect(cx: &HttpContext, io: &mut Io, buffered: &mut Bytes) -> Option<bool> {
     use tokio::io::AsyncReadExt;
     let mut read = bytes::BytesMut::from(&buffered[..]);
@@ -394,8 +401,7 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
         h2::End::Broken => cx.stats.downstream_cx_destroy_remote.inc(),
         h2::End::Closed | h2::End::Local | h2::End::KeepaliveTimeout => cx.stats.downstream_cx_destroy_local.inc(),
         h2::End::Protocol(details) => {
-            // Too many answers that are not read are no fault of the protocol.
-            if details != h2::CONTROL_FLOOD {
+            if !h2::is_flood(details) {
                 cx.stats.downstream_cx_protocol_error.inc();
             }
             cx.stats.downstream_cx_destroy_local.inc();

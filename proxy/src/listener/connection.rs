@@ -1,5 +1,6 @@
 //! One accepted connection, up to its filter chain: inspection, matching, TLS, and then HTTP or TCP.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,26 +16,42 @@ use super::accept::WorkerListener;
 use super::inspect::{Inspected, inspect};
 use crate::http::connection;
 use crate::io::Io;
+use crate::telemetry::stats::SslCounters;
 use crate::tls::server::{Accepted, TlsAcceptor};
 
 /// Serves one connection to its end.
 pub async fn serve(listener: Rc<WorkerListener>, io: Io, local: Address, remote: Address) {
     let worker = &listener.worker;
-    let started = Instant::now();
     let _guard = worker.connection_guard();
-    listener.stats.downstream_cx_total.inc();
-    listener.stats.downstream_cx_active.inc();
     run(&listener, io, local, remote).await;
-    listener.stats.downstream_cx_active.dec();
-    listener.stats.downstream_cx_destroy.inc();
-    listener.stats.downstream_cx_length_ms.record(started.elapsed().as_micros() as u64);
     let process = &worker.process;
     if process.max_downstream_connections.is_some() && !listener.config.ignore_global_connection_limit {
         process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
+/// A connection that has a filter chain, in the listener's statistics.
+struct Counted<'a>(&'a WorkerListener, Instant);
+
+impl<'a> Counted<'a> {
+    fn new(listener: &'a WorkerListener, accepted: Instant) -> Self {
+        listener.stats.downstream_cx_total.inc();
+        listener.stats.downstream_cx_active.inc();
+        Counted(listener, accepted)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let stats = &self.0.stats;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
+        stats.downstream_cx_length_ms.record(self.1.elapsed().as_micros() as u64);
+    }
+}
+
 async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: Address) {
+    let accepted = Instant::now();
     let Some(seen) = inspected(listener, &mut io).await else { return };
     let ip = |address: &Address| match address {
         Address::Ip(address) => Some(*address),
@@ -54,6 +71,7 @@ async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: 
         listener.stats.no_filter_chain_match.inc();
         return;
     };
+    let _counted = Counted::new(listener, accepted);
     let mut info = ConnectionInfo {
         id: worker.next_connection_id(),
         local_address: local,
@@ -66,6 +84,9 @@ async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: 
     if let Some(acceptor) = worker.process.acceptors.get(&chain) {
         let Some(accepted) = handshake(listener, acceptor, io.rewind(std::mem::take(&mut buffered)), &chain).await
         else {
+            if let NetworkFilter::Http(hcm) = &chain.filter {
+                connection::count_failed(worker, hcm);
+            }
             return;
         };
         io = accepted.io;
@@ -113,6 +134,21 @@ async fn inspected(listener: &Rc<WorkerListener>, io: &mut Io) -> Option<Inspect
     Some(seen)
 }
 
+/// Counts why a handshake failed.
+fn count_failure(stats: &SslCounters, error: &io::Error) {
+    use rustls::{CertificateError, Error};
+    let counter = match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
+        Some(Error::NoCertificatesPresented) => &stats.fail_verify_no_cert,
+        Some(Error::InvalidCertificate(CertificateError::NotValidForName)) => &stats.fail_verify_san,
+        Some(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
+            &stats.fail_verify_cert_hash
+        }
+        Some(Error::InvalidCertificate(_)) => &stats.fail_verify_error,
+        _ => &stats.connection_error,
+    };
+    counter.inc();
+}
+
 /// The TLS handshake within its time.
 async fn handshake(listener: &WorkerListener, acceptor: &TlsAcceptor, io: Io, chain: &FilterChain) -> Option<Accepted> {
     let accepting = acceptor.accept(io);
@@ -132,7 +168,7 @@ async fn handshake(listener: &WorkerListener, acceptor: &TlsAcceptor, io: Io, ch
             Some(accepted)
         }
         Err(error) => {
-            listener.stats.ssl.connection_error.inc();
+            count_failure(&listener.stats.ssl, &error);
             tracing::debug!(target: "connection", "listener {}: TLS: {error}", listener.config.name);
             None
         }

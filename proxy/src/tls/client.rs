@@ -48,7 +48,8 @@ impl TlsConnector {
             config.alpn_protocols = match protocol {
                 HttpProtocol::Http2(_) => vec![b"h2".to_vec()],
                 HttpProtocol::Auto { .. } => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-                HttpProtocol::Http1(_) | HttpProtocol::UseDownstream { .. } => Vec::new(),
+                HttpProtocol::Http1(_) => vec![b"http/1.1".to_vec()],
+                HttpProtocol::UseDownstream { .. } => Vec::new(),
             };
         }
         // A resumed session is not verified again, so none outlives this trust store and identity.

@@ -64,6 +64,7 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
             "hostile_encoding_in_a_folded_field",
             "hostile_encoding_hidden_in_a_fold",
             "hostile_field_that_is_folded",
+            "hostile_field_that_begins_with_a_space",
         ],
     },
     Differs {
@@ -101,6 +102,93 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
         what: "Envoy ends such a connection with INTERNAL_ERROR. We say ENHANCE_YOUR_CALM.",
         better: "whoever looks for the reason on the client's side.",
         scenarios: &["hostile_h2_rapid_reset"],
+    },
+    Differs {
+        title: "An HTTP/2 connection that ends for the client's fault says so",
+        what: "Envoy closes the connection after some faults without a word. We send GOAWAY with the code first, as RFC 9113, \
+               section 5.4.1, wants.",
+        better: "whoever looks for the fault on the client's side.",
+        scenarios: &[
+            "hostile_h2_headers_on_an_even_stream",
+            "hostile_h2_headers_on_stream_zero",
+            "hostile_h2_reset_of_an_idle_stream",
+            "hostile_h2_settings_on_a_stream",
+            "hostile_h2_settings_with_a_huge_window",
+            "hostile_h2_settings_with_a_tiny_frame",
+            "hostile_h2_window_update_of_zero",
+            "hostile_h2_window_update_of_zero_on_a_stream",
+            "hostile_h2_window_that_overflows",
+            "hostile_h2_push_promise_from_a_client",
+            "hostile_h2_goaway_on_a_stream",
+        ],
+    },
+    Differs {
+        title: "Stream ids only go up, and no stream depends on itself",
+        what: "Envoy overlooks a request on an id below the last one, and a priority on itself. To us the first is the \
+               connection's fault (RFC 9113, section 5.1.1), the second the stream's (RFC 7540, section 5.3.1).",
+        better: "whoever reads what two proxies made of the same frames: there is one reading.",
+        scenarios: &["hostile_h2_stream_ids_that_go_back", "hostile_h2_priority_on_itself"],
+    },
+    Differs {
+        title: "One stream too many ends alone",
+        what: "Envoy closes a connection on which the client opens more streams than it may. We refuse the stream \
+               (REFUSED_STREAM), as RFC 9113, section 5.1.2, wants. An upstream's answer without a status ends its stream only, \
+               too.",
+        better: "the other requests on the connection.",
+        scenarios: &["h2_too_many_streams", "h2_upstream_answers_without_a_status"],
+    },
+    Differs {
+        title: "Half a head is no request",
+        what: "Envoy logs and counts a request of which the client never sent a whole head. We count the connection's fault.",
+        better: "whoever counts requests: a line of the access log is one that somebody made.",
+        scenarios: &[
+            "hostile_h2_continuation_flood",
+            "hostile_h2_empty_continuation_flood",
+            "hostile_h2_data_between_header_frames",
+            "hostile_h2_hpack_that_does_not_decode",
+            "hostile_h2_hpack_index_out_of_range",
+            "hostile_h2_cut_in_a_frame",
+        ],
+    },
+    Differs {
+        title: "An answer that the client does not take is not logged as taken",
+        what: "Envoy's request is over when the answer lies in its buffer. Ours is over when the client's window took it, or the \
+               time for that is up: `SI`, `stream_idle_timeout`.",
+        better: "whoever looks for the reason why clients miss answers.",
+        scenarios: &["hostile_h2_zero_window"],
+    },
+    Differs {
+        title: "An HTTP/2 connection without a future is closed",
+        what: "Envoy keeps a connection that will take no more requests, after the client's GOAWAY or for its own limit on \
+               requests, until time closes it. We close it after the last answer.",
+        better: "whoever counts connections, or waits for them to drain.",
+        scenarios: &["h2_connection_for_two_requests", "h2_client_goes_away"],
+    },
+    Differs {
+        title: "HEAD over HTTP/2 on both sides",
+        what: "Envoy takes the `content-length` of the answer to HEAD for a fault, and resets the stream after the answer.",
+        better: "the client that asks for a length.",
+        scenarios: &["h2_to_h2_head_and_204"],
+    },
+    Differs {
+        title: "A declined upgrade is an ordinary answer",
+        what: "Envoy replaces a 200 to an upgrade by one without a body, and closes both connections. We pass the answer on \
+               (RFC 9110, section 7.8: a server may ignore Upgrade).",
+        better: "the client, which sees what the server said.",
+        scenarios: &["upgrade_is_declined_by_the_upstream"],
+    },
+    Differs {
+        title: "TLS failures in our TLS library's words",
+        what: "Where Envoy logs BoringSSL's error with its numbers, we log rustls's (`invalid peer certificate: UnknownIssuer`).",
+        better: "whoever reads it.",
+        scenarios: &["tls_upstream_is_not_trusted", "tls_upstream_has_another_name"],
+    },
+    Differs {
+        title: "A TLS client that cannot be served gets an alert",
+        what: "Envoy closes without a word what is no TLS, and serves a client that offers only protocols (ALPN) that the \
+               listener does not speak. We send an alert: decode_error, no_application_protocol (RFC 7301, section 3.2).",
+        better: "whoever fears that bytes meant for another protocol reach a server.",
+        scenarios: &["tls_plain_bytes_on_a_tls_listener", "tls_alpn_without_overlap"],
     },
 ];
 

@@ -407,10 +407,12 @@ impl ResponseBody {
                 let _ = shared.transport.poll_flush(cx);
             }
             let mut frame = shared.decoder.poll_frame(&mut shared.transport, cx);
-            if shared.transport.eof && matches!(frame, Poll::Ready(Some(Err(StreamError::ConnectionClosed)))) {
+            let cut_short = matches!(frame, Poll::Ready(Some(Err(StreamError::ConnectionClosed))));
+            if cut_short {
                 frame = Poll::Ready(Some(Err(CUT_SHORT)));
             }
             let settle = match &frame {
+                _ if cut_short => shared.close(CloseReason::CutShort),
                 Poll::Ready(Some(Err(error))) => {
                     let error = *error;
                     shared.fail(error)

@@ -136,7 +136,7 @@ pub(super) struct Blocks {
     ends: bool,
     /// The highest stream that was opened.
     opened: u32,
-    /// This is no HPACK: the crate will say so.
+    /// This is no HPACK: the crate will end the connection.
     lost: bool,
     decoded: Vec<u8>,
 }
@@ -160,6 +160,11 @@ impl Default for Blocks {
 }
 
 impl Blocks {
+    /// Whether a block was none.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// A frame with a part of a header block begins: HEADERS or CONTINUATION.
     pub(super) fn begin(&mut self, frame: &FrameHead) -> Option<(u32, Finding)> {
         if frame.kind == HEADERS {

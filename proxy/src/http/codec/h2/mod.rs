@@ -24,7 +24,7 @@ use h2::{Reason, RecvStream, SendStream};
 use outrigger_engine::message::Headers;
 
 pub use self::client::{ClientConnection, ClientSettings, ClientStream};
-pub(in crate::http) use self::scan::CONTROL_FLOOD;
+pub(in crate::http) use self::scan::is_flood;
 pub use self::server::{End, Incoming, Responder, ServerConnection, ServerSettings};
 
 use self::head::{BAD_MESSAGE, Limits, Refused};

@@ -24,8 +24,16 @@ pub(super) const CONTINUATION: u8 = 9;
 pub(super) const FLAG_END_STREAM: u8 = 1;
 const FLAG_ACK: u8 = 1;
 
-/// Envoy's response code detail for more control frames than may wait for the peer to read them.
-pub(in crate::http) const CONTROL_FLOOD: &str = "http2.outbound_control_frames_flood";
+/// Envoy's response code details for floods. It does not count them as protocol errors.
+const CONTROL_FLOOD: &str = "http2.outbound_control_frames_flood";
+const EMPTY_FLOOD: &str = "http2.inbound_empty_frames_flood";
+const PRIORITY_FLOOD: &str = "codec_error:Too_many_PRIORITY_frames";
+const WINDOW_FLOOD: &str = "codec_error:Too_many_WINDOW_UPDATE_frames";
+
+/// Whether these are the details of a flood, and of no other fault.
+pub(in crate::http) fn is_flood(details: &str) -> bool {
+    [CONTROL_FLOOD, EMPTY_FLOOD, PRIORITY_FLOOD, WINDOW_FLOOD].contains(&details)
+}
 
 /// Control frames that a peer may have answered in one go: Envoy's `max_outbound_control_frames`.
 const MAX_CONTROL_BURST: u32 = 1000;
@@ -58,6 +66,17 @@ impl FrameHead {
     pub(super) fn reset_code(&self) -> u32 {
         let [a, b, c, d, ..] = self.payload;
         u32::from_be_bytes([a, b, c, d])
+    }
+
+    /// Whether the frame has a length that frames of its type cannot have.
+    pub(super) fn has_bad_length(&self) -> bool {
+        match self.kind {
+            PRIORITY => self.length != 5,
+            RST_STREAM | WINDOW_UPDATE => self.length != 4,
+            SETTINGS => self.length % 6 != 0,
+            PING => self.length != 8,
+            _ => false,
+        }
     }
 
     /// Last stream id and code of GOAWAY.
@@ -172,7 +191,7 @@ impl Floods {
                 if frame.length == 0 && (frame.flags & FLAG_END_STREAM == 0 || frame.kind == CONTINUATION) {
                     self.empty += 1;
                     if self.empty > MAX_EMPTY_FRAMES {
-                        return Err("http2.inbound_empty_frames_flood");
+                        return Err(EMPTY_FLOOD);
                     }
                 } else {
                     self.empty = 0;
@@ -181,7 +200,7 @@ impl Floods {
             PRIORITY => {
                 self.priority = self.priority.saturating_add(1);
                 if self.priority > MAX_PRIORITY_PER_STREAM.saturating_mul(self.streams.saturating_add(1)) {
-                    return Err("http2.inbound_priority_frames_flood");
+                    return Err(PRIORITY_FLOOD);
                 }
             }
             WINDOW_UPDATE => {
@@ -189,7 +208,7 @@ impl Floods {
                 let data = self.data_sent.saturating_mul(MAX_WINDOW_UPDATES_PER_DATA);
                 let limit = self.streams.saturating_add(data).saturating_mul(2).saturating_add(5);
                 if self.window_updates > limit {
-                    return Err("http2.inbound_window_update_frames_flood");
+                    return Err(WINDOW_FLOOD);
                 }
             }
             SETTINGS | PING if frame.flags & FLAG_ACK == 0 => {

@@ -185,6 +185,12 @@ impl ServerConnection {
             if accepted.is_pending() && self.link.settle_doubt() {
                 continue;
             }
+            if accepted.is_pending()
+                && self.link.settle_later()
+                && let Some(details) = self.link.violation()
+            {
+                return Poll::Ready(self.violated(details));
+            }
             match ready!(accepted) {
                 Some(Ok((request, respond))) => {
                     if let Some(incoming) = self.accept(request, respond) {

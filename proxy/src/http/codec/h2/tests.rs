@@ -575,8 +575,8 @@ fn floods_end_the_connection() {
         let floods = [
             (ping.repeat(1001), "http2.outbound_control_frames_flood"),
             (frame(4, 0, 0, &[]).repeat(1001), "http2.outbound_control_frames_flood"),
-            (frame(2, 0, 1, &[0, 0, 0, 0, 1]).repeat(101), "http2.inbound_priority_frames_flood"),
-            (frame(8, 0, 0, &[0, 0, 0, 1]).repeat(6), "http2.inbound_window_update_frames_flood"),
+            (frame(2, 0, 1, &[0, 0, 0, 0, 1]).repeat(101), "codec_error:Too_many_PRIORITY_frames"),
+            (frame(8, 0, 0, &[0, 0, 0, 1]).repeat(6), "codec_error:Too_many_WINDOW_UPDATE_frames"),
             (continuations, "http2.too_many_continuation_frames"),
             (empty, "http2.inbound_empty_frames_flood"),
         ];

@@ -14,10 +14,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::block::{Blocks, Finding};
 use super::head::{BAD_FIELD, BAD_MESSAGE};
-use super::scan::{CONTINUATION, DATA, Floods, FrameHead, GOAWAY, HEADERS, PRIORITY, RST_STREAM, SETTINGS, Scanner};
+use super::scan::{
+    CONTINUATION, DATA, FLAG_END_STREAM, Floods, FrameHead, GOAWAY, HEADERS, PRIORITY, RST_STREAM, SETTINGS, Scanner,
+};
 use crate::io::Io;
 
 const PROTOCOL_ERROR: u32 = 1;
+const STREAM_CLOSED: u32 = 5;
+const FRAME_SIZE_ERROR: u32 = 6;
+const COMPRESSION_ERROR: u32 = 9;
 /// Odd heads and trailers of streams that have not been judged yet.
 const MAX_FINDINGS: usize = 1000;
 
@@ -26,6 +31,8 @@ const MAX_FINDINGS: usize = 1000;
 pub(super) struct Link {
     transport: RefCell<Transport>,
     violation: Cell<Option<&'static str>>,
+    /// A violation that counts when the crate has worked off what came before it.
+    later: Cell<Option<&'static str>>,
     /// A malformed message ends its stream only, and is reported here.
     malformed: Cell<Option<&'static str>>,
     goaway: Cell<Option<(u32, u32)>>,
@@ -57,6 +64,11 @@ struct Transport {
     policy: Policy,
     /// Nothing is written any more: the peer sees the transport close.
     silent: bool,
+    /// The code that says better than the crate's what was wrong with the last frame.
+    code: Option<u32>,
+    /// The streams that a client has opened, the highest id, and whether it has ended that one.
+    opened: u32,
+    ended: bool,
 }
 
 /// What happens when the peer sends a malformed message.
@@ -84,8 +96,12 @@ impl Link {
                 last_message: (DATA, 0),
                 policy,
                 silent: false,
+                code: None,
+                opened: 0,
+                ended: false,
             }),
             violation: Cell::new(None),
+            later: Cell::new(None),
             malformed: Cell::new(None),
             goaway: Cell::new(None),
             last_headers_sent: Cell::new(0),
@@ -120,6 +136,13 @@ impl Link {
     pub(super) fn set_violation(&self, details: &'static str) {
         self.violation.set(Some(self.violation.get().unwrap_or(details)));
         self.transport.borrow_mut().silent = true;
+    }
+
+    /// Whether a violation waits that counts now: the crate has taken in all that came before it.
+    pub(super) fn settle_later(&self) -> bool {
+        let Some(details) = self.later.take() else { return false };
+        self.set_violation(details);
+        true
     }
 
     /// A malformed message that ended its stream only, once.
@@ -238,12 +261,19 @@ impl Link {
         }
     }
 
-    fn inbound(&self, transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()> {
+    /// Looks at what has come. Returns how much of it the crate may see: all but what breaks our rules, and what follows.
+    fn inbound(&self, transport: &mut Transport, mut bytes: &[u8]) -> usize {
+        let total = bytes.len();
         while !bytes.is_empty() {
+            let at = total - bytes.len();
             if let (Some(blocks), Some(payload)) = (&mut transport.blocks, transport.inbound.boundary()) {
                 let found = blocks.payload(bytes.get(..payload.min(bytes.len())).unwrap_or_default());
-                self.found(found).map_err(|details| self.end(transport, details))?;
+                if let Err(details) = self.found(found) {
+                    self.later.set(Some(details));
+                    return at;
+                }
             }
+            let begin = at + transport.inbound.boundary().unwrap_or_default();
             let (taken, frame) = transport.inbound.next(bytes);
             bytes = bytes.get(taken..).unwrap_or_default();
             let Some(frame) = frame else { continue };
@@ -251,8 +281,12 @@ impl Link {
                 && let Some(blocks) = &mut transport.blocks
             {
                 let found = blocks.begin(&frame);
-                self.found(found).map_err(|details| self.end(transport, details))?;
+                if let Err(details) = self.found(found) {
+                    self.later.set(Some(details));
+                    return begin;
+                }
             }
+            self.note(transport, &frame);
             if matches!(frame.kind, DATA | HEADERS) {
                 transport.last_message = (frame.kind, frame.stream);
             }
@@ -266,16 +300,32 @@ impl Link {
                 kind if first && kind != SETTINGS => Err("http2.bad_preface"),
                 _ => transport.floods.inbound(&frame),
             };
-            allowed.map_err(|details| self.end(transport, details))?;
+            if let Err(details) = allowed {
+                self.later.set(Some(details));
+                return begin;
+            }
         }
-        Ok(())
+        total
     }
 
-    /// Ends the connection without a frame.
-    fn end(&self, transport: &mut Transport, details: &'static str) -> io::Error {
-        self.violation.set(Some(details));
-        transport.silent = true;
-        io::Error::new(io::ErrorKind::InvalidData, details)
+    /// Notes what a frame of a client's does to its streams, and what is wrong with it that the crate would call
+    /// something else.
+    fn note(&self, transport: &mut Transport, frame: &FrameHead) {
+        if self.client {
+            return;
+        }
+        transport.code = match frame.kind {
+            _ if frame.has_bad_length() => Some(FRAME_SIZE_ERROR),
+            DATA if frame.stream == transport.opened && transport.ended => Some(STREAM_CLOSED),
+            _ => None,
+        };
+        if frame.kind == HEADERS && frame.stream > transport.opened {
+            transport.opened = frame.stream;
+            transport.ended = false;
+        }
+        if frame.stream == transport.opened && matches!(frame.kind, HEADERS | DATA) {
+            transport.ended |= frame.flags & FLAG_END_STREAM != 0;
+        }
     }
 
     /// How many of `bytes` may be written: up to the frame with which the crate would end a malformed message.
@@ -327,11 +377,45 @@ impl Link {
                     Judgement::Doubtful
                 }
             }
-            GOAWAY if frame.goaway().1 == PROTOCOL_ERROR && last_kind == HEADERS && !self.own_goaway.get() => {
+            // An id that no new stream can have is the connection's fault, as is a block that is none.
+            GOAWAY
+                if frame.goaway().1 == PROTOCOL_ERROR
+                    && matches!(transport.last_kind, Some(HEADERS | CONTINUATION))
+                    && last_stream > self.accepted.get()
+                    && last_stream % 2 == 1
+                    && transport.opened == last_stream
+                    && self.code(transport).is_none()
+                    && !self.own_goaway.get() =>
+            {
                 Judgement::Malformed(BAD_FIELD)
             }
             _ => Judgement::Fine,
         }
+    }
+
+    /// The code with which the connection ends, where it is not the crate's.
+    fn code(&self, transport: &Transport) -> Option<u32> {
+        let lost = transport.blocks.as_ref().is_some_and(|blocks| blocks.is_lost());
+        if lost { Some(COMPRESSION_ERROR) } else { transport.code }
+    }
+
+    /// `bytes` with the code that we know to be right in the GOAWAY that they hold, if there is such a code.
+    fn corrected(&self, transport: &Transport, bytes: &[u8]) -> Option<Vec<u8>> {
+        let code = self.code(transport)?;
+        let mut scanner = transport.outbound;
+        let mut at = 0;
+        let mut corrected = None;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let (taken, frame) = scanner.next(rest);
+            at += taken;
+            if frame.is_some_and(|frame| frame.kind == GOAWAY && frame.goaway().1 == PROTOCOL_ERROR) {
+                let bytes = corrected.get_or_insert_with(|| bytes.to_vec());
+                if let Some(place) = at.checked_sub(4).and_then(|from| bytes.get_mut(from..at)) {
+                    place.copy_from_slice(&code.to_be_bytes());
+                }
+            }
+        }
+        corrected
     }
 
     fn written(&self, transport: &mut Transport, mut bytes: &[u8]) {
@@ -374,6 +458,9 @@ impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let link = &*self.0;
         let transport = &mut *link.transport.borrow_mut();
+        if link.later.get().is_some() {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         if transport.buffered.is_empty() {
             match Pin::new(&mut transport.io).poll_read(cx, buf) {
@@ -393,7 +480,11 @@ impl AsyncRead for Wire {
             buf.put_slice(transport.buffered.get(..n).unwrap_or_default());
             transport.buffered.advance(n);
         }
-        Poll::Ready(link.inbound(transport, buf.filled().get(before..).unwrap_or_default()))
+        let all = buf.filled().len() - before;
+        let seen = link.inbound(transport, buf.filled().get(before..).unwrap_or_default());
+        buf.set_filled(before + seen);
+        // Nothing at all would look like the end of the stream.
+        if seen == 0 && all > 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
 
@@ -421,8 +512,10 @@ impl AsyncWrite for Wire {
                 return Poll::Pending;
             }
             if allowed > 0 {
-                let cut = [io::IoSlice::new(first.get(..allowed).unwrap_or_default())];
-                let bufs = if allowed == first.len() { bufs } else { &cut };
+                let corrected = link.corrected(transport, first.get(..allowed).unwrap_or_default());
+                let head = corrected.as_deref().unwrap_or_else(|| first.get(..allowed).unwrap_or_default());
+                let cut = [io::IoSlice::new(head)];
+                let bufs = if allowed == first.len() && corrected.is_none() { bufs } else { &cut };
                 let n = ready!(Pin::new(&mut transport.io).poll_write_vectored(cx, bufs))?;
                 let mut left = n;
                 for buf in bufs {
