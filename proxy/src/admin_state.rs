@@ -1,11 +1,12 @@
 //! What the admin interface sees of the process.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use outrigger_engine::balance::{ClusterState, Health, Member};
-use outrigger_engine::config::cluster::Thresholds;
+use outrigger_engine::config::cluster::{Discovery, Thresholds};
 use outrigger_engine::config::endpoint::HealthStatus;
 use outrigger_engine::resilience::breaker::{Resource, RoutingPriority};
 use outrigger_engine::snapshot::Waits;
@@ -19,6 +20,7 @@ use outrigger_proto::envoy::config::cluster::v3 as cluster_proto;
 use outrigger_proto::envoy::config::core::v3 as core;
 
 use crate::admin::{AdminState, DrainListeners, certs};
+use crate::configuration::record::Record;
 use crate::process::Process;
 use crate::telemetry::log;
 use crate::telemetry::memory;
@@ -37,17 +39,18 @@ impl AdminState for Process {
         server.memory_physical_size.set(memory.resident);
         server
             .days_until_first_cert_expiring
-            .set(certs::days_until_first_expires(&self.certificates, SystemTime::now()));
+            .set(certs::days_until_first_expires(&self.certificates.load(), SystemTime::now()));
         server.uptime.set(self.started.elapsed().as_secs());
         server.concurrency.set(self.concurrency as u64);
         server.live.set(u64::from(self.server_state() == ServerState::Live));
         server.state.set(self.server_state() as u64);
         server.total_connections.set(self.connections.iter().map(|n| n.load(Ordering::Relaxed)).sum());
-        self.stats.listener_manager.total_listeners_active.set(self.listeners.len() as u64);
         let snapshot = self.snapshot.load();
+        self.stats.listener_manager.total_listeners_active.set(snapshot.listeners.len() as u64);
+        self.stats.listener_manager.total_listeners_draining.set(self.record.draining().len() as u64);
         self.stats.cluster_manager.active_clusters.set(snapshot.clusters.len() as u64);
-        for (name, cluster) in &snapshot.clusters {
-            let Some(scope) = self.cluster_stats.get(name) else { continue };
+        for cluster in snapshot.clusters.values() {
+            let scope = self.stats.cluster(cluster.config.stat_name());
             let hosts = cluster.hosts.load();
             scope.shared.membership_total.set(hosts.len() as u64);
             scope.shared.membership_healthy.set(hosts.count(Health::Healthy) as u64);
@@ -119,20 +122,31 @@ impl AdminState for Process {
         }
     }
 
+    fn record(&self) -> &Record {
+        &self.record
+    }
+
     fn listeners(&self) -> Vec<(String, Vec<Address>)> {
-        self.listeners.iter().map(|(name, addresses)| (name.to_string(), addresses.clone())).collect()
+        self.addresses.load().iter().map(|(name, addresses)| (name.to_string(), addresses.clone())).collect()
     }
 
     fn certificates(&self) -> Vec<Certificate> {
-        certs::with_days(&self.certificates, SystemTime::now())
+        certs::with_days(&self.certificates.load(), SystemTime::now())
     }
 
     fn unready_targets(&self) -> Vec<UnreadyTargetsDump> {
         let waits = self.waits.load();
+        let named = |kind: &str, names: &[Arc<str>]| names.iter().map(|name| format!("{kind} {name}")).collect();
         let targets = waits.iter().map(|waits| match waits {
             Waits::ClusterForHosts(cluster) => (format!("cluster {cluster}"), vec!["hosts".to_owned()]),
             Waits::ListenerForClusters(listener, clusters) => {
-                (format!("listener {listener}"), clusters.iter().map(|cluster| format!("cluster {cluster}")).collect())
+                (format!("listener {listener}"), named("cluster", clusters))
+            }
+            Waits::ListenerForRoutes(listener, routes) => {
+                (format!("listener {listener}"), named("route configuration", routes))
+            }
+            Waits::RoutesForClusters(routes, clusters) => {
+                (format!("route configuration {routes}"), named("cluster", clusters))
             }
         });
         targets.map(|(name, target_names)| UnreadyTargetsDump { name, target_names }).collect()
@@ -190,6 +204,10 @@ fn cluster_status(cluster: &ClusterState) -> ClusterStatus {
     ClusterStatus {
         name: config.name.to_string(),
         observability_name: config.stat_name().to_string(),
+        eds_service_name: match &config.discovery {
+            Discovery::Eds(eds) => eds.service_name.to_string(),
+            Discovery::Static(_) | Discovery::StrictDns(_) | Discovery::LogicalDns(_) => String::new(),
+        },
         host_statuses,
         circuit_breakers: Some(cluster_proto::CircuitBreakers {
             thresholds: vec![

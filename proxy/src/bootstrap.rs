@@ -46,7 +46,7 @@ fn load_bodies(bootstrap: &Bootstrap, at: &At<'_>) {
         let at = list.index(index);
         for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
             if let NetworkFilter::Http(manager) = &chain.filter {
-                let RouteSource::Inline(table) = &manager.routes;
+                let RouteSource::Inline(table) = &manager.routes else { continue };
                 table.load_bodies(&read, &at.field("route_config"));
             }
         }
@@ -54,7 +54,7 @@ fn load_bodies(bootstrap: &Bootstrap, at: &At<'_>) {
 }
 
 /// The bytes of a data source.
-fn read(source: &DataSource) -> Result<Vec<u8>, String> {
+pub(crate) fn read(source: &DataSource) -> Result<Vec<u8>, String> {
     match source {
         DataSource::Inline(bytes) => Ok(bytes.to_vec()),
         DataSource::File(path) => std::fs::read(&**path).map_err(|error| format!("{path}: {error}")),

@@ -1,12 +1,16 @@
 //! What one thread owns: pools, pickers, counters, a clock for headers, randomness, spare timers. A request touches
 //! nothing but this and its connection.
 
+mod command;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
@@ -15,8 +19,10 @@ use outrigger_engine::format::FormatContext;
 use outrigger_engine::message::{Headers, RequestHead, ResponseHead};
 use outrigger_engine::stream_info::StreamInfo;
 
+pub use self::command::{Command, SocketId, Workers};
 use crate::alarm::Alarm;
 use crate::cluster::WorkerCluster;
+use crate::listener::active::WorkerListeners;
 use crate::process::Process;
 use crate::telemetry::access_log::WorkerLogs;
 use crate::telemetry::stats::WorkerStats;
@@ -32,6 +38,7 @@ pub struct Worker {
     pub stats: WorkerStats,
     /// Its access logs.
     pub logs: WorkerLogs,
+    listeners: WorkerListeners,
     clusters: RefCell<HashMap<Arc<str>, Rc<WorkerCluster>>>,
     alarms: RefCell<Vec<Alarm>>,
     random: Cell<[u64; 2]>,
@@ -52,6 +59,7 @@ impl Worker {
             logs: WorkerLogs::new(process.access_logs.clone()),
             process,
             index,
+            listeners: WorkerListeners::default(),
             clusters: RefCell::default(),
             alarms: RefCell::default(),
             random: Cell::new(seed),
@@ -61,6 +69,46 @@ impl Worker {
         })
     }
 
+    /// Does what another thread wants; all but [`Command::Stop`], which is for whoever runs the thread.
+    pub fn obey(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Follow { clusters, listeners } => self.follow(&clusters, listeners),
+            Command::Hosts(state) => {
+                let cluster = self.clusters.borrow().get(&state.config.name).cloned();
+                if let Some(cluster) = cluster.filter(|cluster| Arc::ptr_eq(&cluster.state, &state)) {
+                    cluster.drop_left_hosts();
+                }
+            }
+            Command::Accept { id, listener, socket } => self.listeners.accept(self, id, &listener, socket),
+            Command::Own { id, listener } => self.listeners.own(self, id, &listener),
+            Command::Close(id) => self.listeners.close(id),
+            Command::Drain => {
+                self.drain.set();
+                self.listeners.drain();
+            }
+            Command::StopListeners { inbound_only } => self.listeners.stop(inbound_only),
+            Command::Stop => {}
+        }
+    }
+
+    /// Takes over a new snapshot. Requests find what is new by themselves; here goes what is old.
+    fn follow(self: &Rc<Self>, clusters: &[Arc<str>], listeners: bool) {
+        let snapshot = self.process.snapshot.load();
+        for name in clusters {
+            let is_old = |cluster: &&Rc<WorkerCluster>| {
+                snapshot.clusters.get(name).is_none_or(|state| !Arc::ptr_eq(state, &cluster.state))
+            };
+            let old = self.clusters.borrow().get(name).filter(is_old).cloned();
+            if let Some(cluster) = old {
+                self.clusters.borrow_mut().remove(name);
+                cluster.retire();
+            }
+        }
+        if listeners {
+            self.listeners.follow(self, &snapshot);
+        }
+    }
+
     /// The cluster `name` as this thread uses it, made at its first request here.
     pub fn cluster(self: &Rc<Self>, name: &str) -> Option<Rc<WorkerCluster>> {
         if let Some(cluster) = self.clusters.borrow().get(name) {
@@ -68,7 +116,7 @@ impl Worker {
         }
         let snapshot = self.process.snapshot.load();
         let state = snapshot.clusters.get(name)?;
-        let cluster = WorkerCluster::new(state.clone(), self);
+        let cluster = WorkerCluster::new(state.clone(), self)?;
         self.clusters.borrow_mut().insert(state.config.name.clone(), cluster.clone());
         Some(cluster)
     }
@@ -105,7 +153,7 @@ impl Worker {
         date.1.clone()
     }
 
-    /// Set when this thread drains; connections that idle wait for it.
+    /// Set when this thread drains.
     pub fn drain(&self) -> &Rc<LocalEvent> {
         &self.drain
     }
@@ -129,11 +177,6 @@ impl Worker {
         if let Some(count) = self.process.connections.get(self.index) {
             count.store(count.load(Ordering::Relaxed).wrapping_add(change), Ordering::Release);
         }
-    }
-
-    /// Idle connections close now, the others after their requests.
-    pub fn start_drain(&self) {
-        self.drain.set();
     }
 
     /// Writes the log lines of a request (or TCP connection) that is over.
@@ -183,6 +226,21 @@ impl LocalEvent {
         for waker in self.wakers.borrow_mut().drain() {
             waker.wake();
         }
+    }
+
+    /// Does `future` until the flag is set: then it is dropped where it is.
+    pub async fn cuts_off(self: &Rc<Self>, future: impl Future<Output = ()>) {
+        let mut future = pin!(future);
+        let mut registration = None;
+        poll_fn(|cx| {
+            // It is polled once more, so that what can end by itself does.
+            if future.as_mut().poll(cx).is_ready() || self.is_set() {
+                return Poll::Ready(());
+            }
+            registration.get_or_insert_with(|| self.register(cx.waker()));
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Has `waker` woken when the flag is set, as long as the registration lives.

@@ -146,6 +146,7 @@ mod tests {
 
     fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
         Arc::new(FilterChain {
+            fingerprint: 0,
             name: name.into(),
             matches,
             tls: None,

@@ -1,9 +1,15 @@
 //! `/config_dump`: what is configured, as `envoy.admin.v3.ConfigDump`.
 
+use std::collections::BTreeMap;
+
+use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::admin::v3::{
-    BootstrapConfigDump, ClustersConfigDump, EndpointsConfigDump, ListenersConfigDump, RoutesConfigDump,
-    clusters_config_dump::StaticCluster, endpoints_config_dump::StaticEndpointConfig,
-    listeners_config_dump::StaticListener, routes_config_dump::StaticRouteConfig,
+    BootstrapConfigDump, ClientResourceStatus, ClustersConfigDump, EndpointsConfigDump, ListenersConfigDump,
+    RoutesConfigDump, UpdateFailureState,
+    clusters_config_dump::{DynamicCluster, StaticCluster},
+    endpoints_config_dump::{DynamicEndpointConfig, StaticEndpointConfig},
+    listeners_config_dump::{DynamicListener, DynamicListenerState, StaticListener},
+    routes_config_dump::{DynamicRouteConfig, StaticRouteConfig},
 };
 use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_proto::envoy::config::endpoint::v3::{
@@ -22,6 +28,7 @@ use regex::Regex;
 use super::json::{JsonError, Mask, Printer};
 use super::query::Query;
 use super::{AdminState, Response};
+use crate::configuration::record::{Failure, Record, Status, Version};
 
 pub(super) fn config_dump(state: &dyn AdminState, query: &Query) -> Response {
     let names = match query.get("name_regex").filter(|text| !text.is_empty()) {
@@ -132,7 +139,7 @@ impl Dumps<'_> {
         bootstrap: Bootstrap,
         endpoints: bool,
     ) -> Result<Vec<DynamicMessage>, JsonError> {
-        let (clusters, listeners, routes) = match &bootstrap.static_resources {
+        let (mut clusters, mut listeners, mut routes) = match &bootstrap.static_resources {
             Some(resources) => (
                 self.clusters(&resources.clusters),
                 self.listeners(&resources.listeners),
@@ -140,6 +147,10 @@ impl Dumps<'_> {
             ),
             None => Default::default(),
         };
+        let record = state.record();
+        self.dynamic_clusters(&record.of(Kind::Cluster), &mut clusters);
+        self.dynamic_listeners(record, &mut listeners);
+        self.dynamic_routes(&record.of(Kind::Routes), &mut routes);
         let last_updated = Some(self.updated);
         let mut parts = vec![self.printer.dynamic(&BootstrapConfigDump { bootstrap: Some(bootstrap), last_updated })?];
         parts.push(self.printer.dynamic(&clusters)?);
@@ -180,11 +191,74 @@ impl Dumps<'_> {
         RoutesConfigDump { static_route_configs: routes.map(dump).collect(), ..Default::default() }
     }
 
+    fn dynamic_clusters(&self, statuses: &BTreeMap<String, Status>, dump: &mut ClustersConfigDump) {
+        for (name, status) in statuses.iter().filter(|(name, _)| self.wants(name)) {
+            let entry = |shown: Shown| DynamicCluster {
+                version_info: shown.version_info,
+                cluster: shown.config,
+                last_updated: shown.last_updated,
+                error_state: shown.error_state,
+                client_status: shown.client_status as i32,
+            };
+            let shown = Shown::new(Kind::Cluster, name, status);
+            match &status.active {
+                Some(_) => dump.dynamic_active_clusters.push(entry(shown)),
+                None => dump.dynamic_warming_clusters.push(entry(shown)),
+            }
+            if let (Some(_), Some(warming)) = (&status.active, &status.warming) {
+                let status = Status { warming: Some(warming.clone()), ..Default::default() };
+                dump.dynamic_warming_clusters.push(entry(Shown::new(Kind::Cluster, name, &status)));
+            }
+        }
+    }
+
+    fn dynamic_listeners(&self, record: &Record, dump: &mut ListenersConfigDump) {
+        let state = |version: &Version| DynamicListenerState {
+            version_info: version.version.clone(),
+            listener: Some(encoded(Kind::Listener, &version.body)),
+            last_updated: Some(version.updated.into()),
+        };
+        for (name, status) in record.of(Kind::Listener).into_iter().filter(|(name, _)| self.wants(name)) {
+            let Shown { error_state, client_status, .. } = Shown::new(Kind::Listener, &name, &status);
+            dump.dynamic_listeners.push(DynamicListener {
+                active_state: status.active.as_ref().map(state),
+                warming_state: status.warming.as_ref().map(state),
+                draining_state: None,
+                error_state,
+                client_status: client_status as i32,
+                name,
+            });
+        }
+        for draining in record.draining().into_iter().filter(|draining| self.wants(&draining.name)) {
+            let draining_state = draining.version.as_ref().map(state);
+            let name = draining.name.to_string();
+            match dump.dynamic_listeners.iter_mut().find(|listener| listener.name == name) {
+                Some(listener) => listener.draining_state = draining_state,
+                None => {
+                    dump.dynamic_listeners.push(DynamicListener { name, draining_state, ..Default::default() });
+                }
+            }
+        }
+    }
+
+    fn dynamic_routes(&self, statuses: &BTreeMap<String, Status>, dump: &mut RoutesConfigDump) {
+        for (name, status) in statuses.iter().filter(|(name, _)| self.wants(name)) {
+            let shown = Shown::new(Kind::Routes, name, status);
+            dump.dynamic_route_configs.push(DynamicRouteConfig {
+                version_info: shown.version_info,
+                route_config: shown.config,
+                last_updated: shown.last_updated,
+                error_state: shown.error_state,
+                client_status: shown.client_status as i32,
+            });
+        }
+    }
+
     /// The endpoints as they are in force.
     fn endpoints(&self, state: &dyn AdminState) -> EndpointsConfigDump {
         let mut dump = EndpointsConfigDump::default();
         state.clusters(&mut |cluster| {
-            if !self.wants(&cluster.name) {
+            if !self.wants(&cluster.name) || !cluster.eds_service_name.is_empty() {
                 return;
             }
             let policy = cluster_load_assignment::Policy { overprovisioning_factor: Some(140), ..Default::default() };
@@ -215,8 +289,61 @@ impl Dumps<'_> {
             let endpoint_config = Some(any(&assignment));
             dump.static_endpoint_configs.push(StaticEndpointConfig { endpoint_config, last_updated: None });
         });
+        for (name, status) in state.record().of(Kind::Endpoints) {
+            if !self.wants(&name) {
+                continue;
+            }
+            let shown = Shown::new(Kind::Endpoints, &name, &status);
+            dump.dynamic_endpoint_configs.push(DynamicEndpointConfig {
+                version_info: shown.version_info,
+                endpoint_config: shown.config,
+                last_updated: shown.last_updated,
+                error_state: shown.error_state,
+                client_status: shown.client_status as i32,
+            });
+        }
         dump
     }
+}
+
+/// What all dumps say of a resource that came from outside.
+#[derive(Default)]
+struct Shown {
+    version_info: String,
+    config: Option<Any>,
+    last_updated: Option<Timestamp>,
+    error_state: Option<UpdateFailureState>,
+    client_status: ClientResourceStatus,
+}
+
+impl Shown {
+    fn new(kind: Kind, name: &str, status: &Status) -> Self {
+        let error_state = status.error.as_ref().map(|Failure { refused, details }| UpdateFailureState {
+            failed_configuration: (!refused.body.is_empty()).then(|| encoded(kind, &refused.body)),
+            last_update_attempt: Some(refused.updated.into()),
+            details: format!("{name}: {details}"),
+            version_info: refused.version.clone(),
+        });
+        let client_status = match (&status.error, status.active.as_ref().or(status.warming.as_ref())) {
+            (Some(_), _) => ClientResourceStatus::Nacked,
+            (None, Some(_)) => ClientResourceStatus::Acked,
+            (None, None) => ClientResourceStatus::Requested,
+        };
+        let shown = Shown { error_state, client_status, ..Default::default() };
+        match status.active.as_ref().or(status.warming.as_ref()) {
+            Some(version) => Shown {
+                version_info: version.version.clone(),
+                config: Some(encoded(kind, &version.body)),
+                last_updated: Some(version.updated.into()),
+                ..shown
+            },
+            None => shown,
+        }
+    }
+}
+
+fn encoded(kind: Kind, body: &[u8]) -> Any {
+    Any { type_url: kind.type_url().to_owned(), value: body.to_vec() }
 }
 
 fn route_table(config: &Any) -> Option<RouteConfiguration> {

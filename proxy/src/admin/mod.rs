@@ -25,6 +25,7 @@ use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_proto::envoy::config::core::v3::Node;
 
 use self::query::Query;
+use crate::configuration::record::Record;
 use crate::telemetry::log;
 use crate::telemetry::stats::Stats;
 
@@ -57,6 +58,9 @@ pub trait AdminState: Send + Sync {
 
     /// Hands out every cluster, in the order of their names, one at a time.
     fn clusters(&self, visit: &mut dyn FnMut(ClusterStatus));
+
+    /// What became of each resource that came from outside.
+    fn record(&self) -> &Record;
 
     /// Every listener that is bound, with its name and addresses (at least one).
     fn listeners(&self) -> Vec<(String, Vec<Address>)>;

@@ -19,6 +19,7 @@ use outrigger_proto::prost_types::Any;
 use super::*;
 
 struct Fake {
+    record: Record,
     stats: Stats,
     server_state: ServerState,
     done: Mutex<Vec<String>>,
@@ -26,7 +27,7 @@ struct Fake {
 
 impl Fake {
     fn new() -> Self {
-        Fake { stats: Stats::new(), server_state: ServerState::Live, done: Mutex::default() }
+        Fake { record: Record::default(), stats: Stats::new(), server_state: ServerState::Live, done: Mutex::default() }
     }
 
     fn note(&self, what: impl Into<String>) {
@@ -80,6 +81,10 @@ fn tls_cluster() -> Cluster {
 impl AdminState for Fake {
     fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    fn record(&self) -> &Record {
+        &self.record
     }
 
     fn server_state(&self) -> ServerState {

@@ -27,6 +27,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use crate::telemetry::stats::{ClusterStats, Scope, Stats};
+use crate::worker::{Command, Workers};
 
 /// Look-ups under way at a time.
 const CONCURRENCY: usize = 64;
@@ -40,6 +41,7 @@ pub struct DnsResolver {
     hosts: Hosts,
     slots: Semaphore,
     random: Cell<u64>,
+    workers: Workers,
 }
 
 /// What a name stands for now.
@@ -64,13 +66,15 @@ impl FirstAnswers {
 }
 
 impl DnsResolver {
-    /// A resolver that has asked nobody yet. `seed` makes the jitter of processes differ.
-    pub fn new(seed: u64) -> Rc<Self> {
+    /// A resolver that has asked nobody yet. `seed` makes the jitter of processes differ; `workers` hear of hosts that
+    /// left.
+    pub fn new(seed: u64, workers: Workers) -> Rc<Self> {
         Rc::new(DnsResolver {
             resolvers: RefCell::default(),
             hosts: Hosts::from_system().unwrap_or_default(),
             slots: Semaphore::new(CONCURRENCY),
             random: Cell::new(seed),
+            workers,
         })
     }
 
@@ -83,7 +87,7 @@ impl DnsResolver {
     ) -> FirstAnswers {
         let (first, answers) = mpsc::channel(1);
         for cluster in clusters {
-            if let Some(names) = Names::new(cluster, stats) {
+            if let Some(names) = Names::new(cluster, stats, &self.workers) {
                 names.publish();
                 let waits = cluster.config.wait_for_warm_on_init.then(|| first.clone());
                 for index in 0..names.targets.len() {
@@ -267,7 +271,7 @@ fn merge(family: DnsFamily, v4: Result<Answer, NetError>, v6: Result<Answer, Net
 fn dns_of(cluster: &ClusterState) -> Option<&Dns> {
     match &cluster.config.discovery {
         Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(dns),
-        Discovery::Static(_) => None,
+        Discovery::Static(_) | Discovery::Eds(_) => None,
     }
 }
 
@@ -277,6 +281,7 @@ struct Names {
     cluster: Weak<ClusterState>,
     stats: Arc<Scope<ClusterStats>>,
     targets: Box<[Target]>,
+    workers: Workers,
 }
 
 /// An endpoint that is a name.
@@ -291,7 +296,7 @@ struct Target {
 
 impl Names {
     /// `None` for a cluster of another kind.
-    fn new(cluster: &Arc<ClusterState>, stats: &Stats) -> Option<Rc<Self>> {
+    fn new(cluster: &Arc<ClusterState>, stats: &Stats, workers: &Workers) -> Option<Rc<Self>> {
         let mut targets = Vec::new();
         for (group, locality) in dns_of(cluster)?.assignment.localities.iter().enumerate() {
             for (index, endpoint) in locality.endpoints.iter().enumerate() {
@@ -302,7 +307,12 @@ impl Names {
             }
         }
         let stats = stats.cluster(cluster.config.stat_name());
-        Some(Rc::new(Names { cluster: Arc::downgrade(cluster), stats, targets: targets.into() }))
+        Some(Rc::new(Names {
+            cluster: Arc::downgrade(cluster),
+            stats,
+            targets: targets.into(),
+            workers: workers.clone(),
+        }))
     }
 
     /// Takes up an answer, and publishes the hosts if it brought anything new.
@@ -337,6 +347,7 @@ impl Names {
         tracing::debug!(target: "dns", cluster = &*cluster.config.name, "{} hosts", hosts.len());
         cluster.hosts.store(Arc::new(hosts));
         self.stats.shared.membership_change.inc();
+        self.workers.tell(|| Command::Hosts(cluster.clone()));
     }
 
     fn hosts(&self, dns: &Dns, previous: &HostSet) -> HostSet {

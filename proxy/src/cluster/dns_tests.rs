@@ -9,6 +9,7 @@ use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, LocalRuntime};
 
 use super::*;
+use crate::worker::Workers;
 
 /// What the server says to one question.
 #[derive(Clone, Debug)]
@@ -97,7 +98,7 @@ fn run(test: impl Future<Output = ()>) {
 /// The hosts after `n` questions and the first answers.
 async fn after(server: &mut Server, cluster: &Arc<ClusterState>, n: usize) -> (Vec<String>, Stats) {
     let stats = Stats::new();
-    let resolver = DnsResolver::new(1);
+    let resolver = DnsResolver::new(1, Workers::default());
     resolver.start([cluster].into_iter(), &stats).ready().await;
     server.asked(n).await;
     (hosts(cluster), stats)
@@ -192,7 +193,7 @@ fn a_cluster_that_is_gone_asks_no_more() {
         let mut server = Server::new(&[Addresses(&["10.0.0.1"])], &[NoSuchName]).await;
         let cluster = cluster(&server, "type: STRICT_DNS\n    dns_lookup_family: V4_ONLY");
         let stats = Stats::new();
-        let resolver = DnsResolver::new(1);
+        let resolver = DnsResolver::new(1, Workers::default());
         resolver.start([&cluster].into_iter(), &stats).ready().await;
         server.asked(1).await;
         drop(cluster);
@@ -205,7 +206,7 @@ fn a_cluster_that_is_gone_asks_no_more() {
 
 #[test]
 fn intervals_follow_the_configuration() {
-    let resolver = DnsResolver::new(7);
+    let resolver = DnsResolver::new(7, Workers::default());
     let dns = |respect_ttl, failure_refresh_rate| Dns {
         assignment: Default::default(),
         family: DnsFamily::Auto,

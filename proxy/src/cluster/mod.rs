@@ -5,7 +5,7 @@ pub mod dns;
 pub mod pool;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,8 +44,8 @@ pub struct WorkerCluster {
 const SWEEP: Duration = Duration::from_millis(500);
 
 impl WorkerCluster {
-    /// The share of `worker` in a cluster.
-    pub fn new(state: Arc<ClusterState>, worker: &Rc<Worker>) -> Rc<Self> {
+    /// The share of `worker` in a cluster. `None` where its TLS was not made: nothing goes in plain text instead.
+    pub fn new(state: Arc<ClusterState>, worker: &Rc<Worker>) -> Option<Rc<Self>> {
         let config = &state.config;
         let (http1, http2) = match &config.protocol {
             HttpProtocol::Http1(http1) => (http1.clone(), Default::default()),
@@ -54,8 +54,11 @@ impl WorkerCluster {
                 (http1.clone(), http2.clone())
             }
         };
-        let tls = worker.process.connectors.get(&config.name).cloned().map(Rc::new);
-        Rc::new(WorkerCluster {
+        let tls = match &config.tls {
+            Some(tls) => Some(Rc::new(tls.made.get::<TlsConnector>()?.clone())),
+            None => None,
+        };
+        Some(Rc::new(WorkerCluster {
             stats: worker.process.stats.cluster(config.stat_name()).shard(worker.index),
             breakers: WorkerBreakers::new(state.breakers.clone()),
             picker: RefCell::new(Picker::new(&state, worker.random())),
@@ -75,7 +78,26 @@ impl WorkerCluster {
             tls,
             sweeping: std::cell::Cell::new(false),
             state,
-        })
+        }))
+    }
+
+    /// Hosts have left: nothing new goes to them.
+    pub fn drop_left_hosts(&self) {
+        let hosts = self.state.hosts.load();
+        let ids: HashSet<u64> = hosts.members().map(|member| member.host.id).collect();
+        self.retire_pools(|key| !ids.contains(&key.host));
+    }
+
+    /// The cluster has left, or another one has taken its place: idle connections go, the others after their requests.
+    pub fn retire(&self) {
+        self.retire_pools(|_| true);
+    }
+
+    fn retire_pools(&self, which: impl Fn(&PoolKey) -> bool) {
+        let retired = |(key, pool): (&PoolKey, &Rc<HostPool>)| which(key).then(|| pool.clone());
+        // A pool that gets empty leaves the table, so it is not borrowed meanwhile.
+        let pools: Vec<_> = self.pools.borrow().iter().filter_map(retired).collect();
+        pools.iter().for_each(|pool| pool.retire());
     }
 
     /// The host for a request.

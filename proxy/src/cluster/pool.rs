@@ -80,6 +80,8 @@ pub struct HostPool {
     host: Arc<Host>,
     key: PoolKey,
     state: RefCell<State>,
+    /// Its host or its cluster has left: a connection that has nothing to do goes.
+    retired: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -119,7 +121,13 @@ const STREAMS_PER_CONNECTION: usize = 1024;
 
 impl HostPool {
     pub(super) fn new(cluster: &Rc<WorkerCluster>, host: Arc<Host>, key: PoolKey) -> Rc<Self> {
-        Rc::new(HostPool { cluster: Rc::downgrade(cluster), host, key, state: RefCell::default() })
+        Rc::new(HostPool {
+            cluster: Rc::downgrade(cluster),
+            host,
+            key,
+            state: RefCell::default(),
+            retired: Cell::new(false),
+        })
     }
 
     /// A stream for one request.
@@ -251,6 +259,7 @@ impl HostPool {
         let home = Rc::new_cyclic(|me| Home {
             me: me.clone(),
             pool: self.clone(),
+            cluster: cluster.clone(),
             _guard: guard,
             priority,
             started,
@@ -319,6 +328,10 @@ impl HostPool {
             state.pending.pop_front()
         };
         let Some(waiting) = next else {
+            if self.retired.get() {
+                drop(connection);
+                return;
+            }
             self.state.borrow_mut().idle.push(Idle { connection, home, since: Instant::now() });
             return;
         };
@@ -374,6 +387,21 @@ impl HostPool {
         }
     }
 
+    /// Closes what has nothing to do, now and from now on.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+        // What is dropped comes back to this pool, so the borrow ends before.
+        let idle = std::mem::take(&mut self.state.borrow_mut().idle);
+        let shared = std::mem::take(&mut self.state.borrow_mut().shared);
+        drop((idle, shared));
+        let empty = self.state.borrow().open == 0;
+        if let Some(cluster) = self.cluster.upgrade()
+            && empty
+        {
+            cluster.drop_pool(&self.key);
+        }
+    }
+
     /// Closes what has died or idled too long. `false` when there is nothing left to look at.
     pub(super) fn sweep(&self, now: Instant) -> bool {
         let Some(cluster) = self.cluster.upgrade() else { return false };
@@ -396,7 +424,7 @@ impl HostPool {
         let mut stale = Vec::new();
         state.shared.retain(|shared| {
             let active = shared.connection.active() > 0;
-            if !active && is_stale(shared.since) {
+            if !active && (self.retired.get() || is_stale(shared.since)) {
                 stale.push(shared.connection.clone());
                 return false;
             }
@@ -421,6 +449,9 @@ fn count_protocol(cluster: &WorkerCluster, http2: bool) {
 struct Home {
     me: Weak<Home>,
     pool: Rc<HostPool>,
+    /// It lives at least as long as its connections, to keep account of them. What idles is closed when the cluster
+    /// leaves, so the circle ends.
+    cluster: Rc<WorkerCluster>,
     _guard: Guard,
     priority: RoutingPriority,
     started: Instant,
@@ -462,10 +493,10 @@ impl Owner for Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let Some(cluster) = self.pool.cluster.upgrade() else { return };
+        let cluster = &self.cluster;
         cluster.stats.upstream_cx_length_ms.record(self.started.elapsed().as_micros() as u64);
-        self.pool.connection_gone(&cluster, self.reason.get(), self.under_way.get());
+        self.pool.connection_gone(cluster, self.reason.get(), self.under_way.get());
         // A place is free: somebody may wait for it.
-        self.pool.connect_if_needed(&cluster, self.priority);
+        self.pool.connect_if_needed(cluster, self.priority);
     }
 }

@@ -12,6 +12,8 @@ const WAITING: usize = 16;
 pub struct Push {
     /// What came.
     pub update: Update,
+    /// Resources that came with it and could not be read at all.
+    pub unreadable: Vec<Rejection>,
     /// Gets what was not applied, once the rest is; empty if all was.
     pub outcome: oneshot::Sender<Vec<Rejection>>,
 }
@@ -26,9 +28,17 @@ impl Feed {
     ///
     /// An update without any resource counts too: it says that the source has answered, or that the wait for its first
     /// answer is over, which is what the start of the process waits for.
+    ///
+    /// For CDS and LDS the outcome is counted here (`update_success`, `update_rejected`, `update_time`,
+    /// `update_duration`); attempts and failures are the source's to count.
     pub async fn apply(&self, update: Update) -> Option<Vec<Rejection>> {
+        self.apply_with(update, Vec::new()).await
+    }
+
+    /// As [`Feed::apply`], with resources that could not be read at all: they are noted as rejected.
+    pub async fn apply_with(&self, update: Update, unreadable: Vec<Rejection>) -> Option<Vec<Rejection>> {
         let (outcome, rejected) = oneshot::channel();
-        self.0.send(Push { update, outcome }).await.ok()?;
+        self.0.send(Push { update, unreadable, outcome }).await.ok()?;
         rejected.await.ok()
     }
 }

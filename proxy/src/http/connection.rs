@@ -10,10 +10,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::StatusCode;
-use outrigger_engine::config::hcm::{CodecType, HttpConnectionManager, RouteSource};
+use outrigger_engine::config::hcm::{CodecType, HttpConnectionManager};
 use outrigger_engine::message::Protocol;
 use outrigger_engine::reply::LocalReply;
-use outrigger_engine::route::RouteTable;
 use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -21,6 +20,7 @@ use tokio::time::Instant;
 use super::codec::{h1, h2};
 use super::exchange;
 use crate::io::Io;
+use crate::listener::active::{HeldTable, WorkerChain};
 use crate::telemetry::stats::{HttpStats, ListenerHttpStats};
 use crate::worker::Worker;
 
@@ -31,6 +31,8 @@ pub struct HttpContext {
     pub worker: Rc<Worker>,
     /// The settings.
     pub hcm: Arc<HttpConnectionManager>,
+    /// Whose connection it is, with its routes and its end.
+    pub chain: Rc<WorkerChain>,
     /// The connection.
     pub info: Arc<ConnectionInfo>,
     /// Counters of the connection manager.
@@ -44,16 +46,14 @@ pub struct HttpContext {
 
 impl HttpContext {
     /// The route table for a request that begins now.
-    pub fn routes(&self) -> Arc<RouteTable> {
-        match &self.hcm.routes {
-            RouteSource::Inline(table) => table.clone(),
-        }
+    pub fn routes(&self) -> Rc<HeldTable> {
+        self.chain.routes()
     }
 
     /// Whether the connection shall end after the response at hand.
     pub fn is_closing(&self) -> bool {
         let used_up = self.hcm.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max);
-        used_up || self.is_too_old() || self.worker.drain().is_set()
+        used_up || self.is_too_old() || self.chain.drain.is_set()
     }
 
     /// Whether the connection has lived for as long as it may.
@@ -84,10 +84,58 @@ impl HttpContext {
 /// What tells HTTP/2 from HTTP/1: the begin of its connection preface (RFC 9113, section 3.4). The codec judges the rest.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
 
+/// What a connection counts as long as it is open; it settles its accounts also if it is cut off.
+struct Active {
+    cx: Rc<HttpContext>,
+    http2: Cell<Option<bool>>,
+}
+
+impl Active {
+    fn new(cx: &Rc<HttpContext>) -> Self {
+        cx.stats.downstream_cx_total.inc();
+        cx.stats.downstream_cx_active.inc();
+        if cx.info.tls.is_some() {
+            cx.stats.downstream_cx_ssl_total.inc();
+            cx.stats.downstream_cx_ssl_active.inc();
+        }
+        Active { cx: cx.clone(), http2: Cell::new(None) }
+    }
+
+    fn speaks(&self, http2: bool) {
+        self.http2.set(Some(http2));
+        let stats = &self.cx.stats;
+        if http2 {
+            stats.downstream_cx_http2_total.inc();
+            stats.downstream_cx_http2_active.inc();
+        } else {
+            stats.downstream_cx_http1_total.inc();
+            stats.downstream_cx_http1_active.inc();
+        }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let HttpContext { stats, info, started, .. } = &*self.cx;
+        match self.http2.get() {
+            Some(true) => stats.downstream_cx_http2_active.dec(),
+            Some(false) => stats.downstream_cx_http1_active.dec(),
+            None => {}
+        }
+        if info.tls.is_some() {
+            stats.downstream_cx_ssl_active.dec();
+        }
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
+        stats.downstream_cx_length_ms.record(started.elapsed().as_micros() as u64);
+    }
+}
+
 /// Serves `io` until it ends. `buffered` was read from it before.
 pub async fn serve(
     worker: Rc<Worker>,
     hcm: Arc<HttpConnectionManager>,
+    chain: Rc<WorkerChain>,
     listener: &str,
     info: Arc<ConnectionInfo>,
     mut io: Io,
@@ -98,18 +146,14 @@ pub async fn serve(
     let cx = Rc::new(HttpContext {
         worker: worker.clone(),
         hcm,
+        chain,
         info,
         stats,
         listener_stats,
         requests: Cell::new(0),
         started: Instant::now(),
     });
-    cx.stats.downstream_cx_total.inc();
-    cx.stats.downstream_cx_active.inc();
-    if cx.info.tls.is_some() {
-        cx.stats.downstream_cx_ssl_total.inc();
-        cx.stats.downstream_cx_ssl_active.inc();
-    }
+    let active = Active::new(&cx);
     let http2 = match cx.hcm.codec {
         CodecType::Http1 => Some(false),
         CodecType::Http2 => Some(true),
@@ -119,27 +163,13 @@ pub async fn serve(
             _ => detect(&cx, &mut io, &mut buffered).await,
         },
     };
-    match http2 {
-        Some(false) => {
-            cx.stats.downstream_cx_http1_total.inc();
-            cx.stats.downstream_cx_http1_active.inc();
-            serve_h1(&cx, io, buffered).await;
-            cx.stats.downstream_cx_http1_active.dec();
-        }
-        Some(true) => {
-            cx.stats.downstream_cx_http2_total.inc();
-            cx.stats.downstream_cx_http2_active.inc();
-            serve_h2(&cx, io, buffered).await;
-            cx.stats.downstream_cx_http2_active.dec();
-        }
-        None => {}
+    let Some(http2) = http2 else { return };
+    active.speaks(http2);
+    if http2 {
+        serve_h2(&cx, io, buffered).await;
+    } else {
+        serve_h1(&cx, io, buffered).await;
     }
-    if cx.info.tls.is_some() {
-        cx.stats.downstream_cx_ssl_active.dec();
-    }
-    cx.stats.downstream_cx_active.dec();
-    cx.stats.downstream_cx_destroy.inc();
-    cx.stats.downstream_cx_length_ms.record(cx.started.elapsed().as_micros() as u64);
 }
 
 /// Counts a connection whose TLS handshake failed: it was one all the same.
@@ -169,10 +199,10 @@ async fn detect(cx: &HttpContext, io: &mut Io, buffered: &mut Bytes) -> Option<b
             if let Poll::Ready(result) = reading.as_mut().poll(task) {
                 return Poll::Ready(result.ok());
             }
-            if cx.worker.drain().is_set() {
+            if cx.chain.drain.is_set() {
                 return Poll::Ready(None);
             }
-            registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
+            registration.get_or_insert_with(|| cx.chain.drain.register(task.waker()));
             alarm.poll(task, deadline).map(|()| {
                 cx.stats.downstream_cx_idle_timeout.inc();
                 None
@@ -223,10 +253,10 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 let deadline = hcm.request_headers_timeout.map(|timeout| since + timeout);
                 return alarm.poll(task, deadline).map(|()| Next::HeadTimeout);
             }
-            if cx.worker.drain().is_set() {
+            if cx.chain.drain.is_set() {
                 return Poll::Ready(Next::Drain);
             }
-            registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
+            registration.get_or_insert_with(|| cx.chain.drain.register(task.waker()));
             let idle = hcm.idle_timeout.map(|timeout| idle_since + timeout);
             let (deadline, next) = match (idle, oldest) {
                 (Some(idle), Some(oldest)) if oldest < idle => (Some(oldest), Next::TooOld),
@@ -342,7 +372,7 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             if let Poll::Ready(incoming) = connection.poll_incoming(task) {
                 return Poll::Ready(NextStream::Incoming(incoming));
             }
-            registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
+            registration.get_or_insert_with(|| cx.chain.drain.register(task.waker()));
             if !draining && cx.is_too_old() {
                 return Poll::Ready(NextStream::TooOld);
             }

@@ -29,7 +29,8 @@ pub async fn run(
     stream.cx.stats.downstream_cx_upgrades_total.inc();
     stream.cx.stats.downstream_cx_upgrades_active.inc();
     if let (Ok(down), Ok((up, lease))) = (responder.into_tunnel(), upstream.into_tunnel()) {
-        let ended = Tunnel::new(down.io, down.buffered, up.io, up.buffered).idle_timeout(idle).await;
+        let tunnel = Tunnel::new(down.io, down.buffered, up.io, up.buffered);
+        let ended = tunnel.idle_timeout(idle).drained_by(&stream.cx.chain.end).await;
         stream.info.bytes_received = ended.from_a;
         stream.info.bytes_sent = ended.from_b;
         // Whose end came first.
@@ -51,6 +52,7 @@ pub async fn run(
                 stream.cx.stats.downstream_rq_idle_timeout.inc();
                 (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
             }
+            Cause::Drained => (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_local_disconnect"),
         };
         stream.info.flags.insert(flag);
         stream.info.details = Some(details.into());

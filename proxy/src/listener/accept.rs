@@ -1,36 +1,26 @@
 //! The accept loop of one socket on one worker.
 
+use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use outrigger_engine::config::listener::Listener;
 use outrigger_engine::stream_info::Address;
-use tokio::net::{TcpListener, UnixListener};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::active::{Accepting, WorkerListener};
 use super::connection;
 use super::socket::ListenSocket;
 use crate::io::Io;
-use crate::telemetry::stats::ListenerStats;
-use crate::worker::Worker;
 
 /// Wait after a refused accept: descriptors are short, and trying at once would only burn the core.
 const BACKOFF: Duration = Duration::from_millis(50);
-
-/// A listener as one worker runs it.
-#[derive(Debug)]
-pub struct WorkerListener {
-    /// Its configuration.
-    pub config: Arc<Listener>,
-    /// Its counters on this worker.
-    pub stats: Arc<ListenerStats>,
-    /// The worker.
-    pub worker: Rc<Worker>,
-}
 
 enum Acceptor {
     Tcp(TcpListener),
@@ -38,46 +28,92 @@ enum Acceptor {
 }
 
 impl Acceptor {
-    async fn accept(&self) -> io::Result<(Io, Address, Address)> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         match self {
             Acceptor::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                // Fails only for a connection that is already gone, which its first read will tell.
-                _ = stream.set_nodelay(true);
-                let local = stream.local_addr()?;
-                Ok((Io::Tcp(stream), Address::Ip(local), Address::Ip(peer)))
+                listener.poll_accept(cx).map(|result| result.and_then(|(stream, peer)| tcp(stream, peer)))
             }
             Acceptor::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                let local = stream.local_addr()?;
-                let path = local.as_pathname().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-                Ok((Io::Unix(stream), Address::Pipe(path.into()), Address::Pipe("".into())))
+                listener.poll_accept(cx).map(|result| result.and_then(|(stream, _)| unix(stream)))
+            }
+        }
+    }
+
+    /// A connection that waits, whether the runtime knows of it or not.
+    fn accept_now(&self) -> io::Result<Accepted> {
+        match self {
+            Acceptor::Tcp(listener) => {
+                let (socket, peer) = SockRef::from(listener).accept()?;
+                socket.set_nonblocking(true)?;
+                let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+                tcp(TcpStream::from_std(socket.into())?, peer)
+            }
+            Acceptor::Unix(listener) => {
+                let (socket, _) = SockRef::from(listener).accept()?;
+                socket.set_nonblocking(true)?;
+                unix(UnixStream::from_std(socket.into())?)
             }
         }
     }
 }
 
-/// Accepts until the task is dropped.
-pub async fn accept_loop(listener: Rc<WorkerListener>, socket: ListenSocket) {
+/// A connection, our address and the peer's.
+type Accepted = (Io, Address, Address);
+
+fn tcp(stream: TcpStream, peer: SocketAddr) -> io::Result<Accepted> {
+    // Fails only for a connection that is already gone, which its first read will tell.
+    _ = stream.set_nodelay(true);
+    let local = stream.local_addr()?;
+    Ok((Io::Tcp(stream), Address::Ip(local), Address::Ip(peer)))
+}
+
+fn unix(stream: UnixStream) -> io::Result<Accepted> {
+    let local = stream.local_addr()?;
+    let path = local.as_pathname().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok((Io::Unix(stream), Address::Pipe(path.into()), Address::Pipe("".into())))
+}
+
+/// Accepts until the socket is to be closed, and then what waits.
+pub async fn accept_loop(accepting: Rc<Accepting>, socket: ListenSocket) {
     let acceptor = match socket {
         ListenSocket::Tcp(socket) => TcpListener::from_std(socket).map(Acceptor::Tcp),
         ListenSocket::Unix(socket) => UnixListener::from_std(socket).map(Acceptor::Unix),
     };
+    let name = || accepting.listener.borrow().config.name.clone();
     let acceptor = match acceptor {
         Ok(acceptor) => acceptor,
         Err(error) => {
-            tracing::error!(target: "main", "listener {}: {error}", listener.config.name);
+            tracing::error!(target: "main", "listener {}: {error}", name());
             return;
         }
     };
+    let mut registration = None;
     loop {
-        match acceptor.accept().await {
-            Ok((io, local, remote)) => accepted(&listener, io, local, remote),
-            Err(error) if is_connection_error(&error) => {}
-            Err(error) => {
-                tracing::warn!(target: "connection", "listener {}: accept: {error}", listener.config.name);
+        let next = poll_fn(|cx| {
+            if let Poll::Ready(result) = acceptor.poll_accept(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if accepting.closing.is_set() {
+                return Poll::Ready(None);
+            }
+            registration.get_or_insert_with(|| accepting.closing.register(cx.waker()));
+            Poll::Pending
+        });
+        match next.await {
+            Some(Ok(accepted)) => serve(&accepting, accepted),
+            Some(Err(error)) if is_connection_error(&error) => {}
+            Some(Err(error)) => {
+                tracing::warn!(target: "connection", "listener {}: accept: {error}", name());
                 sleep(BACKOFF).await;
             }
+            None => break,
+        }
+    }
+    loop {
+        match acceptor.accept_now() {
+            Ok(accepted) => serve(&accepting, accepted),
+            Err(error) if is_connection_error(&error) => {}
+            Err(_) => return,
         }
     }
 }
@@ -90,7 +126,8 @@ fn is_connection_error(error: &io::Error) -> bool {
     )
 }
 
-fn accepted(listener: &Rc<WorkerListener>, io: Io, local: Address, remote: Address) {
+fn serve(accepting: &Accepting, (io, local, remote): Accepted) {
+    let listener: Rc<WorkerListener> = accepting.listener.borrow().clone();
     let process = &listener.worker.process;
     if let Some(limit) = process.max_downstream_connections
         && !listener.config.ignore_global_connection_limit
@@ -102,5 +139,5 @@ fn accepted(listener: &Rc<WorkerListener>, io: Io, local: Address, remote: Addre
             return;
         }
     }
-    spawn_local(connection::serve(listener.clone(), io, local, remote));
+    spawn_local(connection::serve(listener, io, local, remote));
 }

@@ -12,7 +12,7 @@ use outrigger_engine::stream_info::{Address, ConnectionInfo};
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
-use super::accept::WorkerListener;
+use super::active::WorkerListener;
 use super::inspect::{Inspected, inspect};
 use crate::http::connection;
 use crate::io::Io;
@@ -81,7 +81,9 @@ async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: 
         tls: None,
     };
     let mut buffered = seen.read;
-    if let Some(acceptor) = worker.process.acceptors.get(&chain) {
+    if let Some(tls) = &chain.tls {
+        // It was made before the chain came into force; without it nobody gets in.
+        let Some(acceptor) = tls.made.get::<TlsAcceptor>() else { return };
         let Some(accepted) = handshake(listener, acceptor, io.rewind(std::mem::take(&mut buffered)), &chain).await
         else {
             if let NetworkFilter::Http(hcm) = &chain.filter {
@@ -95,12 +97,15 @@ async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: 
         info.tls = Some(Arc::new(accepted.info));
     }
     let info = Arc::new(info);
+    let active = listener.chain(&chain);
     match &chain.filter {
         NetworkFilter::Http(hcm) => {
-            let worker = worker.clone();
-            connection::serve(worker, hcm.clone(), &listener.config.stat_prefix, info, io, buffered).await;
+            let (worker, end) = (worker.clone(), active.end.clone());
+            let serving =
+                connection::serve(worker, hcm.clone(), active, &listener.config.stat_prefix, info, io, buffered);
+            end.cuts_off(serving).await;
         }
-        NetworkFilter::Tcp(tcp) => crate::tcp::serve(worker, tcp, info, io, buffered).await,
+        NetworkFilter::Tcp(tcp) => crate::tcp::serve(worker, tcp, &active, info, io, buffered).await,
     }
 }
 

@@ -20,18 +20,26 @@ use tokio::time::Instant;
 use crate::cluster::WorkerCluster;
 use crate::cluster::connect::connect;
 use crate::io::Io;
+use crate::listener::active::WorkerChain;
 use crate::telemetry::stats::{ClusterStats, TcpStats};
 use crate::worker::Worker;
 
 use self::tunnel::{Cause, Ended, Tunnel};
 
 /// Serves a downstream connection to its end.
-pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, connection: Arc<ConnectionInfo>, io: Io, buffered: Bytes) {
+pub async fn serve(
+    worker: &Rc<Worker>,
+    proxy: &TcpProxy,
+    chain: &WorkerChain,
+    connection: Arc<ConnectionInfo>,
+    io: Io,
+    buffered: Bytes,
+) {
     let stats = worker.stats.tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
     let started = Instant::now();
     let mut info = StreamInfo::new(SystemTime::now(), connection, None);
-    run(worker, proxy, &stats, &mut info, io, buffered).await;
+    run(worker, proxy, chain, &stats, &mut info, io, buffered).await;
     if info.flags.intersects(ResponseFlags::NO_CLUSTER_FOUND) {
         stats.downstream_cx_no_route.inc();
     }
@@ -41,7 +49,15 @@ pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, connection: Arc<Connec
     }
 }
 
-async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, stats: &TcpStats, info: &mut StreamInfo, io: Io, buffered: Bytes) {
+async fn run(
+    worker: &Rc<Worker>,
+    proxy: &TcpProxy,
+    chain: &WorkerChain,
+    stats: &TcpStats,
+    info: &mut StreamInfo,
+    io: Io,
+    buffered: Bytes,
+) {
     let deadline = proxy.max_downstream_connection_duration.map(|max| Instant::now() + max);
     let total: u64 = proxy.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
     let mut ticket = worker.random() % total.max(1);
@@ -86,7 +102,8 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, stats: &TcpStats, info: &mut
                 let _connection = Connection::new(&cluster, &host, begun);
                 let tunnel = Tunnel::new(io, buffered, connected.io, Bytes::new())
                     .idle_timeout(proxy.idle_timeout)
-                    .deadline(deadline);
+                    .deadline(deadline)
+                    .drained_by(&chain.end);
                 let ended = pass(tunnel, stats, &cluster.stats).await;
                 match ended.cause {
                     Cause::Idle => stats.idle_timeout.inc(),
@@ -94,6 +111,7 @@ async fn run(worker: &Rc<Worker>, proxy: &TcpProxy, stats: &TcpStats, info: &mut
                         stats.max_downstream_connection_duration.inc();
                         info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
                     }
+                    Cause::Drained => stats.downstream_cx_drain_close.inc(),
                     Cause::ResetByB => info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET),
                     Cause::FinishedByA | Cause::FinishedByB | Cause::ResetByA => {}
                 }

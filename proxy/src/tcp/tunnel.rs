@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use super::splice::{self, Pipe};
 use crate::alarm::Alarm;
 use crate::io::Io;
+use crate::worker::{LocalEvent, Registration};
 
 /// Bytes read at a time.
 const BUFFER: usize = 64 << 10;
@@ -44,6 +46,8 @@ pub struct Tunnel {
     deadline: Option<Instant>,
     active: Instant,
     alarm: Alarm,
+    end: Option<Rc<LocalEvent>>,
+    registration: Option<Registration>,
 }
 
 /// What passed, and why it ended.
@@ -72,6 +76,8 @@ pub enum Cause {
     Idle,
     /// The deadline has come.
     Deadline,
+    /// Its filter chain has drained for long enough.
+    Drained,
 }
 
 impl Tunnel {
@@ -87,6 +93,8 @@ impl Tunnel {
             deadline: None,
             active: Instant::now(),
             alarm: Alarm::default(),
+            end: None,
+            registration: None,
         }
     }
 
@@ -107,7 +115,19 @@ impl Tunnel {
         (self.a_to_b.moved, self.b_to_a.moved)
     }
 
+    /// Ends when `end` is set: the filter chain has drained for long enough.
+    pub fn drained_by(mut self, end: &Rc<LocalEvent>) -> Self {
+        self.end = Some(end.clone());
+        self
+    }
+
     fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
+        if let Some(end) = &self.end {
+            if end.is_set() {
+                return Poll::Ready(Cause::Drained);
+            }
+            self.registration.get_or_insert_with(|| end.register(cx.waker()));
+        }
         let idle_at = self.idle.map(|idle| self.active + idle);
         let next = [idle_at, self.deadline].into_iter().flatten().min();
         ready!(self.alarm.poll(cx, next));
@@ -118,7 +138,7 @@ impl Tunnel {
         match cause {
             Cause::ResetByA => reset_on_close(&self.b),
             Cause::ResetByB => reset_on_close(&self.a),
-            Cause::FinishedByA | Cause::FinishedByB | Cause::Idle | Cause::Deadline => {}
+            Cause::FinishedByA | Cause::FinishedByB | Cause::Idle | Cause::Deadline | Cause::Drained => {}
         }
         Ended { from_a: self.a_to_b.moved, from_b: self.b_to_a.moved, cause }
     }

@@ -1,10 +1,8 @@
 //! TLS from clients.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use outrigger_engine::config::listener::FilterChain;
 use outrigger_engine::config::tls::DownstreamTls;
 use outrigger_engine::stream_info::TlsInfo;
 use rustls::ServerConfig;
@@ -22,26 +20,6 @@ use crate::io::Io;
 pub struct TlsAcceptor {
     config: Arc<ServerConfig>,
     local: Arc<TlsInfo>,
-}
-
-/// The acceptors of all filter chains that use TLS. The key is the chain itself: the object lives as long as its
-/// acceptor is looked for.
-#[derive(Debug, Default)]
-pub struct Acceptors(HashMap<usize, TlsAcceptor>);
-
-impl Acceptors {
-    /// Makes the acceptor of `chain`, if it uses TLS.
-    pub fn add(&mut self, chain: &Arc<FilterChain>) -> Result<(), TlsError> {
-        if let Some(tls) = &chain.tls {
-            self.0.insert(Arc::as_ptr(chain).addr(), TlsAcceptor::new(tls)?);
-        }
-        Ok(())
-    }
-
-    /// The acceptor of `chain`.
-    pub fn get(&self, chain: &Arc<FilterChain>) -> Option<&TlsAcceptor> {
-        self.0.get(&Arc::as_ptr(chain).addr())
-    }
 }
 
 /// A TLS connection that has been accepted.

@@ -37,7 +37,7 @@ impl ClusterState {
     pub fn new(config: Arc<Cluster>) -> Self {
         let hosts = match &config.discovery {
             Discovery::Static(hosts) => Arc::clone(hosts),
-            Discovery::StrictDns(_) | Discovery::LogicalDns(_) => Arc::default(),
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => Arc::default(),
         };
         let breakers = Arc::new(Breakers::new(&config.circuit_breakers));
         ClusterState { config, hosts: Arc::new(ArcSwap::new(hosts)), breakers }

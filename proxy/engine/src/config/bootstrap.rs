@@ -131,7 +131,7 @@ impl Resources {
 
     fn check_chain(&self, chain: &FilterChain, at: &At<'_>) {
         let NetworkFilter::Http(manager) = &chain.filter else { return };
-        let RouteSource::Inline(table) = &manager.routes;
+        let RouteSource::Inline(table) = &manager.routes else { return };
         if table.validate_clusters.unwrap_or(true) {
             // The connection manager is the only filter.
             let at = at.field("filters");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrigger_proto::envoy::config::core::v3::{self as core, address::Address as AddressKind, socket_address};
 use outrigger_proto::envoy::config::endpoint::v3 as pb;
 
+use crate::config::cluster::dns::check_addresses;
 use crate::config::report::At;
 use crate::{harmless, unsupported};
 
@@ -95,6 +96,14 @@ pub enum HealthStatus {
 }
 
 impl LoadAssignment {
+    /// An assignment of EDS: as [`LoadAssignment::convert`], and nothing in it has to be resolved.
+    pub fn convert_discovered(message: pb::ClusterLoadAssignment, at: &At<'_>) -> Option<Self> {
+        let problems = at.problem_count();
+        let assignment = Self::convert(message, at)?;
+        check_addresses(&assignment, at);
+        (at.problem_count() == problems).then_some(assignment)
+    }
+
     /// The assignment, or `None` if a part of it is not usable; every fault is in the report.
     pub fn convert(message: pb::ClusterLoadAssignment, at: &At<'_>) -> Option<Self> {
         let pb::ClusterLoadAssignment { cluster_name, endpoints, named_endpoints, policy } = message;

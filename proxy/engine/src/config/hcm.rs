@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::config::access_log::AccessLog;
+use crate::config::config_source::ConfigSource;
 use crate::config::listener::Cidr;
 use crate::route::RouteTable;
 
@@ -22,7 +23,7 @@ pub struct HttpConnectionManager {
     pub stat_prefix: Arc<str>,
     /// Which codec.
     pub codec: CodecType,
-    /// The routes: inline now, RDS with the xDS client.
+    /// The routes: inline, or by name from elsewhere.
     pub routes: RouteSource,
     /// HTTP/1 settings.
     pub http1: Http1Options,
@@ -130,6 +131,17 @@ pub enum CodecType {
 pub enum RouteSource {
     /// `route_config`.
     Inline(Arc<RouteTable>),
+    /// `rds`
+    Rds(Rds),
+}
+
+/// `rds`
+#[derive(Clone, Debug)]
+pub struct Rds {
+    /// `route_config_name`
+    pub name: Arc<str>,
+    /// Where it comes from.
+    pub source: Arc<ConfigSource>,
 }
 
 /// `http_protocol_options`, of a downstream or an upstream.

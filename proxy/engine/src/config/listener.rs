@@ -53,10 +53,24 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Its filter chains, the default one last.
+    pub fn chains(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
+        self.filter_chains.iter().chain(&self.default_filter_chain)
+    }
+
+    /// Takes over the chains of `previous` that have not changed, so that their connections stay.
+    pub fn keep_chains(&mut self, previous: &Listener) {
+        for chain in self.filter_chains.iter_mut().chain(&mut self.default_filter_chain) {
+            let same = |old: &&Arc<FilterChain>| old.fingerprint == chain.fingerprint;
+            if let Some(old) = previous.chains().find(same) {
+                *chain = Arc::clone(old);
+            }
+        }
+    }
+
     /// Its own access logs, and those of the filters in its chains.
     pub fn all_access_logs(&self) -> impl Iterator<Item = &[AccessLog]> {
-        let chains = self.filter_chains.iter().chain(&self.default_filter_chain);
-        let of_chains = chains.map(|chain| match &chain.filter {
+        let of_chains = self.chains().map(|chain| match &chain.filter {
             NetworkFilter::Http(manager) => &*manager.access_logs,
             NetworkFilter::Tcp(proxy) => &*proxy.access_logs,
         });
@@ -79,6 +93,8 @@ pub enum TrafficDirection {
 /// A filter chain: who may enter, transport security, and the one network filter that ends it.
 #[derive(Clone, Debug)]
 pub struct FilterChain {
+    /// Of the message that it was made from: chains with the same one do the same.
+    pub fingerprint: u64,
     /// Its name, may be empty.
     pub name: Arc<str>,
     /// Whom it takes.

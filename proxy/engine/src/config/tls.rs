@@ -2,7 +2,9 @@
 //!
 //! Fail closed: a rule about the peer that is not implemented rejects the configuration, it is never left out.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::config::value::DataSource;
@@ -26,6 +28,8 @@ pub struct DownstreamTls {
     pub session_timeout: Option<Duration>,
     /// The client's order of cipher suites counts, not ours.
     pub prefer_client_ciphers: bool,
+    /// What accepts connections by it.
+    pub made: Made,
 }
 
 /// `UpstreamTlsContext`.
@@ -37,6 +41,32 @@ pub struct UpstreamTls {
     pub sni: Option<Arc<str>>,
     /// Sessions kept for resumption, per cluster: 1 by default, 0 for none.
     pub max_session_keys: u32,
+    /// What makes connections by it.
+    pub made: Made,
+}
+
+/// What a transport makes of a context, once: it lives exactly as long as the context does. This crate does no TLS itself,
+/// so it does not know what it is.
+#[derive(Clone, Default)]
+pub struct Made(OnceLock<Arc<dyn Any + Send + Sync>>);
+
+impl Made {
+    /// Keeps `value`, unless there is something already.
+    pub fn keep<T: Any + Send + Sync>(&self, value: T) {
+        // The first stays: connections may use it.
+        _ = self.0.set(Arc::new(value));
+    }
+
+    /// What was kept.
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.0.get()?.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.get().is_some() { "Made" } else { "-" })
+    }
 }
 
 /// `CommonTlsContext`.

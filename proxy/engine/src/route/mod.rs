@@ -84,6 +84,22 @@ pub struct Found<'t> {
 }
 
 impl RouteTable {
+    /// A table without routes: every request gets 404.
+    pub fn empty(name: Arc<str>) -> RouteTable {
+        RouteTable {
+            name,
+            validate_clusters: None,
+            domains: Domains::default(),
+            virtual_hosts: Box::default(),
+            ignore_port: false,
+            ignore_path_parameters: false,
+            virtual_host_header: None,
+            most_specific_wins: false,
+            request: None,
+            response: None,
+        }
+    }
+
     /// Reads the message. `None` where a part of it was rejected.
     pub fn convert(message: proto::RouteConfiguration, at: &At<'_>) -> Option<RouteTable> {
         let before = at.problem_count();

@@ -2,22 +2,39 @@
 //!
 //! Workers see a [`Snapshot`] and nothing else. A [`Warmer`] takes in changes of single resources and says when there is
 //! a new snapshot. What a change does not touch is the same object before and after it, with its pools, breakers and
-//! statistics. A cluster whose hosts are not known yet warms while its predecessor goes on serving; a listener whose
-//! routes name a cluster that is missing waits, and its predecessor goes on serving, until the cluster is there or
-//! the wait is over; a removed cluster stays while a listener in force names it, no longer than that wait either.
-//! No request is ever held for configuration. Time is a parameter, and nothing here is done, only said: by [`Effect`]s.
+//! statistics. A cluster whose hosts are not known yet warms while its predecessor goes on serving; a listener waits for
+//! the route tables that it takes by name; routes that name a cluster that is missing wait too, and those in force go on
+//! serving, until the cluster is there or the wait is over. A removed cluster stays as long as such a wait takes: routes
+//! that name it may still be in force, and requests that found it may be on their way.
+//!
+//! Endpoints and route tables are behind atomic pointers of their own: an update of them touches one cluster, or no
+//! listener at all. No request is ever held for configuration. Time is a parameter, and what touches the world is not
+//! done, only said: by [`Effect`]s.
+
+mod endpoints;
+mod routes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
+use self::endpoints::Service;
+use self::routes::Configuration;
 use crate::balance::ClusterState;
 use crate::config::cluster::{Cluster, Discovery};
-use crate::config::hcm::RouteSource;
+use crate::config::config_source::ConfigSource;
+use crate::config::hcm::{Rds, RouteSource};
 use crate::config::listener::{Listener, NetworkFilter};
+use crate::route::RouteTable;
+use crate::xds::{Interest, Kind};
 
 /// Names of clusters that are not meant to exist: nobody waits for them.
 const NEVER: &str = "outrigger.invalid/";
+
+/// A route table that is exchanged while listeners use it.
+pub type Routes = ArcSwap<RouteTable>;
 
 /// All that is in force. Shared by all workers and exchanged whole.
 #[derive(Clone, Debug, Default)]
@@ -26,15 +43,30 @@ pub struct Snapshot {
     pub clusters: HashMap<Arc<str>, Arc<ClusterState>>,
     /// By name.
     pub listeners: BTreeMap<Arc<str>, Arc<Listener>>,
+    /// The route tables that listeners take by name (RDS). One that nobody sends is empty.
+    pub routes: HashMap<Arc<str>, Arc<Routes>>,
 }
 
 /// What is wanted of the world.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// This is in force from now on.
-    Publish(Arc<Snapshot>),
+    /// Ask for this resource, or do not ask any more.
+    Subscribe(Interest),
     /// Resolve the names of this cluster, and call [`Warmer::cluster_ready`] when each has had an answer.
     Resolve(Arc<ClusterState>),
+    /// This is in force from now on.
+    Publish {
+        /// All of it.
+        snapshot: Arc<Snapshot>,
+        /// The clusters that another one took the place of, or none.
+        clusters: Vec<Arc<str>>,
+        /// Whether the listeners are not those of before.
+        listeners: bool,
+    },
+    /// This table takes the place of the one there.
+    Exchange(Arc<Routes>, Arc<RouteTable>),
+    /// This cluster has other hosts than before: what is kept for those that left can go.
+    Hosts(Arc<ClusterState>),
 }
 
 /// On what a resource waits, as `/init_dump` shows it.
@@ -42,23 +74,47 @@ pub enum Effect {
 pub enum Waits {
     /// A cluster, for its first hosts.
     ClusterForHosts(Arc<str>),
-    /// A listener, for clusters.
+    /// A listener, for clusters that it names itself.
     ListenerForClusters(Arc<str>, Vec<Arc<str>>),
+    /// A listener, for route tables.
+    ListenerForRoutes(Arc<str>, Vec<Arc<str>>),
+    /// A route table, for clusters.
+    RoutesForClusters(Arc<str>, Vec<Arc<str>>),
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is no change.
+    Unchanged,
+    /// There was none of this name before.
+    Added,
+    /// It is another version than before.
+    Modified,
 }
 
 /// Takes changes in and hands snapshots out.
 #[derive(Debug)]
 pub struct Warmer {
-    /// How long a listener waits for clusters, and a removed cluster for listeners.
+    /// How long routes wait for clusters, and a removed cluster stays.
     cluster_wait: Duration,
     snapshot: Snapshot,
+    /// What the next snapshot has changed.
     changed: bool,
+    changed_clusters: Vec<Arc<str>>,
+    changed_listeners: bool,
     /// Versions of what is in force or on its way there, to tell a change from a repetition.
     cluster_versions: HashMap<Arc<str>, u64>,
     listener_versions: HashMap<Arc<str>, u64>,
     warming_clusters: BTreeMap<Arc<str>, Arc<ClusterState>>,
     waiting_listeners: BTreeMap<Arc<str>, (Arc<Listener>, Instant)>,
     leaving_clusters: BTreeMap<Arc<str>, Instant>,
+    /// By the name that EDS has for them.
+    services: HashMap<Arc<str>, Service>,
+    /// By the name that RDS has for them.
+    configurations: HashMap<Arc<str>, Configuration>,
+    /// Route tables that wait for clusters.
+    waiting_routes: BTreeMap<Arc<str>, (Arc<RouteTable>, Instant)>,
     effects: Vec<Effect>,
 }
 
@@ -69,35 +125,53 @@ impl Warmer {
             cluster_wait,
             snapshot: Snapshot::default(),
             changed: false,
+            changed_clusters: Vec::new(),
+            changed_listeners: false,
             cluster_versions: HashMap::new(),
             listener_versions: HashMap::new(),
             warming_clusters: BTreeMap::new(),
             waiting_listeners: BTreeMap::new(),
             leaving_clusters: BTreeMap::new(),
+            services: HashMap::new(),
+            configurations: HashMap::new(),
+            waiting_routes: BTreeMap::new(),
             effects: Vec::new(),
         }
     }
 
     /// The cluster `name` has this version: the one that `make` makes, which is called only if it is another than
-    /// before.
-    pub fn set_cluster(&mut self, name: &str, version: u64, make: impl FnOnce() -> Arc<Cluster>) {
+    /// before. If it cannot be made, the one of before stays.
+    pub fn set_cluster<E>(
+        &mut self,
+        name: &str,
+        version: u64,
+        make: impl FnOnce() -> Result<Arc<Cluster>, E>,
+    ) -> Result<Applied, E> {
         if !self.leaving_clusters.is_empty() {
             self.leaving_clusters.remove(name);
         }
         if self.cluster_versions.get(name) == Some(&version) {
-            return;
+            return Ok(Applied::Unchanged);
         }
-        let state = Arc::new(ClusterState::new(make()));
+        let state = Arc::new(ClusterState::new(make()?));
         let name = Arc::clone(&state.config.name);
-        self.cluster_versions.insert(Arc::clone(&name), version);
-        self.warming_clusters.remove(&name);
-        match state.config.discovery {
+        let known = self.cluster_versions.insert(Arc::clone(&name), version);
+        let superseded = self.warming_clusters.remove(&name);
+        match &state.config.discovery {
             Discovery::Static(_) => self.put_cluster(name, state),
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {
                 self.effects.push(Effect::Resolve(Arc::clone(&state)));
                 self.warming_clusters.insert(name, state);
             }
+            Discovery::Eds(_) => {
+                self.warming_clusters.insert(name, Arc::clone(&state));
+                self.take_endpoints(state);
+            }
         }
+        if let Some(superseded) = superseded {
+            self.release_endpoints(&superseded);
+        }
+        Ok(known.map_or(Applied::Added, |_| Applied::Modified))
     }
 
     /// The hosts of a cluster are known, as far as they can be. A cluster that was changed again meanwhile is left out.
@@ -109,102 +183,193 @@ impl Warmer {
         }
     }
 
-    /// There is no cluster `name` any more. If it comes back in time with the version in force, nothing has happened.
-    pub fn remove_cluster(&mut self, name: &str, now: Instant) {
-        if self.warming_clusters.remove(name).is_some() {
+    /// There is no cluster `name` any more; says whether there was one. If it comes back in time with the version in
+    /// force, nothing has happened.
+    pub fn remove_cluster(&mut self, name: &str, now: Instant) -> bool {
+        let warming = self.warming_clusters.remove(name);
+        if let Some(warming) = &warming {
             self.cluster_versions.remove(name);
+            self.release_endpoints(warming);
         }
-        if let Some((name, _)) = self.snapshot.clusters.get_key_value(name) {
-            self.leaving_clusters.insert(Arc::clone(name), now + self.cluster_wait);
+        let Some((name, _)) = self.snapshot.clusters.get_key_value(name) else { return warming.is_some() };
+        if self.leaving_clusters.contains_key(name) {
+            return false;
         }
+        self.leaving_clusters.insert(Arc::clone(name), now + self.cluster_wait);
+        true
     }
 
     /// The listener `name` has this version: the one that `make` makes, which is called only if it is another than
-    /// before.
-    pub fn set_listener(&mut self, name: &str, version: u64, now: Instant, make: impl FnOnce() -> Arc<Listener>) {
+    /// before. If it cannot be made, the one of before stays. `make` gets the listener in force.
+    pub fn set_listener<E>(
+        &mut self,
+        name: &str,
+        version: u64,
+        now: Instant,
+        make: impl FnOnce(Option<&Arc<Listener>>) -> Result<Arc<Listener>, E>,
+    ) -> Result<Applied, E> {
         if self.listener_versions.get(name) == Some(&version) {
-            return;
+            return Ok(Applied::Unchanged);
         }
-        let listener = make();
-        self.listener_versions.insert(Arc::clone(&listener.name), version);
-        self.waiting_listeners.insert(Arc::clone(&listener.name), (listener, now + self.cluster_wait));
+        let listener = make(self.snapshot.listeners.get(name))?;
+        let name = Arc::clone(&listener.name);
+        let known = self.listener_versions.insert(Arc::clone(&name), version);
+        self.take_routes(&listener);
+        let waiting = (listener, now + self.cluster_wait);
+        if let Some((superseded, _)) = self.waiting_listeners.insert(name, waiting) {
+            self.release_routes(&superseded);
+        }
+        Ok(known.map_or(Applied::Added, |_| Applied::Modified))
     }
 
-    /// There is no listener `name` any more.
-    pub fn remove_listener(&mut self, name: &str) {
+    /// There is no listener `name` any more; says whether there was one.
+    pub fn remove_listener(&mut self, name: &str) -> bool {
         self.listener_versions.remove(name);
-        self.waiting_listeners.remove(name);
-        self.changed |= self.snapshot.listeners.remove(name).is_some();
+        let waiting = self.waiting_listeners.remove(name).map(|(listener, _)| listener);
+        let in_force = self.snapshot.listeners.remove(name);
+        self.changed_listeners |= in_force.is_some();
+        for listener in waiting.iter().chain(&in_force) {
+            self.release_routes(listener);
+        }
+        waiting.is_some() || in_force.is_some()
     }
 
     /// Ends a batch of changes, or a wait: what can be in force is. The effects come in the order in which they are to
     /// be done.
     pub fn settle(&mut self, now: Instant) -> Vec<Effect> {
-        let Warmer { waiting_listeners, snapshot, .. } = self;
-        let ready = waiting_listeners
-            .extract_if(.., |_, (listener, until)| now >= *until || missing(listener, &snapshot.clusters).is_empty());
-        for (name, (listener, _)) in ready {
-            snapshot.listeners.insert(name, listener);
-            self.changed = true;
-        }
         self.drop_left_clusters(now);
-        if std::mem::take(&mut self.changed) {
-            self.effects.push(Effect::Publish(Arc::new(self.snapshot.clone())));
+        let exchanges = self.settle_routes(now);
+        self.settle_listeners(now);
+        if std::mem::take(&mut self.changed) | self.changed_listeners | !self.changed_clusters.is_empty() {
+            self.effects.push(Effect::Publish {
+                snapshot: Arc::new(self.snapshot.clone()),
+                clusters: std::mem::take(&mut self.changed_clusters),
+                listeners: std::mem::take(&mut self.changed_listeners),
+            });
         }
+        // Routes come after the clusters that they name.
+        self.effects.extend(exchanges);
         std::mem::take(&mut self.effects)
+    }
+
+    fn settle_listeners(&mut self, now: Instant) {
+        let Warmer { waiting_listeners, snapshot, configurations, .. } = self;
+        let ready = waiting_listeners.extract_if(.., |_, (listener, until)| {
+            missing_routes(listener, configurations).is_empty()
+                && (now >= *until || missing(own_clusters(listener), &snapshot.clusters).is_empty())
+        });
+        let ready: Vec<_> = ready.collect();
+        for (name, (listener, _)) in ready {
+            let replaced = self.snapshot.listeners.insert(name, listener);
+            self.changed_listeners = true;
+            if let Some(replaced) = replaced {
+                self.release_routes(&replaced);
+            }
+        }
     }
 
     /// When [`Warmer::settle`] has something to do, even if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
-        let listeners = self.waiting_listeners.values().map(|(_, until)| *until);
-        listeners.chain(self.leaving_clusters.values().copied()).min()
+        let listeners = self.waiting_listeners.values();
+        let listeners = listeners.filter(|(listener, _)| missing_routes(listener, &self.configurations).is_empty());
+        let routes = self.waiting_routes.values().map(|(_, until)| *until);
+        listeners.map(|(_, until)| *until).chain(routes).chain(self.leaving_clusters.values().copied()).min()
+    }
+
+    /// What is in force, with what came since the last snapshot.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The clusters that are to come into force.
+    pub fn warming_clusters(&self) -> impl Iterator<Item = &Arc<ClusterState>> {
+        self.warming_clusters.values()
+    }
+
+    /// The listeners that are to come into force.
+    pub fn warming_listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.waiting_listeners.values().map(|(listener, _)| listener)
     }
 
     /// What is not in force yet, and why.
     pub fn waits(&self) -> Vec<Waits> {
         let clusters = self.warming_clusters.keys().map(|name| Waits::ClusterForHosts(Arc::clone(name)));
         let listeners = self.waiting_listeners.iter().map(|(name, (listener, _))| {
-            Waits::ListenerForClusters(Arc::clone(name), missing(listener, &self.snapshot.clusters))
+            let routes = missing_routes(listener, &self.configurations);
+            if routes.is_empty() {
+                Waits::ListenerForClusters(Arc::clone(name), missing(own_clusters(listener), &self.snapshot.clusters))
+            } else {
+                Waits::ListenerForRoutes(Arc::clone(name), routes)
+            }
         });
-        clusters.chain(listeners).collect()
+        let routes = self.waiting_routes.iter().map(|(name, (table, _))| {
+            let clusters = missing(table.cluster_names().cloned(), &self.snapshot.clusters);
+            Waits::RoutesForClusters(Arc::clone(name), clusters)
+        });
+        clusters.chain(listeners).chain(routes).collect()
     }
 
     fn put_cluster(&mut self, name: Arc<str>, state: Arc<ClusterState>) {
-        self.snapshot.clusters.insert(name, state);
+        if let Some(replaced) = self.snapshot.clusters.insert(Arc::clone(&name), state) {
+            self.changed_clusters.push(name);
+            self.release_endpoints(&replaced);
+        }
         self.changed = true;
     }
 
     fn drop_left_clusters(&mut self, now: Instant) {
-        if self.leaving_clusters.is_empty() {
-            return;
-        }
-        let named: HashSet<Arc<str>> = self.snapshot.listeners.values().flat_map(|l| named_clusters(l)).collect();
-        let left = self.leaving_clusters.extract_if(.., |name, until| now >= *until || !named.contains(name));
+        let left: Vec<_> = self.leaving_clusters.extract_if(.., |_, until| now >= *until).collect();
         for (name, _) in left {
             self.cluster_versions.remove(&name);
-            self.changed |= self.snapshot.clusters.remove(&name).is_some();
+            if let Some(cluster) = self.snapshot.clusters.remove(&name) {
+                self.release_endpoints(&cluster);
+                self.changed_clusters.push(name);
+            }
         }
+    }
+
+    fn subscribe(&mut self, kind: Kind, name: &Arc<str>, source: &Arc<ConfigSource>, wanted: bool) {
+        let interest = Interest { kind, name: name.to_string(), source: Arc::clone(source), wanted };
+        self.effects.push(Effect::Subscribe(interest));
     }
 }
 
-/// The clusters that a listener names and that are neither there nor meant to be missing.
-fn missing(listener: &Listener, clusters: &HashMap<Arc<str>, Arc<ClusterState>>) -> Vec<Arc<str>> {
+/// The clusters among `named` that are neither there nor meant to be missing.
+fn missing(named: impl Iterator<Item = Arc<str>>, clusters: &HashMap<Arc<str>, Arc<ClusterState>>) -> Vec<Arc<str>> {
     let absent = |name: &Arc<str>| !clusters.contains_key(name) && !name.starts_with(NEVER);
-    let mut missing: Vec<_> = named_clusters(listener).filter(absent).collect();
+    let missing: HashSet<_> = named.filter(absent).collect();
+    let mut missing: Vec<_> = missing.into_iter().collect();
     missing.sort_unstable();
-    missing.dedup();
     missing
 }
 
-/// The clusters that a listener's routes and TCP proxies name, repeated as they are.
-fn named_clusters(listener: &Listener) -> impl Iterator<Item = Arc<str>> {
-    listener.filter_chains.iter().chain(&listener.default_filter_chain).flat_map(|chain| -> Vec<Arc<str>> {
+/// The route tables that a listener takes by name and of which nothing is known yet.
+fn missing_routes(listener: &Listener, configurations: &HashMap<Arc<str>, Configuration>) -> Vec<Arc<str>> {
+    let unknown = |rds: &&Rds| !configurations.get(&rds.name).is_some_and(Configuration::is_settled);
+    rds_of(listener).filter(unknown).map(|rds| Arc::clone(&rds.name)).collect()
+}
+
+/// The clusters that a listener names itself, in its own routes and TCP proxies, repeated as they are.
+fn own_clusters(listener: &Listener) -> impl Iterator<Item = Arc<str>> {
+    listener.chains().flat_map(|chain| -> Vec<Arc<str>> {
         match &chain.filter {
             NetworkFilter::Http(manager) => match &manager.routes {
                 RouteSource::Inline(routes) => routes.cluster_names().cloned().collect(),
+                RouteSource::Rds(_) => Vec::new(),
             },
             NetworkFilter::Tcp(proxy) => proxy.clusters.iter().map(|(name, _)| Arc::clone(name)).collect(),
         }
+    })
+}
+
+/// The route tables that a listener takes by name, repeated as they are.
+fn rds_of(listener: &Listener) -> impl Iterator<Item = &Rds> {
+    listener.chains().filter_map(|chain| match &chain.filter {
+        NetworkFilter::Http(manager) => match &manager.routes {
+            RouteSource::Rds(rds) => Some(rds),
+            RouteSource::Inline(_) => None,
+        },
+        NetworkFilter::Tcp(_) => None,
     })
 }
 

@@ -1,7 +1,10 @@
+use std::convert::Infallible;
+
 use super::*;
 use crate::balance::HostSet;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::cluster::tests::cluster;
+use crate::config::endpoint::{Endpoint, EndpointAddress, HealthStatus, LoadAssignment, LocalityEndpoints};
 use crate::source::Source;
 
 const WAIT: Duration = Duration::from_secs(1);
@@ -26,13 +29,29 @@ fn listener(name: &str, cluster: &str) -> Arc<Listener> {
     Bootstrap::load(&[Source::new("b.yaml", &text)]).unwrap().listeners.remove(0)
 }
 
+fn put(warmer: &mut Warmer, name: &str, version: u64, cluster: Arc<Cluster>) {
+    let applied = warmer.set_cluster(name, version, || Ok::<_, Infallible>(cluster)).unwrap();
+    assert_ne!(applied, Applied::Unchanged);
+}
+
+/// The cluster comes once more, and is not made again.
+fn keep(warmer: &mut Warmer, name: &str, version: u64) {
+    let applied = warmer.set_cluster(name, version, || Err("the same version is not made again"));
+    assert_eq!(applied, Ok(Applied::Unchanged));
+}
+
+fn put_listener(warmer: &mut Warmer, name: &str, version: u64, now: Instant, listener: Arc<Listener>) {
+    warmer.set_listener(name, version, now, |_| Ok::<_, Infallible>(listener)).unwrap();
+}
+
 /// The snapshot that comes out now, if one does, and how many clusters are to be resolved.
 fn settle(warmer: &mut Warmer, now: Instant) -> (Option<Arc<Snapshot>>, usize) {
     let (mut snapshot, mut resolve) = (None, 0);
     for effect in warmer.settle(now) {
         match effect {
-            Effect::Publish(new) => snapshot = Some(new),
+            Effect::Publish { snapshot: new, .. } => snapshot = Some(new),
             Effect::Resolve(_) => resolve += 1,
+            Effect::Subscribe(_) | Effect::Exchange(..) | Effect::Hosts(_) => {}
         }
     }
     (snapshot, resolve)
@@ -41,28 +60,28 @@ fn settle(warmer: &mut Warmer, now: Instant) -> (Option<Arc<Snapshot>>, usize) {
 #[test]
 fn what_did_not_change_is_the_same_object_and_a_repetition_is_no_change() {
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
-    warmer.set_cluster("a", 1, || named("a"));
-    warmer.set_cluster("b", 1, || named("b"));
+    put(&mut warmer, "a", 1, named("a"));
+    put(&mut warmer, "b", 1, named("b"));
     let first = settle(&mut warmer, now).0.unwrap();
-    warmer.set_cluster("a", 1, || panic!("the same version is not made again"));
-    warmer.set_cluster("b", 2, || named("b"));
+    keep(&mut warmer, "a", 1);
+    put(&mut warmer, "b", 2, named("b"));
     let second = settle(&mut warmer, now).0.unwrap();
     assert!(Arc::ptr_eq(&first.clusters["a"], &second.clusters["a"]));
     assert!(!Arc::ptr_eq(&first.clusters["b"], &second.clusters["b"]));
-    warmer.set_cluster("b", 2, || panic!("the same version is not made again"));
+    keep(&mut warmer, "b", 2);
     assert!(settle(&mut warmer, now).0.is_none());
 }
 
 #[test]
 fn a_cluster_serves_until_its_successor_is_warm() {
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
-    warmer.set_cluster("a", 1, || named("a"));
+    put(&mut warmer, "a", 1, named("a"));
     let old = settle(&mut warmer, now).0.unwrap().clusters["a"].clone();
-    warmer.set_cluster("a", 2, || by_dns("a"));
+    put(&mut warmer, "a", 2, by_dns("a"));
     let effects = warmer.settle(now);
     let [Effect::Resolve(second)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(warmer.waits(), [Waits::ClusterForHosts("a".into())]);
-    warmer.set_cluster("a", 3, || by_dns("a"));
+    put(&mut warmer, "a", 3, by_dns("a"));
     let effects = warmer.settle(now);
     let [Effect::Resolve(third)] = &effects[..] else { panic!("{effects:?}") };
     warmer.cluster_ready(second);
@@ -76,40 +95,220 @@ fn a_cluster_serves_until_its_successor_is_warm() {
 #[test]
 fn a_listener_waits_for_its_clusters_but_not_for_ever() {
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
-    warmer.set_listener("l", 1, now, || listener("l", "a"));
+    put_listener(&mut warmer, "l", 1, now, listener("l", "a"));
     assert!(settle(&mut warmer, now).0.is_none());
     assert_eq!(warmer.waits(), [Waits::ListenerForClusters("l".into(), vec!["a".into()])]);
-    warmer.set_cluster("a", 1, || named("a"));
+    put(&mut warmer, "a", 1, named("a"));
     let snapshot = settle(&mut warmer, now).0.unwrap();
     assert!(snapshot.listeners.contains_key("l") && warmer.deadline().is_none());
 
-    warmer.set_listener("l", 2, now, || listener("l", "missing"));
+    put_listener(&mut warmer, "l", 2, now, listener("l", "missing"));
     assert!(settle(&mut warmer, now).0.is_none(), "the first goes on serving");
     assert_eq!(warmer.deadline(), Some(now + WAIT));
     let snapshot = settle(&mut warmer, now + WAIT).0.unwrap();
     assert!(!Arc::ptr_eq(&snapshot.listeners["l"], &listener("l", "a")));
 
-    warmer.set_listener("never", 1, now, || listener("never", "outrigger.invalid/x"));
+    put_listener(&mut warmer, "never", 1, now, listener("never", "outrigger.invalid/x"));
     assert!(settle(&mut warmer, now).0.unwrap().listeners.contains_key("never"));
 }
 
 #[test]
-fn a_removed_cluster_stays_while_it_is_named_but_not_for_ever() {
+fn a_removed_cluster_stays_for_a_while_and_may_come_back() {
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
-    warmer.set_cluster("a", 1, || named("a"));
-    warmer.set_cluster("b", 1, || named("b"));
-    warmer.set_cluster("c", 1, || named("c"));
-    warmer.set_listener("l", 1, now, || listener("l", "a"));
-    warmer.settle(now);
-    for name in ["a", "b", "c"] {
-        warmer.remove_cluster(name, now);
-    }
-    warmer.set_cluster("c", 1, || panic!("it had not gone yet"));
-    let snapshot = settle(&mut warmer, now).0.unwrap();
-    assert_eq!(snapshot.clusters.len(), 2, "a is named, c came back, b is gone");
+    put(&mut warmer, "a", 1, named("a"));
+    put(&mut warmer, "b", 1, named("b"));
+    let first = settle(&mut warmer, now).0.unwrap();
+    assert!(warmer.remove_cluster("a", now) && warmer.remove_cluster("b", now));
+    assert!(!warmer.remove_cluster("a", now), "it is gone already for whoever sends it");
     assert!(settle(&mut warmer, now + WAIT / 2).0.is_none());
+    keep(&mut warmer, "b", 1);
+    assert_eq!(warmer.deadline(), Some(now + WAIT));
+    let second = settle(&mut warmer, now + WAIT).0.unwrap();
+    assert!(!second.clusters.contains_key("a") && Arc::ptr_eq(&first.clusters["b"], &second.clusters["b"]));
+    assert!(warmer.deadline().is_none());
+}
+
+fn by_eds(name: &str, timeout: &str) -> Arc<Cluster> {
+    let text = format!(
+        "static_resources: {{ clusters: [{{ name: {name}, type: EDS, connect_timeout: {timeout}, eds_cluster_config: \
+         {{ service_name: s, eds_config: {{ ads: {{}} }} }} }}] }}"
+    );
+    Bootstrap::load(&[Source::new("b.yaml", &text)]).unwrap().clusters.remove(0)
+}
+
+fn endpoints(warmer: &mut Warmer, version: u64, ports: &[u16]) {
+    let endpoint = |port: &u16| Endpoint {
+        address: EndpointAddress::Ip(([127, 0, 0, 1], *port).into()),
+        hostname: None,
+        weight: 1,
+        health: HealthStatus::Healthy,
+    };
+    let group = LocalityEndpoints {
+        locality: Arc::default(),
+        priority: 0,
+        weight: None,
+        endpoints: ports.iter().map(endpoint).collect(),
+    };
+    let assignment = LoadAssignment { localities: [group].into(), ..Default::default() };
+    warmer.set_endpoints("s", version, || Ok::<_, Infallible>(assignment)).unwrap();
+}
+
+/// The interests among the effects, and whether something is published.
+fn interests(warmer: &mut Warmer, now: Instant) -> (Vec<(String, bool)>, Option<Arc<Snapshot>>) {
+    let (mut interests, mut snapshot) = (Vec::new(), None);
+    for effect in warmer.settle(now) {
+        match effect {
+            Effect::Subscribe(interest) => interests.push((interest.name, interest.wanted)),
+            Effect::Publish { snapshot: new, .. } => snapshot = Some(new),
+            _ => {}
+        }
+    }
+    (interests, snapshot)
+}
+
+fn ports(cluster: &ClusterState) -> Vec<(String, u64)> {
+    cluster.hosts.load().members().map(|m| (m.host.display.to_string(), m.host.id)).collect()
+}
+
+#[test]
+fn a_cluster_of_eds_serves_when_its_endpoints_are_there_and_its_successor_starts_with_them() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, by_eds("a", "1s"));
+    let (wanted, snapshot) = interests(&mut warmer, now);
+    assert_eq!((wanted, snapshot.is_none()), (vec![("s".to_owned(), true)], true));
+    assert_eq!(warmer.waits(), [Waits::ClusterForHosts("a".into())]);
+    endpoints(&mut warmer, 1, &[1, 2]);
+    let first = interests(&mut warmer, now).1.unwrap().clusters["a"].clone();
+    let before = ports(&first);
+    assert_eq!(before.len(), 2);
+
+    // An update of the endpoints is no new snapshot, and hosts that stay are the same.
+    endpoints(&mut warmer, 2, &[2, 3]);
+    assert!(matches!(&warmer.settle(now)[..], [Effect::Hosts(cluster)] if Arc::ptr_eq(cluster, &first)));
+    let after = ports(&first);
+    assert_eq!((&after[0], after.len()), (&before[1], 2));
+
+    put(&mut warmer, "a", 2, by_eds("a", "2s"));
+    let (wanted, snapshot) = interests(&mut warmer, now);
+    assert!(wanted.is_empty(), "somebody was interested all the time");
+    let second = snapshot.unwrap().clusters["a"].clone();
+    assert!(!Arc::ptr_eq(&first, &second));
+    assert_eq!(ports(&second), after);
+
+    warmer.remove_cluster("a", now);
+    assert_eq!(interests(&mut warmer, now + WAIT).0, [("s".to_owned(), false)]);
+}
+
+#[test]
+fn a_cluster_whose_endpoints_do_not_exist_serves_without_and_hosts_stay_when_endpoints_are_removed() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, by_eds("a", "1s"));
+    assert!(settle(&mut warmer, now).0.is_none());
+    warmer.remove_endpoints("s");
+    let cluster = settle(&mut warmer, now).0.unwrap().clusters["a"].clone();
+    assert!(ports(&cluster).is_empty());
+    endpoints(&mut warmer, 1, &[1]);
+    warmer.remove_endpoints("s");
+    assert_eq!(ports(&cluster).len(), 1);
+}
+
+/// A listener that takes its routes `r` by name.
+fn by_rds(name: &str) -> Arc<Listener> {
+    let text = format!(
+        "static_resources: {{ listeners: [{{ name: {name}, address: {{ pipe: {{ path: /{name} }} }}, filter_chains: [{{ \
+         filters: [{{ name: h, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.network.\
+         http_connection_manager.v3.HttpConnectionManager, stat_prefix: h, rds: {{ route_config_name: r, config_source: \
+         {{ ads: {{}} }} }}, http_filters: [{{ name: r, typed_config: {{ \"@type\": \
+         type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}] }} }}] }}] }}] }}"
+    );
+    Bootstrap::load(&[Source::new("b.yaml", &text)]).unwrap().listeners.remove(0)
+}
+
+fn table(cluster: &str) -> Arc<RouteTable> {
+    use outrigger_proto::envoy::config::route::v3 as pb;
+    let action = pb::RouteAction {
+        cluster_specifier: Some(pb::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..Default::default()
+    };
+    let matches = pb::RouteMatch {
+        path_specifier: Some(pb::route_match::PathSpecifier::Prefix("/".to_owned())),
+        ..Default::default()
+    };
+    let route =
+        pb::Route { r#match: Some(matches), action: Some(pb::route::Action::Route(action)), ..Default::default() };
+    let host = pb::VirtualHost {
+        name: "h".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![route],
+        ..Default::default()
+    };
+    let message = pb::RouteConfiguration { name: "r".to_owned(), virtual_hosts: vec![host], ..Default::default() };
+    Arc::new(RouteTable::convert(message, &crate::config::report::Report::new().root()).unwrap())
+}
+
+fn routes(warmer: &mut Warmer, version: u64, now: Instant, cluster: &str) {
+    warmer.set_routes("r", version, now, || Ok::<_, Infallible>(table(cluster))).unwrap();
+}
+
+#[test]
+fn listeners_share_a_route_table_and_an_update_of_it_replaces_none_of_them() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, named("a"));
+    put_listener(&mut warmer, "l", 1, now, by_rds("l"));
+    put_listener(&mut warmer, "m", 1, now, by_rds("m"));
+    let (wanted, snapshot) = interests(&mut warmer, now);
+    assert_eq!(wanted, [("r".to_owned(), true)]);
+    assert!(snapshot.unwrap().listeners.is_empty());
+    assert_eq!(warmer.waits()[0], Waits::ListenerForRoutes("l".into(), vec!["r".into()]));
+    assert!(warmer.deadline().is_none(), "nobody knows how long the server takes");
+
+    routes(&mut warmer, 1, now, "a");
+    let snapshot = settle(&mut warmer, now).0.unwrap();
+    assert_eq!(snapshot.listeners.len(), 2);
+    let seen = || snapshot.routes["r"].load().cluster_names().next().unwrap().to_string();
+    assert_eq!(seen(), "a");
+
+    put(&mut warmer, "b", 1, named("b"));
+    routes(&mut warmer, 2, now, "b");
+    let effects = warmer.settle(now);
+    let [Effect::Publish { listeners: false, .. }, Effect::Exchange(place, table)] = &effects[..] else {
+        panic!("clusters come before the routes that name them: {effects:?}")
+    };
+    place.store(table.clone());
+    assert_eq!(seen(), "b");
+
     warmer.remove_listener("l");
-    assert!(!settle(&mut warmer, now + WAIT / 2).0.unwrap().clusters.contains_key("a"));
+    assert!(interests(&mut warmer, now).0.is_empty());
+    warmer.remove_listener("m");
+    let (wanted, snapshot) = interests(&mut warmer, now);
+    assert_eq!(wanted, [("r".to_owned(), false)]);
+    assert!(snapshot.unwrap().routes.is_empty());
+}
+
+#[test]
+fn routes_wait_for_their_clusters_but_not_for_ever() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, named("a"));
+    put_listener(&mut warmer, "l", 1, now, by_rds("l"));
+    routes(&mut warmer, 1, now, "a");
+    settle(&mut warmer, now);
+    routes(&mut warmer, 2, now, "b");
+    assert!(warmer.settle(now).is_empty(), "those in force go on serving");
+    assert_eq!(warmer.waits(), [Waits::RoutesForClusters("r".into(), vec!["b".into()])]);
+    assert_eq!(warmer.deadline(), Some(now + WAIT));
+    assert!(matches!(&warmer.settle(now + WAIT)[..], [Effect::Exchange(..)]));
+    assert!(warmer.deadline().is_none());
+}
+
+#[test]
+fn a_listener_whose_routes_do_not_exist_serves_without() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put_listener(&mut warmer, "l", 1, now, by_rds("l"));
+    settle(&mut warmer, now);
+    warmer.remove_routes("r");
+    let snapshot = settle(&mut warmer, now).0.unwrap();
+    assert!(snapshot.listeners.contains_key("l"));
+    assert_eq!(snapshot.routes["r"].load().cluster_names().count(), 0);
 }
 
 /// Kilobytes that this process has in memory.
@@ -130,7 +329,7 @@ fn pushes_leave_nothing_behind() {
         for (i, name) in (0..).zip(&names) {
             // Each push changes 25 of them; after 200 pushes every one has changed.
             let version = (push + i) / 200;
-            warmer.set_cluster(name, version, || named(name));
+            warmer.set_cluster(name, version, || Ok::<_, Infallible>(named(name))).unwrap();
         }
         if let Some(snapshot) = settle(&mut warmer, now).0 {
             in_force = snapshot;

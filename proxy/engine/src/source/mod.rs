@@ -4,6 +4,7 @@
 //! that knows lines and columns, and one walk beside the descriptors finds every fault of form. Listeners, clusters and
 //! secrets are handed over one at a time, so that a large file never stands in memory as tree and messages together.
 
+mod discovery;
 mod document;
 mod encode;
 mod locate;
@@ -22,6 +23,7 @@ use outrigger_proto::envoy::config::listener::v3::Listener;
 use outrigger_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
 use outrigger_proto::prost::{Message, Name};
 
+pub use self::discovery::{DiscoveryFile, read_discovery};
 pub use self::document::{Document, documents};
 use self::encode::{Encoder, Names};
 pub use self::locate::Locator;

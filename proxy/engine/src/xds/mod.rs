@@ -17,6 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 
 use crate::config::config_source::ConfigSource;
 
@@ -57,6 +58,19 @@ impl Kind {
     pub fn from_type_url(url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
+
+    /// The name that an encoded resource of this kind has; `None` if it cannot be read.
+    pub fn name_of(self, body: &[u8]) -> Option<String> {
+        // `name`, or `cluster_name`: the first field of each.
+        Named::decode(body).ok().map(|message| message.name)
+    }
+}
+
+/// The start of every kind's message: its name is its first field.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
 }
 
 /// One resource as it came.

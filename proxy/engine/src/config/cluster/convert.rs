@@ -85,7 +85,6 @@ impl Cluster {
             transport_socket_matches = "one transport_socket for all hosts",
             transport_socket_matcher = "one transport_socket for all hosts",
             stats_matcher,
-            eds_cluster_config = "EDS comes with the xDS client",
             per_connection_buffer_high_watermark_timeout,
             health_checks = "active health checks come later",
             outlier_detection = "outlier detection comes later",
@@ -122,7 +121,7 @@ impl Cluster {
             resolution_config: dns_resolution_config,
             typed_resolver_config: typed_dns_resolver_config,
         };
-        let discovery = Discovery::convert(cluster_discovery_type, load_assignment, dns, at);
+        let discovery = Discovery::convert(&name, cluster_discovery_type, eds_cluster_config, load_assignment, dns, at);
         let load_balancing = LoadBalancing::convert(lb_policy, load_balancing_policy, lb_config, common_lb_config, at);
         let deprecated = super::protocol::Deprecated {
             common: common_http_protocol_options,

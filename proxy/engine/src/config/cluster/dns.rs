@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, RefreshRate,
+    ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, RefreshRate,
 };
 use outrigger_proto::envoy::config::core::v3 as core;
 use outrigger_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -14,9 +14,10 @@ use outrigger_proto::envoy::extensions::clusters::dns::v3::{DnsCluster, dns_clus
 use outrigger_proto::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use outrigger_proto::envoy::extensions::network::dns_resolver::getaddrinfo::v3::GetAddrInfoDnsResolverConfig;
 
-use super::{Discovery, Dns, DnsFamily};
+use super::{Discovery, Dns, DnsFamily, Eds};
 use crate::balance::HostSet;
 use crate::config::any;
+use crate::config::config_source::ConfigSource;
 use crate::config::endpoint::{EndpointAddress, LoadAssignment};
 use crate::config::report::At;
 use crate::config::value::{Seconds, duration};
@@ -38,11 +39,17 @@ pub(super) struct Fields {
 impl Discovery {
     /// `at` is the cluster.
     pub(super) fn convert(
+        name: &str,
         kind: Option<ClusterDiscoveryType>,
+        eds: Option<EdsClusterConfig>,
         load_assignment: Option<ClusterLoadAssignment>,
         fields: Fields,
         at: &At<'_>,
     ) -> Option<Self> {
+        let is_eds = matches!(kind, Some(ClusterDiscoveryType::Type(value)) if value == DiscoveryType::Eds as i32);
+        if eds.is_some() && !is_eds {
+            at.field("eds_cluster_config").reject("", "only a cluster of type EDS has one");
+        }
         let assignment_at = at.field("load_assignment");
         let assignment = match load_assignment {
             Some(message) => LoadAssignment::convert(message, &assignment_at)?,
@@ -78,8 +85,8 @@ impl Discovery {
                 fields.convert(assignment, at).map(Discovery::LogicalDns)
             }
             DiscoveryType::Eds => {
-                type_at.reject("EDS", "not in this version: it comes with the xDS client");
-                None
+                fields.note_unused(at);
+                Eds::convert(name, eds, assignment, at).map(Discovery::Eds)
             }
             DiscoveryType::OriginalDst => {
                 type_at.reject("ORIGINAL_DST", "not in this version: it comes with interception");
@@ -148,6 +155,26 @@ impl Discovery {
             dns.min_refresh_rate = least;
         }
         Some(if all_addresses_in_single_endpoint { Discovery::LogicalDns(dns) } else { Discovery::StrictDns(dns) })
+    }
+}
+
+impl Eds {
+    fn convert(name: &str, message: Option<EdsClusterConfig>, assignment: LoadAssignment, at: &At<'_>) -> Option<Self> {
+        if !assignment.localities.is_empty() {
+            at.field("load_assignment").harmless("the endpoints come by EDS");
+        }
+        let at = at.field("eds_cluster_config");
+        let Some(EdsClusterConfig { eds_config, service_name }) = message else {
+            at.reject("", "must be set for a cluster of type EDS");
+            return None;
+        };
+        let source_at = at.field("eds_config");
+        let Some(source) = eds_config else {
+            source_at.reject("", "must be set");
+            return None;
+        };
+        let service_name = if service_name.is_empty() { name.into() } else { service_name.into() };
+        Some(Eds { service_name, source: Arc::new(ConfigSource::convert(source, &source_at)?) })
     }
 }
 
@@ -336,8 +363,8 @@ fn at_least(message: Option<prost_types::Duration>, least: Duration, at: &At<'_>
     Some(value)
 }
 
-/// A static cluster resolves nothing.
-fn check_addresses(assignment: &LoadAssignment, at: &At<'_>) {
+/// Where nothing is resolved, every address is an IP address or a path.
+pub(crate) fn check_addresses(assignment: &LoadAssignment, at: &At<'_>) {
     each_address(assignment, at, |address, at| {
         if let EndpointAddress::Name { host, .. } = address {
             at.reject(host, "must be an IP address: names need type STRICT_DNS or LOGICAL_DNS");

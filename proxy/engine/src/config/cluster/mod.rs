@@ -1,7 +1,7 @@
 //! `envoy.config.cluster.v3.Cluster`: a group of hosts that serve the same, and how to speak with them.
 
 mod convert;
-mod dns;
+pub(crate) mod dns;
 mod load_balancing;
 mod protocol;
 
@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::balance::HostSet;
+use crate::config::config_source::ConfigSource;
 use crate::config::endpoint::LoadAssignment;
 use crate::config::hcm::{Http1Options, Http2Options};
 use crate::config::tls::UpstreamTls;
@@ -81,6 +82,17 @@ pub enum Discovery {
     StrictDns(Dns),
     /// One host, whose address follows the one name; connections to earlier addresses live on.
     LogicalDns(Dns),
+    /// From a management server, or a file beside.
+    Eds(Eds),
+}
+
+/// `eds_cluster_config`.
+#[derive(Clone, Debug)]
+pub struct Eds {
+    /// What the assignment is called: `service_name`, else the cluster's name.
+    pub service_name: Arc<str>,
+    /// Where it comes from.
+    pub source: Arc<ConfigSource>,
 }
 
 /// How names are resolved.

@@ -13,9 +13,11 @@ use pb::http_connection_manager as nested;
 use super::protocol::header_value;
 use super::{
     ClientCertDetails, CodecType, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, HttpConnectionManager,
-    InternalAddresses, LocalReplyConfig, RouteSource, ServerHeaderTransformation, StripHostPort, UnderscoresAction,
+    InternalAddresses, LocalReplyConfig, Rds, RouteSource, ServerHeaderTransformation, StripHostPort,
+    UnderscoresAction,
 };
 use crate::config::any;
+use crate::config::config_source::ConfigSource;
 use crate::config::listener::{Cidr, access_logs};
 use crate::config::report::At;
 use crate::config::time::{optional_timeout, timeout};
@@ -179,9 +181,17 @@ fn routes(message: Option<nested::RouteSpecifier>, at: &At<'_>) -> Option<RouteS
             let table = RouteTable::convert(message, &at.field("route_config"))?;
             Some(RouteSource::Inline(Arc::new(table)))
         }
-        Some(nested::RouteSpecifier::Rds(_)) => {
-            at.field("rds").reject("", "not in this version: comes with the xDS client");
-            None
+        Some(nested::RouteSpecifier::Rds(pb::Rds { config_source, route_config_name })) => {
+            let at = at.field("rds");
+            let source_at = at.field("config_source");
+            if route_config_name.is_empty() {
+                at.field("route_config_name").reject("", "must not be empty");
+            }
+            if config_source.is_none() {
+                source_at.reject("", "must be set");
+            }
+            let source = ConfigSource::convert(config_source?, &source_at)?;
+            Some(RouteSource::Rds(Rds { name: route_config_name.into(), source: Arc::new(source) }))
         }
         Some(nested::RouteSpecifier::ScopedRoutes(_)) => {
             at.field("scoped_routes").reject("", "not in this version");

@@ -1,5 +1,6 @@
 //! Conversion of a listener and its filter chains.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use outrigger_proto::envoy::extensions::filters::network::http_connection_manage
 use outrigger_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy as TcpProxyMessage;
 use outrigger_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use outrigger_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use outrigger_proto::prost::Message;
 
 use super::{Cidr, FilterChain, FilterChainMatch, Listener, NetworkFilter, SourceType, TrafficDirection};
 use crate::config::access_log::AccessLog;
@@ -24,6 +26,13 @@ use crate::config::time::{optional_timeout, timeout};
 use crate::config::tls::DownstreamTls;
 use crate::stream_info::Address;
 use crate::{harmless, unsupported};
+
+/// Equal for equal messages: their maps are ordered.
+fn fingerprint(message: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(message);
+    hasher.finish()
+}
 
 /// Reads a list of access logs.
 pub(crate) fn access_logs(messages: Vec<AccessLogMessage>, at: &At<'_>) -> Vec<AccessLog> {
@@ -260,6 +269,7 @@ fn filter_chains_of(messages: Vec<pb::FilterChain>, default: Option<pb::FilterCh
 impl FilterChain {
     /// Reads the message. `None` where it was rejected.
     pub fn convert(message: pb::FilterChain, at: &At<'_>) -> Option<FilterChain> {
+        let fingerprint = fingerprint(&message.encode_to_vec());
         let pb::FilterChain {
             filter_chain_match,
             filters,
@@ -277,6 +287,7 @@ impl FilterChain {
         let connect_timeout = at.field("transport_socket_connect_timeout");
         let filter = NetworkFilter::convert(filters, at);
         let chain = FilterChain {
+            fingerprint,
             name: name.into(),
             matches: FilterChainMatch::convert(filter_chain_match.unwrap_or_default(), &at.field("filter_chain_match")),
             tls: downstream_tls(transport_socket, &at.field("transport_socket")),

@@ -9,7 +9,7 @@ use pb::downstream_tls_context::SessionTicketKeysType;
 use pb::tls_parameters::TlsProtocol;
 
 use super::{
-    CertificateValidation, CipherSuite, CommonTls, Curve, DownstreamTls, SanType, SubjectAltNameMatcher,
+    CertificateValidation, CipherSuite, CommonTls, Curve, DownstreamTls, Made, SanType, SubjectAltNameMatcher,
     TlsCertificate, TlsVersion, UpstreamTls, pem,
 };
 use crate::config::report::At;
@@ -67,6 +67,7 @@ impl DownstreamTls {
             stateless_resumption,
             session_timeout: duration(session_timeout, &at.field("session_timeout")),
             prefer_client_ciphers,
+            made: Made::default(),
         };
         (at.problem_count() == problems).then_some(tls)
     }
@@ -103,6 +104,7 @@ impl UpstreamTls {
             common,
             sni: Some(sni).filter(|sni| !sni.is_empty()).map(Arc::from),
             max_session_keys: max_session_keys.unwrap_or(1),
+            made: Made::default(),
         };
         (at.problem_count() == problems).then_some(tls)
     }

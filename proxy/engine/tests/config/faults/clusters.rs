@@ -18,7 +18,7 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     ("connect_timeout: 0.25s", "connect_timeout: 0s", "clusters[0].connect_timeout", "greater than 0"),
     ("connect_timeout: 0.25s", "connect_timeout: -1s", "clusters[0].connect_timeout", "negative"),
-    ("type: LOGICAL_DNS", "type: EDS", "clusters[2].type", "not in this version"),
+    ("type: LOGICAL_DNS", "type: EDS", "clusters[2].eds_cluster_config", "must be set"),
     ("type: LOGICAL_DNS", "type: ORIGINAL_DST", "clusters[2].type", "not in this version"),
     ("lb_policy: LEAST_REQUEST", "lb_policy: RING_HASH", "clusters[0].lb_policy", "not in this version"),
     (

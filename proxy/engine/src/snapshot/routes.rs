@@ -1,0 +1,124 @@
+//! RDS: which listeners take their routes from which configuration.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Applied, Effect, Routes, Warmer, missing, rds_of};
+use crate::config::config_source::ConfigSource;
+use crate::config::listener::Listener;
+use crate::route::RouteTable;
+use crate::xds::Kind;
+
+/// What RDS says under one name.
+#[derive(Debug)]
+pub(super) struct Configuration {
+    source: Arc<ConfigSource>,
+    /// Of the table in force or on its way there; `None`: there is none yet.
+    version: Option<u64>,
+    state: State,
+    /// What workers look at.
+    table: Arc<Routes>,
+    /// How often listeners name it, those that wait and those in force.
+    users: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing is known: listeners wait.
+    Unknown,
+    /// Nobody has one: every request gets 404.
+    Absent,
+    /// A table is in force.
+    InForce,
+}
+
+impl Configuration {
+    /// Whether listeners need not wait for it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.state != State::Unknown
+    }
+}
+
+impl Warmer {
+    /// The route table `name` has this version: the one that `make` makes, which is called only if it is another than
+    /// before, and if some listener uses it.
+    pub fn set_routes<E>(
+        &mut self,
+        name: &str,
+        version: u64,
+        now: Instant,
+        make: impl FnOnce() -> Result<Arc<RouteTable>, E>,
+    ) -> Result<Applied, E> {
+        let Some((name, _)) = self.configurations.get_key_value(name) else { return Ok(Applied::Unchanged) };
+        let name = Arc::clone(name);
+        let Some(configuration) = self.configurations.get_mut(&name) else { return Ok(Applied::Unchanged) };
+        if configuration.version == Some(version) {
+            return Ok(Applied::Unchanged);
+        }
+        let table = make()?;
+        let known = configuration.version.replace(version);
+        self.waiting_routes.insert(name, (table, now + self.cluster_wait));
+        Ok(known.map_or(Applied::Added, |_| Applied::Modified))
+    }
+
+    /// Nobody has a route table `name`. Listeners that wait for it go on without routes; routes that are known stay.
+    pub fn remove_routes(&mut self, name: &str) {
+        if let Some(configuration) = self.configurations.get_mut(name)
+            && configuration.state == State::Unknown
+        {
+            configuration.state = State::Absent;
+        }
+    }
+
+    /// A listener is on its way into force.
+    pub(super) fn take_routes(&mut self, listener: &Listener) {
+        for rds in rds_of(listener) {
+            if let Some(configuration) = self.configurations.get_mut(&rds.name) {
+                configuration.users += 1;
+                continue;
+            }
+            let table = Arc::new(Routes::from_pointee(RouteTable::empty(Arc::clone(&rds.name))));
+            self.snapshot.routes.insert(Arc::clone(&rds.name), Arc::clone(&table));
+            let source = Arc::clone(&rds.source);
+            let configuration = Configuration { source, version: None, state: State::Unknown, table, users: 1 };
+            self.configurations.insert(Arc::clone(&rds.name), configuration);
+            self.subscribe(Kind::Routes, &rds.name, &rds.source, true);
+        }
+    }
+
+    /// A listener has gone; with the last one, the interest in its routes goes too.
+    pub(super) fn release_routes(&mut self, listener: &Listener) {
+        for rds in rds_of(listener) {
+            let Some(configuration) = self.configurations.get_mut(&rds.name) else { continue };
+            configuration.users -= 1;
+            if configuration.users > 0 {
+                continue;
+            }
+            if let Some(configuration) = self.configurations.remove(&rds.name) {
+                self.waiting_routes.remove(&rds.name);
+                self.changed |= self.snapshot.routes.remove(&rds.name).is_some();
+                self.subscribe(Kind::Routes, &rds.name, &configuration.source, false);
+            }
+        }
+    }
+
+    /// The tables that need not wait any longer come into force: a first one now, for no listener in force looks at it
+    /// yet; the others by the effects that come back.
+    pub(super) fn settle_routes(&mut self, now: Instant) -> Vec<Effect> {
+        let Warmer { waiting_routes, snapshot, .. } = self;
+        let ready = waiting_routes.extract_if(.., |_, (table, until)| {
+            now >= *until || missing(table.cluster_names().cloned(), &snapshot.clusters).is_empty()
+        });
+        let mut effects = Vec::new();
+        for (name, (table, _)) in ready {
+            let Some(configuration) = self.configurations.get_mut(&name) else { continue };
+            match std::mem::replace(&mut configuration.state, State::InForce) {
+                State::Unknown => configuration.table.store(table),
+                State::Absent | State::InForce => {
+                    effects.push(Effect::Exchange(Arc::clone(&configuration.table), table));
+                }
+            }
+        }
+        effects
+    }
+}

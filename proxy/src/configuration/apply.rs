@@ -1,0 +1,407 @@
+//! Updates become what is in force. This computes (decoding, converting, hashing) and binds sockets, so it runs beside the
+//! control thread, one step at a time: [`Applier`] goes to a thread of the builder pool with each step and comes back.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use outrigger_engine::balance::ClusterState;
+use outrigger_engine::config::cluster::Cluster;
+use outrigger_engine::config::listener::{FilterChain, Listener};
+use outrigger_engine::snapshot::{Applied, Effect, Snapshot, Waits, Warmer};
+use outrigger_engine::xds::{Interest, Kind, Rejection, Resource, Update};
+
+use super::resource::{self, Reasons};
+use super::sockets::Sockets;
+use crate::admin::certs;
+use crate::process::Process;
+use crate::server::StartError;
+use crate::telemetry::access_log::LogFile;
+use crate::telemetry::stats::{ClusterStats, Scope, SubscriptionStats};
+use crate::worker::Command;
+
+/// `cluster_wait`: how long routes wait for clusters, and removed clusters stay.
+pub(super) const CLUSTER_WAIT: Duration = Duration::from_secs(1);
+
+/// What the control thread is to do after a step.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Names to resolve.
+    pub(super) resolve: Vec<Arc<ClusterState>>,
+    /// Resources to ask for, or no more.
+    pub(super) interests: Vec<Interest>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Applier {
+    process: Arc<Process>,
+    warmer: Warmer,
+    sockets: Sockets,
+    /// Whether workers accept connections: not before what the start waits for is there.
+    accepting: bool,
+    /// Names that only the bootstrap configures.
+    static_clusters: HashSet<Arc<str>>,
+    static_listeners: HashSet<Arc<str>>,
+    /// The counters of each cluster, so that unused ones show too.
+    cluster_stats: HashMap<Arc<str>, Arc<Scope<ClusterStats>>>,
+    /// The files that listeners log to, open as long as one is configured to.
+    log_files: HashMap<Arc<str>, Vec<Arc<LogFile>>>,
+    /// What was accepted and is not in force yet.
+    pending: BTreeSet<(Kind, String)>,
+    /// TLS contexts came or went.
+    tls_changed: bool,
+}
+
+impl Applier {
+    /// Nothing is configured.
+    pub(super) fn new(process: Arc<Process>) -> Self {
+        Applier {
+            process,
+            warmer: Warmer::new(CLUSTER_WAIT),
+            sockets: Sockets::default(),
+            accepting: false,
+            static_clusters: HashSet::new(),
+            static_listeners: HashSet::new(),
+            cluster_stats: HashMap::new(),
+            log_files: HashMap::new(),
+            pending: BTreeSet::new(),
+            tls_changed: false,
+        }
+    }
+
+    /// Takes in what the bootstrap configures; one thing that cannot be is the end.
+    pub(super) fn start(
+        &mut self,
+        clusters: Vec<Arc<Cluster>>,
+        listeners: Vec<Arc<Listener>>,
+    ) -> Result<(), StartError> {
+        for cluster in clusters {
+            resource::prepare_cluster(&cluster).map_err(|source| StartError::Tls {
+                kind: "cluster",
+                name: cluster.name.clone(),
+                source,
+            })?;
+            let name = cluster.name.clone();
+            self.static_clusters.insert(name.clone());
+            self.set_cluster(&name, 0, || Ok::<_, StartError>(cluster))?;
+        }
+        for listener in listeners {
+            resource::prepare_chains(listener.chains()).map_err(|source| StartError::Tls {
+                kind: "listener",
+                name: listener.name.clone(),
+                source,
+            })?;
+            self.open(&listener)?;
+            let name = listener.name.clone();
+            self.static_listeners.insert(name.clone());
+            self.set_listener(&name, 0, Instant::now(), |_| Ok::<_, StartError>(listener))?;
+        }
+        Ok(())
+    }
+
+    /// Applies what came, each resource by itself. `unreadable` came with it and could not even be decoded.
+    pub(super) fn apply(&mut self, update: Update, unreadable: Vec<Rejection>) -> Vec<Rejection> {
+        let (started, now) = (Instant::now(), SystemTime::now());
+        let Update { kind, changed, removed } = update;
+        let mut rejections = Vec::new();
+        // An address must be free before another listener takes it; everything else is made before the old one breaks.
+        if kind == Kind::Listener {
+            self.remove(kind, &removed);
+        }
+        for resource in &changed {
+            match self.set(kind, resource) {
+                Ok(Applied::Unchanged) => self.process.record.repeated(kind, resource),
+                Ok(Applied::Added | Applied::Modified) => {
+                    self.process.record.accepted(kind, resource, now);
+                    self.pending.insert((kind, resource.name.clone()));
+                }
+                Err(reasons) => {
+                    self.process.record.rejected(kind, resource, reasons.join("\n"), now);
+                    rejections.push(Rejection { name: resource.name.clone(), reasons });
+                }
+            }
+        }
+        if kind != Kind::Listener {
+            self.remove(kind, &removed);
+        }
+        for Rejection { name, reasons } in unreadable {
+            let body = Default::default();
+            let nothing = Resource { name: name.clone(), version: String::new(), body };
+            self.process.record.rejected(kind, &nothing, reasons.join("\n"), now);
+            rejections.push(Rejection { name, reasons });
+        }
+        for Rejection { name, reasons } in &rejections {
+            tracing::warn!(target: "config", "{kind:?} {name:?} is rejected: {}", reasons.join("; "));
+        }
+        if let Some(stats) = self.subscription(kind) {
+            match rejections.is_empty() {
+                true => stats.update_success.inc(),
+                false => stats.update_rejected.inc(),
+            }
+            stats.update_time.set(now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64));
+            stats.update_duration.record(started.elapsed().as_micros() as u64);
+        }
+        rejections
+    }
+
+    /// The names of a cluster have had their first answers.
+    pub(super) fn cluster_ready(&mut self, cluster: &Arc<ClusterState>) {
+        self.warmer.cluster_ready(cluster);
+    }
+
+    /// When [`Applier::settle`] has something to do, even if nothing happens before.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.warmer.deadline()
+    }
+
+    /// Whether everything that was accepted is in force.
+    pub(super) fn is_settled(&self) -> bool {
+        self.warmer.waits().is_empty()
+    }
+
+    /// Whether a cluster waits for hosts.
+    pub(super) fn has_warming_clusters(&self) -> bool {
+        self.warmer.warming_clusters().next().is_some()
+    }
+
+    /// Workers accept from now on.
+    pub(super) fn accept(&mut self) {
+        self.accepting = true;
+        let process = &self.process;
+        self.sockets.settle(&self.warmer.snapshot().listeners, self.warmer.warming_listeners(), &process.workers);
+        process.stats.listener_manager.workers_started.set(1);
+        process.stats.server.initialization_time_ms.record(process.started.elapsed().as_micros() as u64);
+    }
+
+    /// Puts in force what can be.
+    pub(super) fn settle(&mut self, now: Instant) -> Wanted {
+        let mut wanted = Wanted::default();
+        for effect in self.warmer.settle(now) {
+            match effect {
+                Effect::Subscribe(interest) => {
+                    if !interest.wanted {
+                        self.process.record.removed(interest.kind, &interest.name);
+                    }
+                    wanted.interests.push(interest);
+                }
+                Effect::Resolve(cluster) => wanted.resolve.push(cluster),
+                Effect::Publish { snapshot, clusters, listeners } => self.publish(snapshot, clusters, listeners),
+                Effect::Exchange(place, table) => place.store(table),
+                Effect::Hosts(cluster) => {
+                    let scope = self.process.stats.cluster(cluster.config.stat_name());
+                    scope.shared.update_success.inc();
+                    scope.shared.membership_change.inc();
+                    self.process.workers.tell(|| Command::Hosts(cluster.clone()));
+                }
+            }
+        }
+        let waits = self.warmer.waits();
+        self.note_in_force(&waits);
+        self.process.waits.store(Arc::new(waits));
+        if std::mem::take(&mut self.tls_changed) {
+            let snapshot = self.warmer.snapshot();
+            let listeners = snapshot.listeners.values().flat_map(|listener| listener.chains());
+            let downstream = listeners.filter_map(|chain| Some(&chain.tls.as_deref()?.common));
+            let upstream =
+                snapshot.clusters.values().filter_map(|cluster| Some(&cluster.config.tls.as_deref()?.common));
+            self.process.certificates.store(Arc::new(certs::describe(downstream.chain(upstream))));
+        }
+        wanted
+    }
+
+    fn publish(&mut self, snapshot: Arc<Snapshot>, clusters: Vec<Arc<str>>, listeners: bool) {
+        let process = self.process.clone();
+        if listeners {
+            for (name, old) in &process.snapshot.load().listeners {
+                let Some(new) = snapshot.listeners.get(name) else { continue };
+                let kept = |chain: &Arc<FilterChain>| new.chains().any(|new| Arc::ptr_eq(new, chain));
+                if !Arc::ptr_eq(old, new) && !old.chains().any(kept) {
+                    process.record.drains(old);
+                }
+            }
+        }
+        process.snapshot.store(snapshot.clone());
+        for name in clusters.iter().filter(|name| !snapshot.clusters.contains_key(*name)) {
+            self.cluster_stats.remove(name);
+        }
+        if listeners || !clusters.is_empty() {
+            let clusters: Arc<[Arc<str>]> = clusters.into();
+            process.workers.tell(|| Command::Follow { clusters: clusters.clone(), listeners });
+        }
+        if listeners {
+            self.log_files.retain(|name, _| snapshot.listeners.contains_key(name));
+        }
+    }
+
+    /// Moves what does not wait any more from warming to active in the record, and hands sockets out.
+    fn note_in_force(&mut self, waits: &[Waits]) {
+        let warming: HashSet<(Kind, &str)> = waits.iter().map(waiting).collect();
+        let process = &self.process;
+        self.pending.retain(|(kind, name)| {
+            let warms = warming.contains(&(*kind, name));
+            if !warms {
+                process.record.in_force(*kind, name);
+            }
+            warms
+        });
+        let snapshot = self.warmer.snapshot();
+        if self.accepting {
+            self.sockets.settle(&snapshot.listeners, self.warmer.warming_listeners(), &process.workers);
+        }
+        process.addresses.store(Arc::new(self.sockets.addresses(&snapshot.listeners)));
+        process.stats.cluster_manager.warming_clusters.set(self.warmer.warming_clusters().count() as u64);
+        process.stats.listener_manager.total_listeners_warming.set(self.warmer.warming_listeners().count() as u64);
+    }
+
+    fn set(&mut self, kind: Kind, resource: &Resource) -> Result<Applied, Reasons> {
+        let name = resource.name.as_str();
+        let version = resource::fingerprint(resource);
+        match kind {
+            Kind::Cluster => {
+                if self.static_clusters.contains(name) {
+                    return Err(vec!["name: a cluster of the bootstrap has this name".to_owned()]);
+                }
+                self.set_cluster(name, version, || resource::cluster(resource))
+            }
+            Kind::Endpoints => self.warmer.set_endpoints(name, version, || resource::endpoints(resource)),
+            Kind::Listener => {
+                if self.static_listeners.contains(name) {
+                    return Err(vec!["name: a listener of the bootstrap has this name".to_owned()]);
+                }
+                // `make` cannot use what the warmer is part of.
+                let (mut sockets, mut log_files) = (std::mem::take(&mut self.sockets), None);
+                let others: HashSet<Arc<str>> = self.listener_names();
+                let process = self.process.clone();
+                let applied = self.set_listener(name, version, Instant::now(), |previous| {
+                    let listener = resource::listener(resource, previous.map(|listener| &**listener))?;
+                    let is_there = |name: &str| others.contains(name);
+                    sockets.bind(&listener, process.concurrency, is_there).map_err(|error| vec![error.to_string()])?;
+                    log_files = Some(open_logs(&process, &listener).map_err(|error| vec![error.to_string()])?);
+                    Ok::<_, Reasons>(Arc::new(listener))
+                });
+                self.sockets = sockets;
+                if let (Some(files), Ok(_)) = (log_files, &applied) {
+                    self.log_files.insert(name.into(), files);
+                }
+                applied
+            }
+            Kind::Routes => self.warmer.set_routes(name, version, Instant::now(), || resource::routes(resource)),
+        }
+    }
+
+    fn set_cluster<E>(
+        &mut self,
+        name: &str,
+        version: u64,
+        make: impl FnOnce() -> Result<Arc<Cluster>, E>,
+    ) -> Result<Applied, E> {
+        let mut made = None;
+        let applied =
+            self.warmer.set_cluster(name, version, || make().inspect(|cluster| made = Some(cluster.clone())))?;
+        let stats = &self.process.stats;
+        match applied {
+            Applied::Added => stats.cluster_manager.cluster_added.inc(),
+            Applied::Modified => stats.cluster_manager.cluster_modified.inc(),
+            Applied::Unchanged => {}
+        }
+        if let Some(cluster) = made {
+            self.tls_changed |= cluster.tls.is_some();
+            self.cluster_stats.insert(cluster.name.clone(), stats.cluster(cluster.stat_name()));
+        }
+        Ok(applied)
+    }
+
+    fn set_listener<E>(
+        &mut self,
+        name: &str,
+        version: u64,
+        now: Instant,
+        make: impl FnOnce(Option<&Arc<Listener>>) -> Result<Arc<Listener>, E>,
+    ) -> Result<Applied, E> {
+        let applied = self.warmer.set_listener(name, version, now, make);
+        let stats = &self.process.stats.listener_manager;
+        match &applied {
+            Ok(Applied::Added) => stats.listener_added.inc(),
+            Ok(Applied::Modified) => stats.listener_modified.inc(),
+            Ok(Applied::Unchanged) => {}
+            Err(_) => stats.listener_create_failure.inc(),
+        }
+        if applied.as_ref().is_ok_and(|applied| *applied != Applied::Unchanged) {
+            stats.listener_create_success.add(self.process.concurrency as u64);
+            self.tls_changed = true;
+        }
+        applied
+    }
+
+    /// Binds a listener of the bootstrap, and opens its logs.
+    fn open(&mut self, listener: &Listener) -> Result<(), StartError> {
+        self.sockets.bind(listener, self.process.concurrency, |_| true)?;
+        let files = open_logs(&self.process, listener)?;
+        self.log_files.insert(listener.name.clone(), files);
+        Ok(())
+    }
+
+    fn remove(&mut self, kind: Kind, names: &[String]) {
+        let stats = &self.process.stats;
+        for name in names {
+            match kind {
+                Kind::Cluster if !self.static_clusters.contains(name.as_str()) => {
+                    if self.warmer.remove_cluster(name, Instant::now()) {
+                        stats.cluster_manager.cluster_removed.inc();
+                    }
+                    if !self.warmer.snapshot().clusters.contains_key(name.as_str()) {
+                        self.cluster_stats.remove(name.as_str());
+                    }
+                    self.process.record.removed(kind, name);
+                }
+                Kind::Listener if !self.static_listeners.contains(name.as_str()) => {
+                    if let Some(listener) = self.warmer.snapshot().listeners.get(name.as_str()) {
+                        self.process.record.drains(listener);
+                    }
+                    if self.warmer.remove_listener(name) {
+                        stats.listener_manager.listener_removed.inc();
+                        self.tls_changed = true;
+                    }
+                    self.process.record.removed(kind, name);
+                }
+                Kind::Cluster | Kind::Listener => {}
+                Kind::Endpoints => self.warmer.remove_endpoints(name),
+                Kind::Routes => self.warmer.remove_routes(name),
+            }
+        }
+    }
+
+    /// The listeners that are configured, in force or not yet.
+    fn listener_names(&self) -> HashSet<Arc<str>> {
+        let in_force = self.warmer.snapshot().listeners.keys().cloned();
+        in_force.chain(self.warmer.warming_listeners().map(|listener| listener.name.clone())).collect()
+    }
+
+    fn subscription(&self, kind: Kind) -> Option<&SubscriptionStats> {
+        match kind {
+            Kind::Cluster => Some(&self.process.stats.cds),
+            Kind::Listener => Some(&self.process.stats.lds),
+            Kind::Endpoints | Kind::Routes => None,
+        }
+    }
+}
+
+fn open_logs(
+    process: &Process,
+    listener: &Listener,
+) -> Result<Vec<Arc<LogFile>>, crate::telemetry::access_log::OpenError> {
+    let mut files = Vec::new();
+    for logs in listener.all_access_logs() {
+        files.extend(process.access_logs.open(logs)?);
+    }
+    Ok(files)
+}
+
+fn waiting(waits: &Waits) -> (Kind, &str) {
+    match waits {
+        Waits::ClusterForHosts(name) => (Kind::Cluster, name),
+        Waits::ListenerForClusters(name, _) | Waits::ListenerForRoutes(name, _) => (Kind::Listener, name),
+        Waits::RoutesForClusters(name, _) => (Kind::Routes, name),
+    }
+}

@@ -1,0 +1,238 @@
+//! Resources in files: each file holds a `DiscoveryResponse`, as YAML or JSON.
+//!
+//! A file is looked at a few times a second: whatever way it is replaced (written over, renamed into place, a symbolic
+//! link exchanged, as Kubernetes does with mounted configuration), its metadata differ then.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hasher};
+use std::os::unix::fs::MetadataExt as _;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use outrigger_engine::config::config_source::Origin;
+use outrigger_engine::source::{DiscoveryFile, Source, read_discovery};
+use outrigger_engine::xds::{Interest, Kind, Update};
+use tokio::sync::Notify;
+use tokio::task::{spawn_blocking, spawn_local};
+use tokio::time::{sleep, timeout};
+
+use super::channel::Feed;
+use crate::process::Process;
+use crate::telemetry::stats::SubscriptionStats;
+
+/// Between two looks at a file.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// The files that are watched. Belongs to the control thread.
+pub(super) struct Files {
+    feed: Feed,
+    process: Arc<Process>,
+    /// Those that hold resources which are wanted by name.
+    named: RefCell<HashMap<(Kind, Arc<str>), Rc<Named>>>,
+}
+
+/// A file from which single resources are wanted.
+#[derive(Default)]
+struct Named {
+    wanted: RefCell<BTreeSet<String>>,
+    /// Somebody wants another resource of it.
+    more: Notify,
+}
+
+/// What tells one content of a path from the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: SystemTime,
+}
+
+/// What was seen of a file.
+#[derive(Debug, Default)]
+struct Watched {
+    stamp: Option<Stamp>,
+    /// It was written just before it was read.
+    fresh: bool,
+    /// A hash of the content.
+    content: Option<u64>,
+}
+
+/// No file system's clock ticks more slowly.
+const CLOCK_TICK: Duration = Duration::from_secs(2);
+
+impl Files {
+    pub(super) fn new(feed: Feed, process: Arc<Process>) -> Self {
+        Files { feed, process, named: RefCell::default() }
+    }
+
+    /// Keeps every resource of a file in force: what is not in it any more is removed.
+    pub(super) fn watch_all(&self, kind: Kind, path: Arc<str>) {
+        let (feed, process) = (self.feed.clone(), self.process.clone());
+        spawn_local(async move {
+            let mut known = BTreeSet::new();
+            let mut watched = Watched::default();
+            loop {
+                if let Some(file) = watched.changed(kind, &path, subscription(&process, kind)).await {
+                    let DiscoveryFile { resources, unreadable } = file;
+                    let named = resources.iter().map(|resource| &resource.name);
+                    let present: BTreeSet<String> =
+                        named.chain(unreadable.iter().map(|rejection| &rejection.name)).cloned().collect();
+                    let removed = known.difference(&present).cloned().collect();
+                    known = present;
+                    if feed.apply_with(Update { kind, changed: resources, removed }, unreadable).await.is_none() {
+                        return;
+                    }
+                }
+                sleep(INTERVAL).await;
+            }
+        });
+    }
+
+    /// Takes up an interest in a resource of a file. `false`: it comes from elsewhere.
+    pub(super) fn take(&self, interest: &Interest) -> bool {
+        let Interest { kind, name, source, wanted } = interest;
+        let Origin::Path(path) = &source.origin else { return false };
+        let key = (*kind, path.clone());
+        let mut named = self.named.borrow_mut();
+        if !*wanted {
+            if let Some(file) = named.get(&key) {
+                file.wanted.borrow_mut().remove(name);
+                if file.wanted.borrow().is_empty() {
+                    named.remove(&key);
+                }
+            }
+            return true;
+        }
+        let file = named.entry(key).or_insert_with(|| {
+            let file = Rc::new(Named::default());
+            spawn_local(watch_named(
+                Rc::downgrade(&file),
+                *kind,
+                path.clone(),
+                self.feed.clone(),
+                self.process.clone(),
+            ));
+            file
+        });
+        file.wanted.borrow_mut().insert(name.clone());
+        file.more.notify_one();
+        if let Some(limit) = source.initial_fetch_timeout {
+            let (feed, file) = (self.feed.clone(), Rc::downgrade(file));
+            let (kind, name) = (*kind, name.clone());
+            spawn_local(async move {
+                sleep(limit).await;
+                let is_wanted = file.upgrade().is_some_and(|file| file.wanted.borrow().contains(&name));
+                if is_wanted {
+                    // If it came meanwhile, this changes nothing.
+                    _ = feed.apply(Update { kind, changed: Vec::new(), removed: vec![name] }).await;
+                }
+            });
+        }
+        true
+    }
+}
+
+/// Brings what is wanted of a file, as long as something is.
+async fn watch_named(named: Weak<Named>, kind: Kind, path: Arc<str>, feed: Feed, process: Arc<Process>) {
+    let mut watched = Watched::default();
+    let mut last = BTreeMap::new();
+    let mut unreadable = Vec::new();
+    loop {
+        let file = watched.changed(kind, &path, subscription(&process, kind)).await;
+        let Some(named) = named.upgrade() else { return };
+        if let Some(file) = file {
+            unreadable = file.unreadable;
+            last = file.resources.into_iter().map(|resource| (resource.name.clone(), resource)).collect();
+        }
+        let (resources, faulty) = {
+            let wanted = named.wanted.borrow();
+            let resources: Vec<_> = last.values().filter(|resource| wanted.contains(&resource.name)).cloned().collect();
+            let faulty = unreadable.iter().filter(|rejection| wanted.contains(&rejection.name)).cloned().collect();
+            (resources, faulty)
+        };
+        if feed.apply_with(Update { kind, changed: resources, removed: Vec::new() }, faulty).await.is_none() {
+            return;
+        }
+        loop {
+            // An expired interval and a new name are both a reason to look again.
+            let more = timeout(INTERVAL, named.more.notified()).await.is_ok();
+            if more || watched.may_have_changed(&path) {
+                break;
+            }
+            if Rc::strong_count(&named) == 1 {
+                return;
+            }
+        }
+    }
+}
+
+fn subscription(process: &Process, kind: Kind) -> Option<&SubscriptionStats> {
+    match kind {
+        Kind::Cluster => Some(&process.stats.cds),
+        Kind::Listener => Some(&process.stats.lds),
+        Kind::Endpoints | Kind::Routes => None,
+    }
+}
+
+fn look(path: &str) -> Option<Stamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.len(),
+        modified: metadata.modified().ok()?,
+    })
+}
+
+impl Watched {
+    /// Whether the file may have another content than at the last look.
+    fn may_have_changed(&self, path: &str) -> bool {
+        let now = look(path);
+        // Clocks of file systems tick slowly: what was just written may be written again under the same time.
+        now.is_some() && (now != self.stamp || self.fresh)
+    }
+
+    /// The content of the file, if it is another than at the last look, and can be read.
+    async fn changed(
+        &mut self,
+        kind: Kind,
+        path: &Arc<str>,
+        stats: Option<&SubscriptionStats>,
+    ) -> Option<DiscoveryFile> {
+        if !self.may_have_changed(path) {
+            return None;
+        }
+        self.stamp = look(path);
+        let modified = self.stamp.as_ref().and_then(|stamp| stamp.modified.elapsed().ok());
+        self.fresh = modified.is_none_or(|age| age < CLOCK_TICK);
+        let (reading, before) = (path.clone(), self.content);
+        let read = spawn_blocking(move || {
+            let text = std::fs::read_to_string(&*reading).map_err(|error| format!("{reading}: {error}"))?;
+            let mut hasher = DefaultHasher::new();
+            hasher.write(text.as_bytes());
+            let content = Some(hasher.finish());
+            if content == before {
+                return Ok(None);
+            }
+            let file = read_discovery(&Source::new(&reading, &text), kind);
+            Ok::<_, String>(Some((content, file)))
+        });
+        let read = read.await.unwrap_or_else(|error| Err(format!("{path}: {error}")));
+        let file = match read {
+            Ok(None) => return None,
+            Ok(Some((content, file))) => {
+                self.content = content;
+                file
+            }
+            Err(reason) => Err(reason),
+        };
+        if let Some(stats) = stats {
+            stats.update_attempt.inc();
+            stats.update_failure.add(file.is_err().into());
+        }
+        file.map_err(|reason| tracing::warn!(target: "config", "{reason}")).ok()
+    }
+}

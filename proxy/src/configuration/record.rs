@@ -1,0 +1,139 @@
+//! What became of every resource that came from outside: one record, which `/config_dump` and CSDS show.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use outrigger_engine::config::listener::Listener;
+use outrigger_engine::xds::{Kind, Resource};
+
+/// A resource as it came.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// What the server calls it.
+    pub version: String,
+    /// The encoded message.
+    pub body: Bytes,
+    /// When it came.
+    pub updated: SystemTime,
+}
+
+/// A version that was refused.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What came; the body is empty where it could not be read at all.
+    pub refused: Version,
+    /// Every reason, one a line.
+    pub details: String,
+}
+
+/// Where a resource stands.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// In force.
+    pub active: Option<Version>,
+    /// Accepted, and not in force yet.
+    pub warming: Option<Version>,
+    /// The last one, if it was refused.
+    pub error: Option<Failure>,
+}
+
+/// A listener that is gone while connections of it are open.
+#[derive(Clone, Debug)]
+pub struct Draining {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it was.
+    pub version: Option<Version>,
+    listener: Weak<Listener>,
+}
+
+/// See the module. Shared by whoever applies and whoever shows.
+#[derive(Debug, Default)]
+pub struct Record(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    kinds: BTreeMap<Kind, BTreeMap<String, Status>>,
+    draining: Vec<Draining>,
+}
+
+impl Record {
+    /// Every resource of a kind, by name.
+    pub fn of(&self, kind: Kind) -> BTreeMap<String, Status> {
+        self.lock().kinds.get(&kind).cloned().unwrap_or_default()
+    }
+
+    /// The listeners that drain.
+    pub fn draining(&self) -> Vec<Draining> {
+        let mut inner = self.lock();
+        inner.draining.retain(|draining| draining.listener.strong_count() > 0);
+        inner.draining.clone()
+    }
+
+    /// A resource was accepted; it warms.
+    pub(super) fn accepted(&self, kind: Kind, resource: &Resource, now: SystemTime) {
+        let mut inner = self.lock();
+        let status = inner.kinds.entry(kind).or_default().entry(resource.name.clone()).or_default();
+        status.error = None;
+        status.warming = Some(version(resource, now));
+    }
+
+    /// A resource came that was there already.
+    pub(super) fn repeated(&self, kind: Kind, resource: &Resource) {
+        let mut inner = self.lock();
+        if let Some(status) = inner.kinds.get_mut(&kind).and_then(|kind| kind.get_mut(&resource.name)) {
+            status.error = None;
+            if let Some(latest) = status.warming.as_mut().or(status.active.as_mut()) {
+                latest.version.clone_from(&resource.version);
+            }
+        }
+    }
+
+    /// A resource was refused.
+    pub(super) fn rejected(&self, kind: Kind, resource: &Resource, details: String, now: SystemTime) {
+        let mut inner = self.lock();
+        let status = inner.kinds.entry(kind).or_default().entry(resource.name.clone()).or_default();
+        status.error = Some(Failure { refused: version(resource, now), details });
+    }
+
+    /// What warmed is in force.
+    pub(super) fn in_force(&self, kind: Kind, name: &str) {
+        let mut inner = self.lock();
+        if let Some(status) = inner.kinds.get_mut(&kind).and_then(|kind| kind.get_mut(name))
+            && let Some(version) = status.warming.take()
+        {
+            status.active = Some(version);
+        }
+    }
+
+    /// There is no such resource any more.
+    pub(super) fn removed(&self, kind: Kind, name: &str) {
+        if let Some(kind) = self.lock().kinds.get_mut(&kind) {
+            kind.remove(name);
+        }
+    }
+
+    /// A listener is not in force any more; its connections may be open still. To be called before its successor or
+    /// its removal is noted.
+    pub(super) fn drains(&self, listener: &Arc<Listener>) {
+        let mut inner = self.lock();
+        let status = inner.kinds.get(&Kind::Listener).and_then(|listeners| listeners.get(&*listener.name));
+        let version = status.and_then(|status| status.active.clone());
+        inner.draining.retain(|draining| draining.listener.strong_count() > 0);
+        let (name, listener) = (listener.name.clone(), Arc::downgrade(listener));
+        inner.draining.push(Draining { name, version, listener });
+    }
+
+    /// What was written is whole after every step, so a panic elsewhere spoils nothing.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The body is copied: a resource would keep the whole response that it came in.
+fn version(resource: &Resource, updated: SystemTime) -> Version {
+    let body = Bytes::copy_from_slice(&resource.body);
+    Version { version: resource.version.clone(), body, updated }
+}

@@ -1,0 +1,258 @@
+//! Listeners and filter chains as one worker runs them, from one version of the configuration to the next.
+//!
+//! A socket belongs to an address and looks at the listener of now for every connection. A connection belongs to its
+//! filter chain: as long as that is in force nothing happens to it, whatever else changes; when it goes, the connection
+//! ends after what it is doing, and at the latest after the drain time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::Cache;
+use outrigger_engine::config::hcm::RouteSource;
+use outrigger_engine::config::listener::{FilterChain, Listener, NetworkFilter, TrafficDirection};
+use outrigger_engine::route::RouteTable;
+use outrigger_engine::snapshot::{Routes, Snapshot};
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::accept::accept_loop;
+use super::socket::ListenSocket;
+use crate::telemetry::stats::ListenerStats;
+use crate::worker::{LocalEvent, SocketId, Worker};
+
+/// A listener as one worker runs it.
+#[derive(Debug)]
+pub struct WorkerListener {
+    /// Its configuration.
+    pub config: Arc<Listener>,
+    /// Its counters on this worker.
+    pub stats: Arc<ListenerStats>,
+    /// The worker.
+    pub worker: Rc<Worker>,
+    /// Those that had a connection here, by the address of their configuration, which they keep alive.
+    chains: RefCell<HashMap<usize, Rc<WorkerChain>>>,
+    /// Another one has taken its place, or none: what connections come still are to end soon.
+    gone: Cell<bool>,
+}
+
+impl WorkerListener {
+    fn new(config: Arc<Listener>, worker: &Rc<Worker>) -> Self {
+        let stats = worker.process.stats.listener(&config.stat_prefix).shard(worker.index);
+        let (chains, gone) = Default::default();
+        WorkerListener { config, stats, worker: worker.clone(), chains, gone }
+    }
+
+    /// What the connections of `chain` share, made at the first one.
+    pub fn chain(&self, chain: &Arc<FilterChain>) -> Rc<WorkerChain> {
+        let key = Arc::as_ptr(chain).addr();
+        let make = || {
+            let chain = WorkerChain::new(chain.clone(), &self.worker);
+            if self.gone.get() {
+                chain.retire(self.worker.process.args.drain_time());
+            }
+            chain
+        };
+        self.chains.borrow_mut().entry(key).or_insert_with(make).clone()
+    }
+
+    /// The chains that `next` has too go over to it; the connections of the others are to end.
+    fn hand_over(&self, next: Option<&WorkerListener>) {
+        self.gone.set(true);
+        for (key, chain) in self.chains.borrow_mut().drain() {
+            match next {
+                Some(next) if next.config.chains().any(|kept| Arc::ptr_eq(kept, &chain.config)) => {
+                    next.chains.borrow_mut().insert(key, chain);
+                }
+                _ => chain.retire(self.worker.process.args.drain_time()),
+            }
+        }
+    }
+}
+
+/// A filter chain as one worker runs it.
+#[derive(Debug)]
+pub struct WorkerChain {
+    /// Its configuration.
+    pub config: Arc<FilterChain>,
+    /// Set when its connections are to end after what they are doing.
+    pub drain: Rc<LocalEvent>,
+    /// Set when those that are left are to end now.
+    pub end: Rc<LocalEvent>,
+    routes: LocalRoutes,
+}
+
+impl WorkerChain {
+    fn new(config: Arc<FilterChain>, worker: &Worker) -> Rc<Self> {
+        let routes = match &config.filter {
+            NetworkFilter::Http(manager) => LocalRoutes::new(&manager.routes, &worker.process.snapshot.load()),
+            NetworkFilter::Tcp(_) => LocalRoutes::None,
+        };
+        let chain = WorkerChain { config, drain: Rc::default(), end: Rc::default(), routes };
+        if worker.drain().is_set() {
+            chain.drain.set();
+        }
+        Rc::new(chain)
+    }
+
+    /// The route table of now. A request keeps it to its end.
+    pub fn routes(&self) -> Rc<HeldTable> {
+        match &self.routes {
+            LocalRoutes::None => Rc::new(HeldTable(Arc::new(RouteTable::empty("".into())))),
+            LocalRoutes::Inline(table) => table.clone(),
+            LocalRoutes::Rds(following) => {
+                let (newest, table) = &mut *following.borrow_mut();
+                let newest = newest.load();
+                if !Arc::ptr_eq(newest, &table.0) {
+                    *table = Rc::new(HeldTable(Arc::clone(newest)));
+                }
+                table.clone()
+            }
+        }
+    }
+
+    fn retire(self: &Rc<Self>, drain_time: Duration) {
+        self.drain.set();
+        let chain = Rc::downgrade(self);
+        spawn_local(async move {
+            sleep(drain_time).await;
+            if let Some(chain) = chain.upgrade() {
+                chain.end.set();
+            }
+        });
+    }
+}
+
+/// A route table as one worker holds it: requests count their references on this worker.
+#[derive(Debug)]
+pub struct HeldTable(Arc<RouteTable>);
+
+impl Deref for HeldTable {
+    type Target = RouteTable;
+
+    fn deref(&self) -> &RouteTable {
+        &self.0
+    }
+}
+
+/// Where a chain's requests find their route table.
+#[derive(Debug)]
+enum LocalRoutes {
+    /// It speaks no HTTP.
+    None,
+    /// The chain's own.
+    Inline(Rc<HeldTable>),
+    /// One that is exchanged, and what it was at the last look.
+    Rds(RefCell<(Cache<Arc<Routes>, Arc<RouteTable>>, Rc<HeldTable>)>),
+}
+
+impl LocalRoutes {
+    fn new(source: &RouteSource, snapshot: &Snapshot) -> Self {
+        match source {
+            RouteSource::Inline(table) => LocalRoutes::Inline(Rc::new(HeldTable(table.clone()))),
+            RouteSource::Rds(rds) => match snapshot.routes.get(&rds.name) {
+                Some(routes) => {
+                    let table = Rc::new(HeldTable(routes.load_full()));
+                    LocalRoutes::Rds(RefCell::new((Cache::new(routes.clone()), table)))
+                }
+                None => LocalRoutes::None,
+            },
+        }
+    }
+}
+
+/// A socket that is accepted on.
+#[derive(Debug)]
+pub struct Accepting {
+    /// Who gets the connections.
+    pub listener: RefCell<Rc<WorkerListener>>,
+    /// Set when what waits is to be accepted, and then no more.
+    pub closing: Rc<LocalEvent>,
+}
+
+/// The listeners of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerListeners {
+    by_name: RefCell<HashMap<Arc<str>, Rc<WorkerListener>>>,
+    sockets: RefCell<HashMap<SocketId, Rc<Accepting>>>,
+}
+
+impl WorkerListeners {
+    /// Accepts on a socket from now on.
+    pub fn accept(&self, worker: &Rc<Worker>, id: SocketId, name: &Arc<str>, socket: ListenSocket) {
+        // One that has gone again needs no socket.
+        let Some(listener) = self.named(worker, name) else { return };
+        let accepting = Rc::new(Accepting { listener: RefCell::new(listener), closing: Rc::default() });
+        spawn_local(accept_loop(accepting.clone(), socket));
+        self.sockets.borrow_mut().insert(id, accepting);
+    }
+
+    /// Gives the connections of an address to another listener.
+    pub fn own(&self, worker: &Rc<Worker>, id: SocketId, name: &Arc<str>) {
+        if let Some(listener) = self.named(worker, name)
+            && let Some(accepting) = self.sockets.borrow().get(&id)
+        {
+            accepting.listener.replace(listener);
+        }
+    }
+
+    /// Closes a socket when its queue is empty.
+    pub fn close(&self, id: SocketId) {
+        if let Some(accepting) = self.sockets.borrow_mut().remove(&id) {
+            accepting.closing.set();
+        }
+    }
+
+    /// Closes all sockets, or those of listeners that are `INBOUND`.
+    pub fn stop(&self, inbound_only: bool) {
+        self.sockets.borrow_mut().retain(|_, accepting| {
+            let stays = inbound_only && accepting.listener.borrow().config.direction != TrafficDirection::Inbound;
+            if !stays {
+                accepting.closing.set();
+            }
+            stays
+        });
+    }
+
+    /// Takes over the listeners of a new snapshot.
+    pub fn follow(&self, worker: &Rc<Worker>, snapshot: &Snapshot) {
+        self.by_name.borrow_mut().retain(|name, listener| {
+            match snapshot.listeners.get(name) {
+                Some(config) if Arc::ptr_eq(config, &listener.config) => return true,
+                Some(config) => {
+                    let next = Rc::new(WorkerListener::new(config.clone(), worker));
+                    listener.hand_over(Some(&next));
+                    *listener = next;
+                }
+                None => listener.hand_over(None),
+            }
+            for accepting in self.sockets.borrow().values() {
+                let mut current = accepting.listener.borrow_mut();
+                if current.config.name == *name {
+                    *current = listener.clone();
+                }
+            }
+            snapshot.listeners.contains_key(name)
+        });
+    }
+
+    /// All connections are to end after what they are doing.
+    pub fn drain(&self) {
+        for listener in self.by_name.borrow().values() {
+            listener.chains.borrow().values().for_each(|chain| chain.drain.set());
+        }
+    }
+
+    fn named(&self, worker: &Rc<Worker>, name: &Arc<str>) -> Option<Rc<WorkerListener>> {
+        if let Some(listener) = self.by_name.borrow().get(name) {
+            return Some(listener.clone());
+        }
+        let config = worker.process.snapshot.load().listeners.get(name)?.clone();
+        let listener = Rc::new(WorkerListener::new(config, worker));
+        self.by_name.borrow_mut().insert(name.clone(), listener.clone());
+        Some(listener)
+    }
+}

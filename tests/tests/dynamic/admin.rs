@@ -1,0 +1,68 @@
+//! What `/config_dump` and the counters say of resources that came from outside.
+
+use serde_json::{Value, json};
+
+use crate::mesh::{
+    Mesh, Upstream, assignment, cluster, eds_cluster, eventually, get, inline_listener, rds_listener, routes,
+};
+
+/// The part of a dump of this type.
+fn part(dump: &Value, name: &str) -> Value {
+    let parts = dump["configs"].as_array().unwrap();
+    let found = parts.iter().find(|part| part["@type"].as_str().unwrap().ends_with(name));
+    found.unwrap_or_else(|| panic!("no {name} in {dump:#}")).clone()
+}
+
+#[test]
+fn a_bad_resource_is_rejected_alone_and_the_reason_is_shown_until_it_is_good() {
+    let a = Upstream::start("a");
+    let mesh = Mesh::start(&[
+        ("cds", json!([cluster("shop", a.port), cluster("known", a.port)])),
+        ("lds", json!([inline_listener("in", 0, "shop")])),
+    ]);
+    let port = mesh.port("in").unwrap();
+    let mut known = cluster("known", a.port);
+    known["connect_timeout"] = json!("0s");
+    let mut unreadable = cluster("unreadable", a.port);
+    unreadable["no_such_field"] = json!(1);
+    mesh.set("cds", json!([cluster("shop", a.port), known, unreadable, cluster("more", a.port)]));
+    eventually("the rest is applied", || mesh.stat("cluster_manager.active_clusters") == 3);
+    assert_eq!(get(port, "/").unwrap().0, 200);
+    assert_eq!(mesh.stat("cluster_manager.cds.update_rejected"), 1);
+
+    let clusters = part(&mesh.admin_json("/config_dump"), "ClustersConfigDump");
+    let dynamic = clusters["dynamic_active_clusters"].as_array().unwrap();
+    let of = |name: &str| dynamic.iter().find(|entry| entry["cluster"]["name"] == name).unwrap();
+    assert_eq!(of("known")["cluster"]["connect_timeout"], "5s", "the last good one serves");
+    let details = of("known")["error_state"]["details"].as_str().unwrap();
+    assert!(details.contains("connect_timeout: 0s: must be greater than 0s"), "{details}");
+    assert_eq!(of("shop")["version_info"], "v");
+    assert!(of("shop")["error_state"].is_null() && of("shop")["last_updated"].is_string());
+    assert!(clusters.to_string().contains("no_such_field"), "{clusters:#}");
+
+    mesh.set("cds", json!([cluster("shop", a.port), cluster("known", a.port), cluster("more", a.port)]));
+    eventually("nothing is wrong any more", || !mesh.admin("/config_dump").contains("error_state"));
+}
+
+#[test]
+fn a_dump_shows_listeners_routes_and_endpoints() {
+    let a = Upstream::start("a");
+    let mesh = Mesh::start(&[
+        ("cds", json!([eds_cluster("shop")])),
+        ("eds", json!([assignment("shop", &[a.port])])),
+        ("lds", json!([rds_listener("in", 0, "shop")])),
+        ("rds", json!([routes("shop", "shop")])),
+    ]);
+    assert_eq!(get(mesh.port("in").unwrap(), "/").unwrap().1, "a");
+    let dump = mesh.admin_json("/config_dump?include_eds");
+    let listeners = part(&dump, "ListenersConfigDump");
+    let listener = &listeners["dynamic_listeners"][0];
+    assert_eq!(listener["name"], "in");
+    assert_eq!(listener["active_state"]["listener"]["name"], "in");
+    let routes = part(&dump, "RoutesConfigDump");
+    assert_eq!(routes["dynamic_route_configs"][0]["route_config"]["name"], "shop");
+    let endpoints = part(&dump, "EndpointsConfigDump");
+    let text = endpoints["dynamic_endpoint_configs"][0].to_string();
+    assert!(text.contains(&a.port.to_string()), "{endpoints:#}");
+    assert!(mesh.admin("/clusters").contains(&format!("shop::127.0.0.1:{}::", a.port)));
+}

@@ -1,0 +1,78 @@
+//! Routes, endpoints and clusters change under a listener that stays.
+
+use serde_json::json;
+
+use crate::mesh::{
+    Connection, Mesh, Upstream, assignment, cluster, eds_cluster, eventually, get, inline_listener, rds_listener,
+    routes,
+};
+
+#[test]
+fn a_route_update_is_seen_by_connections_that_are_open() {
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let mesh = Mesh::start(&[
+        ("cds", json!([cluster("a", a.port)])),
+        ("lds", json!([rds_listener("first", 0, "shop"), rds_listener("second", 0, "shop")])),
+        ("rds", json!([routes("shop", "a")])),
+    ]);
+    let mut connections: Vec<_> =
+        ["first", "second"].map(|name| Connection::open(mesh.port(name).unwrap()).unwrap()).into();
+    for connection in &mut connections {
+        assert_eq!(connection.get("/").unwrap().1, "a");
+    }
+    // The routes come first; they wait for their cluster, and those in force go on.
+    mesh.set("rds", json!([routes("shop", "b")]));
+    mesh.set("cds", json!([cluster("a", a.port), cluster("b", b.port)]));
+    for connection in &mut connections {
+        eventually("the other cluster answers", || {
+            let (head, body) = connection.get("/").expect("the connection stays");
+            assert!(head.starts_with("http/1.1 200"), "no request fails: {head}");
+            body == "b"
+        });
+    }
+    assert_eq!(mesh.stat("listener_manager.listener_modified"), 0);
+    assert_eq!(mesh.stat("cluster_manager.cluster_added"), 2);
+}
+
+#[test]
+fn an_endpoint_update_is_picked_and_idle_connections_to_hosts_that_left_are_closed() {
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let mesh = Mesh::start(&[
+        ("cds", json!([eds_cluster("shop")])),
+        ("eds", json!([assignment("shop", &[a.port])])),
+        ("lds", json!([inline_listener("in", 0, "shop")])),
+    ]);
+    let mut connection = Connection::open(mesh.port("in").unwrap()).unwrap();
+    assert_eq!(connection.get("/").unwrap().1, "a");
+    assert_eq!(a.connections(), 1);
+    mesh.set("eds", json!([assignment("shop", &[b.port])]));
+    eventually("the other endpoint answers", || {
+        let (head, body) = connection.get("/").expect("the connection stays");
+        assert!(head.starts_with("http/1.1 200"), "no request fails: {head}");
+        body == "b"
+    });
+    eventually("the idle connection is closed", || a.connections() == 0);
+    assert_eq!(mesh.stat("cluster_manager.cluster_modified"), 0);
+}
+
+#[test]
+fn a_changed_cluster_takes_over_and_a_removed_one_is_gone() {
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let mesh =
+        Mesh::start(&[("cds", json!([cluster("shop", a.port)])), ("lds", json!([inline_listener("in", 0, "shop")]))]);
+    let port = mesh.port("in").unwrap();
+    let mut connection = Connection::open(port).unwrap();
+    assert_eq!(connection.get("/").unwrap().1, "a");
+    mesh.set("cds", json!([cluster("shop", b.port)]));
+    eventually("the changed cluster answers", || connection.get("/").unwrap().1 == "b");
+    eventually("nothing is kept of the old one", || a.connections() == 0);
+    assert_eq!(mesh.stat("cluster_manager.cluster_modified"), 1);
+
+    mesh.set("cds", json!([]));
+    eventually("its routes have no cluster", || get(port, "/").unwrap().0 == 503);
+    assert_eq!(mesh.stat("cluster_manager.cluster_removed"), 1);
+    eventually("its numbers go with it", || !mesh.admin("/stats").contains("cluster.shop."));
+    eventually("nothing is kept of it", || b.connections() == 0);
+    mesh.set("cds", json!([cluster("shop", a.port)]));
+    eventually("it comes back", || get(port, "/").unwrap() == (200, "a".to_owned()));
+}

@@ -1,0 +1,101 @@
+//! Listeners come, change and go, and nobody is refused.
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use outrigger_tests::ports::Reserved;
+use serde_json::json;
+
+use crate::mesh::{Connection, Mesh, Upstream, cluster, eventually, get, inline_listener};
+
+#[test]
+fn a_listener_is_added_and_removed() {
+    let a = Upstream::start("a");
+    let mesh = Mesh::start(&[("cds", json!([cluster("a", a.port)]))]);
+    let reserved = Reserved::new().unwrap();
+    let listener = inline_listener("in", reserved.port(), "a");
+    mesh.set("lds", json!([listener]));
+    eventually("it answers", || get(reserved.port(), "/") == Some((200, "a".to_owned())));
+    assert_eq!(mesh.stat("listener_manager.total_listeners_active"), 1);
+    let mut open = Connection::open(reserved.port()).unwrap();
+    assert!(open.get("/").is_some());
+
+    mesh.set("lds", json!([]));
+    eventually("nobody listens", || {
+        Connection::open(reserved.port()).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    eventually("the open connection drains", || open.is_closed());
+    assert_eq!(mesh.stat("listener_manager.listener_added"), 1);
+    assert_eq!(mesh.stat("listener_manager.listener_removed"), 1);
+    eventually("nothing drains", || mesh.stat("listener_manager.total_listeners_draining") == 0);
+}
+
+#[test]
+fn an_address_that_is_taken_rejects_its_listener_alone() {
+    let a = Upstream::start("a");
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mesh = Mesh::start(&[
+        ("cds", json!([cluster("a", a.port)])),
+        ("lds", json!([inline_listener("good", 0, "a"), inline_listener("bad", port, "a")])),
+    ]);
+    assert_eq!(get(mesh.port("good").unwrap(), "/").unwrap().1, "a");
+    let dump = mesh.admin("/config_dump");
+    assert!(dump.contains(&format!("cannot listen on 127.0.0.1:{port}: Address already in use")), "{dump}");
+    assert_eq!(mesh.stat("listener_manager.lds.update_rejected"), 1);
+}
+
+/// Twenty updates of a listener while clients connect without a pause: no connect is refused, no request fails, and a
+/// connection whose filter chain does not change stays.
+#[test]
+fn updates_under_connects_refuse_nobody() {
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let reserved = Reserved::new().unwrap();
+    let port = reserved.port();
+    let of = |cluster: &str, note: u32| {
+        let mut changing = inline_listener("changing", port, cluster);
+        changing["filter_chains"][0]["name"] = json!(format!("chain-{note}"));
+        let mut steady = inline_listener("steady", 0, "a");
+        steady["per_connection_buffer_limit_bytes"] = json!(100_000 + note);
+        json!([changing, steady])
+    };
+    let mesh = Mesh::start(&[("cds", json!([cluster("a", a.port), cluster("b", b.port)])), ("lds", of("a", 0))]);
+    let mut steady = Connection::open(mesh.port("steady").unwrap()).unwrap();
+    assert_eq!(steady.get("/").unwrap().1, "a");
+
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let (stop, served) = (stop.clone(), served.clone());
+            thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    let mut connection = Connection::open(port).expect("no connect is refused");
+                    let (head, _) = connection.get("/").expect("no connection is reset");
+                    assert!(head.starts_with("http/1.1 200"), "{head}");
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let mut idle = Connection::open(port).unwrap();
+    assert!(idle.get("/").is_some());
+    for update in 1..=20 {
+        mesh.set("lds", of(if update % 2 == 0 { "a" } else { "b" }, update));
+        eventually("the update is applied", || {
+            mesh.stat("listener_manager.listener_modified") == u64::from(2 * update)
+        });
+        let before = served.load(Ordering::SeqCst);
+        eventually("clients are served", || served.load(Ordering::SeqCst) > before + 2);
+        assert!(!clients.iter().any(thread::JoinHandle::is_finished), "a client failed");
+    }
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.join().expect("every connect and every request succeeded");
+    }
+    assert_eq!(get(port, "/").unwrap().1, "a");
+    eventually("a connection of a chain that is gone drains", || idle.is_closed());
+    assert_eq!(steady.get("/").expect("its chain did not change").1, "a");
+}
