@@ -199,10 +199,10 @@ async fn detect(cx: &HttpContext, io: &mut Io, buffered: &mut Bytes) -> Option<b
             if let Poll::Ready(result) = reading.as_mut().poll(task) {
                 return Poll::Ready(result.ok());
             }
-            if cx.chain.drain.is_set() {
+            if cx.worker.drain().is_set() {
                 return Poll::Ready(None);
             }
-            registration.get_or_insert_with(|| cx.chain.drain.register(task.waker()));
+            registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
             alarm.poll(task, deadline).map(|()| {
                 cx.stats.downstream_cx_idle_timeout.inc();
                 None
@@ -253,10 +253,10 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 let deadline = hcm.request_headers_timeout.map(|timeout| since + timeout);
                 return alarm.poll(task, deadline).map(|()| Next::HeadTimeout);
             }
-            if cx.chain.drain.is_set() {
+            if cx.worker.drain().is_set() {
                 return Poll::Ready(Next::Drain);
             }
-            registration.get_or_insert_with(|| cx.chain.drain.register(task.waker()));
+            registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
             let idle = hcm.idle_timeout.map(|timeout| idle_since + timeout);
             let (deadline, next) = match (idle, oldest) {
                 (Some(idle), Some(oldest)) if oldest < idle => (Some(oldest), Next::TooOld),

@@ -2,7 +2,8 @@
 //!
 //! A socket belongs to an address and looks at the listener of now for every connection. A connection belongs to its
 //! filter chain: as long as that is in force nothing happens to it, whatever else changes; when it goes, the connection
-//! ends after what it is doing, and at the latest after the drain time.
+//! ends with its next answer (`connection: close`) or GOAWAY, and at the latest after the drain time. One that idles is not
+//! closed before: its next request may be on its way.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -78,7 +79,7 @@ impl WorkerListener {
 pub struct WorkerChain {
     /// Its configuration.
     pub config: Arc<FilterChain>,
-    /// Set when its connections are to end after what they are doing.
+    /// Set when its connections are to end with their next answer.
     pub drain: Rc<LocalEvent>,
     /// Set when those that are left are to end now.
     pub end: Rc<LocalEvent>,

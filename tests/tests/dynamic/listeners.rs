@@ -27,7 +27,9 @@ fn a_listener_is_added_and_removed() {
     eventually("nobody listens", || {
         Connection::open(reserved.port()).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
-    eventually("the open connection drains", || open.is_closed());
+    let (head, body) = open.get("/").expect("an open connection is served once more");
+    assert!(head.contains("connection: close") && body == "a", "{head}");
+    eventually("and is closed then", || open.is_closed());
     assert_eq!(mesh.stat("listener_manager.listener_added"), 1);
     assert_eq!(mesh.stat("listener_manager.listener_removed"), 1);
     eventually("nothing drains", || mesh.stat("listener_manager.total_listeners_draining") == 0);
@@ -96,6 +98,8 @@ fn updates_under_connects_refuse_nobody() {
         client.join().expect("every connect and every request succeeded");
     }
     assert_eq!(get(port, "/").unwrap().1, "a");
-    eventually("a connection of a chain that is gone drains", || idle.is_closed());
+    let (head, _) = idle.get("/").expect("a connection of a chain that is gone is served once more");
+    assert!(head.contains("connection: close"), "{head}");
+    eventually("and is closed then", || idle.is_closed());
     assert_eq!(steady.get("/").expect("its chain did not change").1, "a");
 }

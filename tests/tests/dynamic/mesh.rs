@@ -272,3 +272,11 @@ pub(crate) fn rds_listener(name: &str, port: u16, routes: &str) -> Value {
     let source = json!({"path_config_source": {"path": "DIRECTORY/rds"}});
     listener(name, port, json!({"rds": {"route_config_name": routes, "config_source": source}}))
 }
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the proxy said:\n{}", self.process.output());
+        }
+    }
+}
