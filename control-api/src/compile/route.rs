@@ -59,7 +59,7 @@ pub(super) fn configuration(name: &str, cluster: &str, port: &Port, entries: &[E
             name: name.to_owned(),
             domains: vec!["*".to_owned()],
             routes,
-            per_request_buffer_limit_bytes: Some(port.policy.buffer_bytes.unwrap_or(BUFFER)),
+            request_body_buffer_limit: Some(port.policy.buffer_bytes.unwrap_or(BUFFER).into()),
             ..Default::default()
         }],
         ..Default::default()
@@ -252,17 +252,17 @@ fn forward(times: &Times, policy: &PolicyValues) -> pb::RouteAction {
         retry_policy: retry_policy(&times.retry, attempt, policy),
         ..Default::default()
     };
-    if max_stream.is_zero() {
-        // gRPC's own deadline, and not longer than `request`.
-        action.max_grpc_timeout = honour.then(|| duration(request)).flatten();
-    } else {
-        // Where this is set, the other two have no effect.
+    if request.is_zero() || !max_stream.is_zero() {
+        // Where this is set, `timeout` has no effect.
         let most = if request.is_zero() { max_stream } else { request.min(max_stream) };
         action.max_stream_duration = Some(pb::route_action::MaxStreamDuration {
-            max_stream_duration: duration(most),
+            max_stream_duration: (!most.is_zero()).then(|| duration(most)).flatten(),
             grpc_timeout_header_max: honour.then(|| duration(request)).flatten(),
             ..Default::default()
         });
+    } else {
+        // It is deprecated, and the only way to honour a deadline beside `timeout`.
+        action.max_grpc_timeout = honour.then(|| duration(request)).flatten();
     }
     action
 }

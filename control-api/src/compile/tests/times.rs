@@ -5,10 +5,6 @@ use outrigger_engine::resilience::timeout::RouteTimeouts;
 
 use super::*;
 
-fn millis(value: u64) -> Duration {
-    Duration::from_millis(value)
-}
-
 /// The one route of the shop with this rule and this policy: its timeouts and what it retries.
 fn compiled(rule: &str, policy_spec: &str) -> (RouteTimeouts, String) {
     let policy = if policy_spec.is_empty() { String::new() } else { policy(policy_spec) };
@@ -47,22 +43,24 @@ fn compiled(rule: &str, policy_spec: &str) -> (RouteTimeouts, String) {
 
 #[test]
 fn timeouts_are_none_unless_asked_for_and_the_rule_has_the_last_word() {
+    // Request, idle, gRPC's longest deadline, longest stream.
     let times = |rule: &str, policy: &str| {
         let times = compiled(rule, policy).0;
-        (times.timeout, times.idle_timeout, times.max_grpc_timeout, times.max_stream_duration)
+        let (stream, deadline) = match times.max_stream_duration {
+            Some(max) => (max.max_stream_duration, max.grpc_timeout_header_max),
+            None => (None, times.max_grpc_timeout),
+        };
+        [Some(times.timeout), times.idle_timeout, deadline, stream].map(|time| time.map(|time| time.as_millis()))
     };
-    let zero = Some(Duration::ZERO);
-    assert_eq!(times("", ""), (Duration::ZERO, zero, zero, None));
-    assert_eq!(times(", timeouts: {request: 1500ms}", ""), (millis(1500), zero, Some(millis(1500)), None));
-    assert_eq!(
-        times("", "timeouts: {request: 2s, streamIdle: 5m}"),
-        (millis(2000), Some(millis(300_000)), Some(millis(2000)), None)
-    );
-    assert_eq!(times(", timeouts: {request: 0s}", "timeouts: {request: 2s}").0, Duration::ZERO);
-    assert_eq!(times("", "timeouts: {grpcDeadline: Ignore}").2, None);
-    for (request, most) in [("", 3000), ("request: 1s, ", 1000), ("request: 4s, ", 3000)] {
-        let (.., max) = times("", &format!("timeouts: {{{request}maxStream: 3s}}"));
-        assert_eq!(max.unwrap().max_stream_duration, Some(millis(most)), "{request}");
+    assert_eq!(times("", ""), [Some(0), Some(0), Some(0), None]);
+    assert_eq!(times(", timeouts: {request: 1500ms}", ""), [Some(1500), Some(0), Some(1500), None]);
+    assert_eq!(times("", "timeouts: {request: 2s, streamIdle: 5m}"), [Some(2000), Some(300_000), Some(2000), None]);
+    assert_eq!(times(", timeouts: {request: 0s}", "timeouts: {request: 2s}"), [Some(0), Some(0), Some(0), None]);
+    assert_eq!(times("", "timeouts: {grpcDeadline: Ignore}"), [Some(0), Some(0), None, None]);
+    assert_eq!(times("", "timeouts: {grpcDeadline: Ignore, request: 1s}"), [Some(1000), Some(0), None, None]);
+    for (request, deadline, most) in [("", 0, 3000), ("request: 1s, ", 1000, 1000), ("request: 4s, ", 4000, 3000)] {
+        let [.., max_deadline, max] = times("", &format!("timeouts: {{{request}maxStream: 3s}}"));
+        assert_eq!((max_deadline, max), (Some(deadline), Some(most)), "{request}");
     }
 }
 

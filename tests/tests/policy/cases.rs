@@ -1,0 +1,253 @@
+//! One rule and one request for each field.
+
+use std::net::SocketAddr;
+
+/// A rule of the route, a request that it takes, and what is in the answer; with `!` in front, what is not.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    rule: &'static str,
+    pub(crate) request: &'static str,
+    pub(crate) answer: &'static [&'static str],
+}
+
+const fn case(name: &'static str, rule: &'static str, request: &'static str, answer: &'static [&'static str]) -> Case {
+    Case { name, rule, request, answer }
+}
+
+pub(crate) const CASES: &[Case] = &[
+    case("nothing matches", "", "GET /nothing", &["404 "]),
+    case(
+        "exact path",
+        "{matches: [{path: {type: Exact, value: /exact}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /exact",
+        &["200 ", "one GET /exact\n", "server: app\n"],
+    ),
+    case("exact is not a prefix", "", "GET /exact/", &["404 "]),
+    case(
+        "prefix",
+        "{matches: [{path: {value: /prefix/}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /prefix/a?b",
+        &["one GET /prefix/a?b\n"],
+    ),
+    case("prefix without its slash", "", "GET /prefix", &["one GET /prefix\n"]),
+    case("prefix by elements", "", "GET /prefixes", &["404 "]),
+    case(
+        "expression",
+        "{matches: [{path: {type: RegularExpression, value: '/re/[0-9]+'}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /re/12?x",
+        &["one GET /re/12?x\n"],
+    ),
+    case("expression is whole", "", "GET /re/12x", &["404 "]),
+    case(
+        "method",
+        "{matches: [{path: {value: /m}, method: DELETE}], backendRefs: [{name: one, port: 80}]}",
+        "DELETE /m",
+        &["one DELETE /m\n"],
+    ),
+    case("other method", "", "GET /m", &["404 "]),
+    case(
+        "header",
+        "{matches: [{path: {value: /h}, headers: [{name: X-A, value: b}]}], backendRefs: [{name: one, port: 80}]}",
+        "GET /h\nx-a: b",
+        &["one GET /h\n"],
+    ),
+    case("other header", "", "GET /h\nx-a: bb", &["404 "]),
+    case(
+        "header by expression",
+        "{matches: [{path: {value: /hr}, headers: [{name: x-a, type: RegularExpression, value: 'b+'}]}], backendRefs: [{name: one, port: 80}]}",
+        "GET /hr\nx-a: bbb",
+        &["one GET /hr\n"],
+    ),
+    case(
+        "query",
+        "{matches: [{path: {value: /q}, queryParams: [{name: a, value: b}]}], backendRefs: [{name: one, port: 80}]}",
+        "GET /q?a=b",
+        &["one GET /q?a=b\n"],
+    ),
+    case("the first of a parameter", "", "GET /q?a=c&a=b", &["404 "]),
+    case(
+        "query by expression",
+        "{matches: [{path: {value: /qr}, queryParams: [{name: a, type: RegularExpression, value: 'b|c'}]}], backendRefs: [{name: one, port: 80}]}",
+        "GET /qr?a=c",
+        &["one GET /qr?a=c\n"],
+    ),
+    case(
+        "precedence",
+        "{matches: [{path: {value: /q}, method: PUT}], backendRefs: [{name: two, port: 80}]}",
+        "PUT /q?a=b",
+        &["two PUT /q?a=b\n"],
+    ),
+    case(
+        "request headers",
+        "{matches: [{path: {value: /rh}}], filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Set, value: '50%'}], add: [{name: x-add, value: new}], remove: [X-Gone]}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /rh\nx-set: old\nx-add: old\nx-gone: 1",
+        &["x-set: 50%\n", "x-add: old\n", "x-add: new\n", "!x-gone", "!x-set: old"],
+    ),
+    case(
+        "response headers",
+        "{matches: [{path: {value: /ah}}], filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-set, value: new}], add: [{name: x-up, value: down}], remove: [server]}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /ah",
+        &["x-set: new\n", "x-up: up\n", "x-up: down\n", "!server: app"],
+    ),
+    case(
+        "headers of the backend",
+        "{matches: [{path: {value: /bh}}], filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-set, value: rule}]}}, {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-back, value: rule}]}}], \
+         backendRefs: [{name: one, port: 80, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-set, value: backend}]}}, {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-back, value: backend}, {name: x-own, value: own}]}}]}, {name: two, port: 80, weight: 0}]}",
+        "GET /bh",
+        &["x-set: backend\n", "!x-set: rule", "x-back: rule\n", "!x-back: backend", "x-own: own\n"],
+    ),
+    case(
+        "host",
+        "{matches: [{path: {value: /host}}], filters: [{type: URLRewrite, urlRewrite: {hostname: new.test}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /host",
+        &["host: new.test\n", "x-forwarded-host: shop.test\n"],
+    ),
+    case(
+        "whole path",
+        "{matches: [{path: {value: /full}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /n}}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /full/a?b=c",
+        &["one GET /n?b=c\n"],
+    ),
+    case(
+        "prefix for another",
+        "{matches: [{path: {value: /old}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /old/a?b",
+        &["one GET /new/a?b\n"],
+    ),
+    case("only the prefix", "", "GET /old", &["one GET /new\n"]),
+    case(
+        "prefix for nothing",
+        "{matches: [{path: {value: /cut.x}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}], backendRefs: [{name: one, port: 80}]}",
+        "GET /cut.x/a",
+        &["one GET /a\n"],
+    ),
+    case("the root remains", "", "GET /cut.x", &["one GET /\n"]),
+    case(
+        "redirect",
+        "{matches: [{path: {value: /rd}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https, hostname: new.test, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]}",
+        "GET /rd/a?b",
+        &["302 ", "location: https://new.test/a?b\n"],
+    ),
+    case(
+        "redirect with port and status",
+        "{matches: [{path: {value: /rp}}], filters: [{type: RequestRedirect, requestRedirect: {port: 8083, statusCode: 308, path: {type: ReplaceFullPath, replaceFullPath: /n}}}]}",
+        "GET /rp?b",
+        &["308 ", "location: http://shop.test:8083/n?b\n"],
+    ),
+    case(
+        "redirect to a host keeps the port",
+        "{matches: [{path: {value: /ro}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: new.test}}]}",
+        "GET /ro",
+        &["location: http://new.test:8080/ro\n"],
+    ),
+    case("no backend", "{matches: [{path: {value: /none}}]}", "GET /none", &["500 "]),
+    case(
+        "a backend that is not there",
+        "{matches: [{path: {value: /lost}}], backendRefs: [{name: lost, port: 80}]}",
+        "GET /lost",
+        &["500 "],
+    ),
+    case(
+        "its share",
+        "{matches: [{path: {value: /share}}], backendRefs: [{name: one, port: 80, weight: 1}, {name: lost, port: 80, weight: 1000000}]}",
+        "GET /share",
+        &["500 "],
+    ),
+    case(
+        "weights",
+        "{matches: [{path: {value: /w}}], backendRefs: [{name: one, port: 80, weight: 0}, {name: two, port: 80, weight: 1}]}",
+        "GET /w",
+        &["two GET /w\n"],
+    ),
+    case(
+        "no instance",
+        "{matches: [{path: {value: /empty}}], backendRefs: [{name: empty, port: 80}]}",
+        "GET /empty",
+        &["503 "],
+    ),
+    case(
+        "request timeout",
+        "{matches: [{path: {value: /t}}], backendRefs: [{name: one, port: 80}], timeouts: {request: 50ms}}",
+        "GET /t\nx-hang: 1",
+        &["504 "],
+    ),
+    case(
+        "attempt timeout",
+        "{matches: [{path: {value: /ta}}], backendRefs: [{name: one, port: 80}], timeouts: {backendRequest: 50ms}}",
+        "GET /ta\nx-hang: 1",
+        &["504 "],
+    ),
+    case(
+        "retry by status",
+        "{matches: [{path: {value: /retry}}], backendRefs: [{name: one, port: 80}], retry: {codes: [500], attempts: 3, backoff: 1ms}}",
+        "GET /retry\nx-fail: 500 3",
+        &["200 ", "asked 4\n"],
+    ),
+    case(
+        "retry no more often",
+        "{matches: [{path: {value: /retries}}], backendRefs: [{name: one, port: 80}], retry: {codes: [500], attempts: 1, backoff: 1ms}}",
+        "GET /retries\nx-fail: 500 2",
+        &["500 ", "asked 2\n"],
+    ),
+    case("retry no other status", "", "GET /retries/a\nx-fail: 503 1", &["503 ", "asked 1\n"]),
+    case(
+        "retry of another instance",
+        "{matches: [{path: {value: /dead}}], backendRefs: [{name: half-dead, port: 80}], retry: {attempts: 5, backoff: 1ms}}",
+        "GET /dead",
+        &["200 ", "one GET /dead\n"],
+    ),
+];
+
+const SERVICES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {selector: {own: shop}, ports: [{port: 8080, targetPort: web}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: one}
+spec: {selector: {app: one}, ports: [{port: 80, targetPort: web}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: two}
+spec: {selector: {app: two}, ports: [{port: 80, targetPort: web}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: half-dead}
+spec: {ports: [{port: 80, targetPort: web}]}";
+
+/// The Services and their instances; those of `shop` itself are `two`.
+pub(crate) fn without_routes(one: SocketAddr, two: SocketAddr) -> String {
+    let workload = |name: &str, labels: &str, port: u16, services: &str| {
+        format!(
+            "\n---\napiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n\
+             spec: {{addresses: [127.0.0.1], ports: {{web: {port}}}, services: [{services}]}}"
+        )
+    };
+    // Nobody listens on port 1.
+    SERVICES.to_owned()
+        + &workload("one", "app: one", one.port(), "{name: half-dead}")
+        + &workload("two", "app: two, own: shop", two.port(), "")
+        + &workload("dead", "app: dead", 1, "{name: half-dead}")
+}
+
+/// The same with all rules, in routes of as many as one may have.
+pub(crate) fn objects(one: SocketAddr, two: SocketAddr) -> String {
+    let rules: Vec<_> = CASES.iter().map(|case| case.rule).filter(|rule| !rule.is_empty()).collect();
+    let route = |(index, rules): (usize, &[&str])| {
+        format!(
+            "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: shop-{index}}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: shop, port: 8080}}], rules: [{}]}}",
+            rules.join(", ")
+        )
+    };
+    without_routes(one, two) + &rules.chunks(16).enumerate().map(route).collect::<String>()
+}
