@@ -73,7 +73,7 @@ impl FrameHead {
         match self.kind {
             PRIORITY => self.length != 5,
             RST_STREAM | WINDOW_UPDATE => self.length != 4,
-            SETTINGS => self.length % 6 != 0,
+            SETTINGS => !self.length.is_multiple_of(6),
             PING => self.length != 8,
             _ => false,
         }
