@@ -1,14 +1,14 @@
 //! Updates become what is in force. This computes (decoding, converting, hashing) and binds sockets, so it runs beside the
 //! control thread, one step at a time: [`Applier`] goes to a thread of the builder pool with each step and comes back.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outrigger_engine::balance::ClusterState;
 use outrigger_engine::config::cluster::Cluster;
 use outrigger_engine::config::listener::{FilterChain, Listener};
-use outrigger_engine::snapshot::{Applied, Effect, Snapshot, Waits, Warmer};
+use outrigger_engine::snapshot::{Applied, Effect, Snapshot, Warmer};
 use outrigger_engine::xds::{Interest, Kind, Rejection, Resource, Update};
 
 use super::resource::{self, Reasons};
@@ -47,8 +47,10 @@ pub(super) struct Applier {
     cluster_stats: HashMap<Arc<str>, Arc<Scope<ClusterStats>>>,
     /// The files that listeners log to, open as long as one is configured to.
     log_files: HashMap<Arc<str>, Vec<Arc<LogFile>>>,
-    /// What was accepted and is not in force yet.
-    pending: BTreeSet<(Kind, String)>,
+    /// The listeners that are configured, in force or not yet.
+    listener_names: HashSet<Arc<str>>,
+    /// Listeners came, went or failed: sockets may have to be handed out or closed.
+    sockets_changed: bool,
     /// TLS contexts came or went.
     tls_changed: bool,
 }
@@ -65,7 +67,8 @@ impl Applier {
             static_listeners: HashSet::new(),
             cluster_stats: HashMap::new(),
             log_files: HashMap::new(),
-            pending: BTreeSet::new(),
+            listener_names: HashSet::new(),
+            sockets_changed: false,
             tls_changed: false,
         }
     }
@@ -114,7 +117,6 @@ impl Applier {
                 Ok(Applied::Unchanged) => self.process.record.repeated(kind, resource),
                 Ok(Applied::Added | Applied::Modified) => {
                     self.process.record.accepted(kind, resource, now);
-                    self.pending.insert((kind, resource.name.clone()));
                 }
                 Err(reasons) => {
                     self.process.record.rejected(kind, resource, reasons.join("\n"), now);
@@ -133,6 +135,11 @@ impl Applier {
         }
         for Rejection { name, reasons } in &rejections {
             tracing::warn!(target: "config", "{kind:?} {name:?} is rejected: {}", reasons.join("; "));
+        }
+        if kind == Kind::Endpoints {
+            for cluster in rejections.iter().flat_map(|rejection| self.warmer.clusters_of(&rejection.name)) {
+                self.process.stats.cluster(cluster.config.stat_name()).shared.update_rejected.inc();
+            }
         }
         if let Some(stats) = self.subscription(kind) {
             match rejections.is_empty() {
@@ -168,8 +175,8 @@ impl Applier {
     /// Workers accept from now on.
     pub(super) fn accept(&mut self) {
         self.accepting = true;
+        self.settle_sockets();
         let process = &self.process;
-        self.sockets.settle(&self.warmer.snapshot().listeners, self.warmer.warming_listeners(), &process.workers);
         process.stats.listener_manager.workers_started.set(1);
         process.stats.server.initialization_time_ms.record(process.started.elapsed().as_micros() as u64);
     }
@@ -194,11 +201,16 @@ impl Applier {
                     scope.shared.membership_change.inc();
                     self.process.workers.tell(|| Command::Hosts(cluster.clone()));
                 }
+                Effect::InForce(kind, name) => self.process.record.in_force(kind, &name),
             }
         }
-        let waits = self.warmer.waits();
-        self.note_in_force(&waits);
-        self.process.waits.store(Arc::new(waits));
+        self.process.waits.store(Arc::new(self.warmer.waits()));
+        let stats = &self.process.stats;
+        stats.cluster_manager.warming_clusters.set(self.warmer.warming_clusters().count() as u64);
+        stats.listener_manager.total_listeners_warming.set(self.warmer.warming_listeners().count() as u64);
+        if std::mem::take(&mut self.sockets_changed) {
+            self.settle_sockets();
+        }
         if std::mem::take(&mut self.tls_changed) {
             let snapshot = self.warmer.snapshot();
             let listeners = snapshot.listeners.values().flat_map(|listener| listener.chains());
@@ -229,29 +241,19 @@ impl Applier {
             let clusters: Arc<[Arc<str>]> = clusters.into();
             process.workers.tell(|| Command::Follow { clusters: clusters.clone(), listeners });
         }
+        self.sockets_changed |= listeners;
         if listeners {
             self.log_files.retain(|name, _| snapshot.listeners.contains_key(name));
         }
     }
 
-    /// Moves what does not wait any more from warming to active in the record, and hands sockets out.
-    fn note_in_force(&mut self, waits: &[Waits]) {
-        let warming: HashSet<(Kind, &str)> = waits.iter().map(waiting).collect();
-        let process = &self.process;
-        self.pending.retain(|(kind, name)| {
-            let warms = warming.contains(&(*kind, name));
-            if !warms {
-                process.record.in_force(*kind, name);
-            }
-            warms
-        });
-        let snapshot = self.warmer.snapshot();
+    /// Hands sockets out, and closes those that nobody wants.
+    fn settle_sockets(&mut self) {
+        let in_force = &self.warmer.snapshot().listeners;
         if self.accepting {
-            self.sockets.settle(&snapshot.listeners, self.warmer.warming_listeners(), &process.workers);
+            self.sockets.settle(in_force, self.warmer.warming_listeners(), &self.process.workers);
         }
-        process.addresses.store(Arc::new(self.sockets.addresses(&snapshot.listeners)));
-        process.stats.cluster_manager.warming_clusters.set(self.warmer.warming_clusters().count() as u64);
-        process.stats.listener_manager.total_listeners_warming.set(self.warmer.warming_listeners().count() as u64);
+        self.process.addresses.store(Arc::new(self.sockets.addresses(in_force)));
     }
 
     fn set(&mut self, kind: Kind, resource: &Resource) -> Result<Applied, Reasons> {
@@ -269,18 +271,21 @@ impl Applier {
                 if self.static_listeners.contains(name) {
                     return Err(vec!["name: a listener of the bootstrap has this name".to_owned()]);
                 }
-                // `make` cannot use what the warmer is part of.
+                // `make` cannot borrow them while the warmer is at work.
                 let (mut sockets, mut log_files) = (std::mem::take(&mut self.sockets), None);
-                let others: HashSet<Arc<str>> = self.listener_names();
+                let names = std::mem::take(&mut self.listener_names);
                 let process = self.process.clone();
                 let applied = self.set_listener(name, version, Instant::now(), |previous| {
                     let listener = resource::listener(resource, previous.map(|listener| &**listener))?;
-                    let is_there = |name: &str| others.contains(name);
+                    let is_there = |name: &str| names.contains(name);
                     sockets.bind(&listener, process.concurrency, is_there).map_err(|error| vec![error.to_string()])?;
                     log_files = Some(open_logs(&process, &listener).map_err(|error| vec![error.to_string()])?);
                     Ok::<_, Reasons>(Arc::new(listener))
                 });
-                self.sockets = sockets;
+                (self.sockets, self.listener_names) = (sockets, names);
+                if applied.is_ok() {
+                    self.listener_names.insert(name.into());
+                }
                 if let (Some(files), Ok(_)) = (log_files, &applied) {
                     self.log_files.insert(name.into(), files);
                 }
@@ -327,6 +332,7 @@ impl Applier {
             Ok(Applied::Unchanged) => {}
             Err(_) => stats.listener_create_failure.inc(),
         }
+        self.sockets_changed |= !matches!(applied, Ok(Applied::Unchanged));
         if applied.as_ref().is_ok_and(|applied| *applied != Applied::Unchanged) {
             stats.listener_create_success.add(self.process.concurrency as u64);
             self.tls_changed = true;
@@ -338,6 +344,7 @@ impl Applier {
     fn open(&mut self, listener: &Listener) -> Result<(), StartError> {
         self.sockets.bind(listener, self.process.concurrency, |_| true)?;
         let files = open_logs(&self.process, listener)?;
+        self.listener_names.insert(listener.name.clone());
         self.log_files.insert(listener.name.clone(), files);
         Ok(())
     }
@@ -359,7 +366,9 @@ impl Applier {
                     if let Some(listener) = self.warmer.snapshot().listeners.get(name.as_str()) {
                         self.process.record.drains(listener);
                     }
+                    self.listener_names.remove(name.as_str());
                     if self.warmer.remove_listener(name) {
+                        self.sockets_changed = true;
                         stats.listener_manager.listener_removed.inc();
                         self.tls_changed = true;
                     }
@@ -370,12 +379,6 @@ impl Applier {
                 Kind::Routes => self.warmer.remove_routes(name),
             }
         }
-    }
-
-    /// The listeners that are configured, in force or not yet.
-    fn listener_names(&self) -> HashSet<Arc<str>> {
-        let in_force = self.warmer.snapshot().listeners.keys().cloned();
-        in_force.chain(self.warmer.warming_listeners().map(|listener| listener.name.clone())).collect()
     }
 
     fn subscription(&self, kind: Kind) -> Option<&SubscriptionStats> {
@@ -396,12 +399,4 @@ fn open_logs(
         files.extend(process.access_logs.open(logs)?);
     }
     Ok(files)
-}
-
-fn waiting(waits: &Waits) -> (Kind, &str) {
-    match waits {
-        Waits::ClusterForHosts(name) => (Kind::Cluster, name),
-        Waits::ListenerForClusters(name, _) | Waits::ListenerForRoutes(name, _) => (Kind::Listener, name),
-        Waits::RoutesForClusters(name, _) => (Kind::Routes, name),
-    }
 }

@@ -44,6 +44,8 @@ pub struct Stream<'a> {
     pub reset: Option<ResetCode>,
     /// All of the request has come.
     pub complete: bool,
+    /// Its counters and its log line are written.
+    finished: bool,
 }
 
 impl Stream<'_> {
@@ -155,6 +157,20 @@ impl Stream<'_> {
                 &self.info,
             );
         }
+        self.finished = true;
+    }
+}
+
+impl Drop for Stream<'_> {
+    /// A connection that has drained for too long was cut off in the middle of it.
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        self.info.last_downstream_tx = Some(self.started.elapsed());
+        self.info.details = Some("downstream_local_disconnect".into());
+        self.cx.stats.downstream_rq_active.dec();
+        self.cx.worker.log(&self.cx.hcm.access_logs, None, self.response.as_ref(), self.trailers.as_ref(), &self.info);
     }
 }
 
@@ -198,6 +214,7 @@ fn new_stream(cx: &Rc<HttpContext>, info: StreamInfo) -> Stream<'_> {
         upgraded: false,
         reset: None,
         complete: false,
+        finished: false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Routes, endpoints and clusters change under a listener that stays.
 
+use std::thread;
+
 use serde_json::json;
 
 use crate::mesh::{
@@ -75,4 +77,30 @@ fn a_changed_cluster_takes_over_and_a_removed_one_is_gone() {
     eventually("nothing is kept of it", || b.connections() == 0);
     mesh.set("cds", json!([cluster("shop", a.port)]));
     eventually("it comes back", || get(port, "/").unwrap() == (200, "a".to_owned()));
+}
+
+/// A request that is under way ends as if nothing had happened, whatever becomes of its listener, routes, cluster and host.
+#[test]
+fn a_request_that_is_under_way_survives_the_change_of_everything() {
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let mesh = Mesh::start(&[
+        ("cds", json!([eds_cluster("old")])),
+        ("eds", json!([assignment("old", &[a.port])])),
+        ("lds", json!([inline_listener("in", 0, "old")])),
+    ]);
+    let port = mesh.port("in").unwrap();
+    let request = thread::spawn(move || Connection::open(port).unwrap().get("/hold"));
+    a.holds();
+    mesh.set("eds", json!([assignment("old", &[b.port])]));
+    eventually("the other endpoint answers", || get(port, "/").unwrap().1 == "b");
+    mesh.set("cds", json!([cluster("new", b.port)]));
+    mesh.set("lds", json!([inline_listener("in", 0, "new")]));
+    eventually("the old cluster is gone", || !mesh.admin("/clusters").contains("old::"));
+    eventually("the old listener drains", || mesh.stat("listener_manager.total_listeners_draining") == 1);
+    a.release();
+    let (head, body) = request.join().unwrap().expect("an answer");
+    assert!(head.starts_with("http/1.1 200") && body == "a", "{head}");
+    assert!(head.contains("connection: close"), "{head}");
+    eventually("nothing is kept of the old host", || a.connections() == 0);
+    eventually("nothing drains", || mesh.stat("listener_manager.total_listeners_draining") == 0);
 }

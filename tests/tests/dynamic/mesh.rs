@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,30 +26,52 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A server that answers every request with its name.
+/// A server that answers every request with its name; a request for `/hold` only after [`Upstream::release`].
 pub(crate) struct Upstream {
     pub(crate) port: u16,
     open: Arc<AtomicUsize>,
+    held: Arc<AtomicUsize>,
+    gate: Arc<Barrier>,
 }
 
 impl Upstream {
     pub(crate) fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let open = Arc::new(AtomicUsize::new(0));
-        let count = open.clone();
+        let (open, held) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let gate = Arc::new(Barrier::new(2));
+        let shared = (open.clone(), held.clone(), gate.clone());
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (Ok(mut stream), count) = (stream, count.clone()) else { return };
-                count.fetch_add(1, Ordering::SeqCst);
+                let (Ok(mut stream), (open, held, gate)) = (stream, shared.clone()) else { return };
+                open.fetch_add(1, Ordering::SeqCst);
                 thread::spawn(move || {
                     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
-                    while read_head(&mut stream).is_some() && stream.write_all(answer.as_bytes()).is_ok() {}
-                    count.fetch_sub(1, Ordering::SeqCst);
+                    while let Some(head) = read_head(&mut stream) {
+                        if head.starts_with(b"GET /hold ") {
+                            held.fetch_add(1, Ordering::SeqCst);
+                            gate.wait();
+                        }
+                        if stream.write_all(answer.as_bytes()).is_err() {
+                            break;
+                        }
+                    }
+                    open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
-        Upstream { port, open }
+        Upstream { port, open, held, gate }
+    }
+
+    /// Waits until a request is held.
+    pub(crate) fn holds(&self) {
+        eventually("a request is held", || self.held.load(Ordering::SeqCst) > 0);
+    }
+
+    /// Has the held request answered.
+    pub(crate) fn release(&self) {
+        self.held.fetch_sub(1, Ordering::SeqCst);
+        self.gate.wait();
     }
 
     /// Connections that are open.

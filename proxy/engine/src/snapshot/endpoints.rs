@@ -34,6 +34,8 @@ impl Warmer {
         version: u64,
         make: impl FnOnce() -> Result<LoadAssignment, E>,
     ) -> Result<Applied, E> {
+        let Some((known_name, _)) = self.services.get_key_value(name) else { return Ok(Applied::Unchanged) };
+        let known_name = Arc::clone(known_name);
         let Some(service) = self.services.get_mut(name) else { return Ok(Applied::Unchanged) };
         if service.version == Some(version) {
             return Ok(Applied::Unchanged);
@@ -41,6 +43,7 @@ impl Warmer {
         service.hosts = Arc::new(HostSet::from_assignment(&make()?, Some(&service.hosts)));
         let known = service.version.replace(version);
         service.settled = true;
+        self.in_force.push((Kind::Endpoints, known_name));
         let clusters = service.clusters.clone();
         for cluster in &clusters {
             cluster.hosts.store(Arc::clone(&service.hosts));
@@ -56,6 +59,11 @@ impl Warmer {
         service.settled = true;
         let clusters = service.clusters.clone();
         clusters.iter().for_each(|cluster| self.cluster_ready(cluster));
+    }
+
+    /// The clusters that take their hosts from the assignment `name`.
+    pub fn clusters_of(&self, name: &str) -> &[Arc<ClusterState>] {
+        self.services.get(name).map_or(&[], |service| service.clusters.as_slice())
     }
 
     /// A cluster of EDS is warming: it takes the hosts that are known, and those to come.

@@ -67,6 +67,8 @@ pub enum Effect {
     Exchange(Arc<Routes>, Arc<RouteTable>),
     /// This cluster has other hosts than before: what is kept for those that left can go.
     Hosts(Arc<ClusterState>),
+    /// What was accepted under this name is in force.
+    InForce(Kind, Arc<str>),
 }
 
 /// On what a resource waits, as `/init_dump` shows it.
@@ -115,6 +117,8 @@ pub struct Warmer {
     configurations: HashMap<Arc<str>, Configuration>,
     /// Route tables that wait for clusters.
     waiting_routes: BTreeMap<Arc<str>, (Arc<RouteTable>, Instant)>,
+    /// What came into force since the last batch.
+    in_force: Vec<(Kind, Arc<str>)>,
     effects: Vec<Effect>,
 }
 
@@ -135,6 +139,7 @@ impl Warmer {
             services: HashMap::new(),
             configurations: HashMap::new(),
             waiting_routes: BTreeMap::new(),
+            in_force: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -249,6 +254,7 @@ impl Warmer {
         }
         // Routes come after the clusters that they name.
         self.effects.extend(exchanges);
+        self.effects.extend(self.in_force.drain(..).map(|(kind, name)| Effect::InForce(kind, name)));
         std::mem::take(&mut self.effects)
     }
 
@@ -260,6 +266,7 @@ impl Warmer {
         });
         let ready: Vec<_> = ready.collect();
         for (name, (listener, _)) in ready {
+            self.in_force.push((Kind::Listener, Arc::clone(&name)));
             let replaced = self.snapshot.listeners.insert(name, listener);
             self.changed_listeners = true;
             if let Some(replaced) = replaced {
@@ -310,6 +317,7 @@ impl Warmer {
     }
 
     fn put_cluster(&mut self, name: Arc<str>, state: Arc<ClusterState>) {
+        self.in_force.push((Kind::Cluster, Arc::clone(&name)));
         if let Some(replaced) = self.snapshot.clusters.insert(Arc::clone(&name), state) {
             self.changed_clusters.push(name);
             self.release_endpoints(&replaced);

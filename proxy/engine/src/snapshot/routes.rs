@@ -112,6 +112,7 @@ impl Warmer {
         let mut effects = Vec::new();
         for (name, (table, _)) in ready {
             let Some(configuration) = self.configurations.get_mut(&name) else { continue };
+            self.in_force.push((Kind::Routes, name));
             match std::mem::replace(&mut configuration.state, State::InForce) {
                 State::Unknown => configuration.table.store(table),
                 State::Absent | State::InForce => {

@@ -51,7 +51,7 @@ fn settle(warmer: &mut Warmer, now: Instant) -> (Option<Arc<Snapshot>>, usize) {
         match effect {
             Effect::Publish { snapshot: new, .. } => snapshot = Some(new),
             Effect::Resolve(_) => resolve += 1,
-            Effect::Subscribe(_) | Effect::Exchange(..) | Effect::Hosts(_) => {}
+            Effect::Subscribe(_) | Effect::Exchange(..) | Effect::Hosts(_) | Effect::InForce(..) => {}
         }
     }
     (snapshot, resolve)
@@ -184,7 +184,9 @@ fn a_cluster_of_eds_serves_when_its_endpoints_are_there_and_its_successor_starts
 
     // An update of the endpoints is no new snapshot, and hosts that stay are the same.
     endpoints(&mut warmer, 2, &[2, 3]);
-    assert!(matches!(&warmer.settle(now)[..], [Effect::Hosts(cluster)] if Arc::ptr_eq(cluster, &first)));
+    let effects = warmer.settle(now);
+    let [Effect::Hosts(cluster), Effect::InForce(Kind::Endpoints, _)] = &effects[..] else { panic!("{effects:?}") };
+    assert!(Arc::ptr_eq(cluster, &first));
     let after = ports(&first);
     assert_eq!((&after[0], after.len()), (&before[1], 2));
 
@@ -271,7 +273,7 @@ fn listeners_share_a_route_table_and_an_update_of_it_replaces_none_of_them() {
     put(&mut warmer, "b", 1, named("b"));
     routes(&mut warmer, 2, now, "b");
     let effects = warmer.settle(now);
-    let [Effect::Publish { listeners: false, .. }, Effect::Exchange(place, table)] = &effects[..] else {
+    let [Effect::Publish { listeners: false, .. }, Effect::Exchange(place, table), ..] = &effects[..] else {
         panic!("clusters come before the routes that name them: {effects:?}")
     };
     place.store(table.clone());
@@ -296,7 +298,7 @@ fn routes_wait_for_their_clusters_but_not_for_ever() {
     assert!(warmer.settle(now).is_empty(), "those in force go on serving");
     assert_eq!(warmer.waits(), [Waits::RoutesForClusters("r".into(), vec!["b".into()])]);
     assert_eq!(warmer.deadline(), Some(now + WAIT));
-    assert!(matches!(&warmer.settle(now + WAIT)[..], [Effect::Exchange(..)]));
+    assert!(matches!(&warmer.settle(now + WAIT)[..], [Effect::Exchange(..), Effect::InForce(Kind::Routes, _)]));
     assert!(warmer.deadline().is_none());
 }
 

@@ -41,7 +41,7 @@ metric_structs! {
     ClusterShared (single) {
         counters {
             assignment_stale, assignment_timeout_received, bind_errors, membership_change, original_dst_host_invalid,
-            update_attempt, update_empty, update_failure, update_no_rebuild, update_success,
+            update_attempt, update_empty, update_failure, update_no_rebuild, update_rejected, update_success,
         }
         gauges { max_host_weight, membership_degraded, membership_excluded, membership_healthy, membership_total, version, warming_state }
         parts {
