@@ -318,8 +318,8 @@ impl Client {
     }
 
     fn subscription_change(&mut self) -> Option<Request> {
-        let may_speak = |kind: &Kind| !self.is_held(*kind) && !(self.is_new(*kind) && self.is_unsettled(*kind));
-        let kinds: Vec<Kind> = self.kinds.keys().copied().filter(may_speak).collect();
+        let must_wait = |kind| self.is_held(kind) || self.is_new(kind) && self.is_unsettled(kind);
+        let kinds: Vec<Kind> = self.kinds.keys().copied().filter(|kind| !must_wait(*kind)).collect();
         let variant = self.variant;
         let change = |subscription: &mut Subscription, kind| match variant {
             Variant::Sotw => state_of_the_world_change(subscription, kind).map(Request::Sotw),

@@ -197,7 +197,7 @@ impl Server {
             }
             Request::Delta(request) => {
                 assert!(is_first || request.initial_resource_versions.is_empty(), "versions again");
-                assert!(is_first || nonce_or_names(&request), "a message that says nothing");
+                assert!(is_first || is_nonce_or_names(&request), "a message that says nothing");
                 for (name, version) in request.initial_resource_versions {
                     served.sent.insert(name, version.parse().unwrap());
                 }
@@ -220,9 +220,10 @@ impl Server {
     }
 }
 
-fn nonce_or_names(request: &pb::DeltaDiscoveryRequest) -> bool {
+/// Either an answer or a change of names.
+fn is_nonce_or_names(request: &pb::DeltaDiscoveryRequest) -> bool {
     let changes = request.resource_names_subscribe.len() + request.resource_names_unsubscribe.len();
-    !request.response_nonce.is_empty() != (changes > 0)
+    request.response_nonce.is_empty() == (changes > 0)
 }
 
 /// The client, what is applied of its updates, and the server.
