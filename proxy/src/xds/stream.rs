@@ -86,10 +86,10 @@ impl Stream {
         loop {
             let now = Instant::now();
             if applying.is_none()
-                && let Some(update) = client.poll_update(now.into_std())
+                && let Some((update, unreadable)) = client.poll_update(now.into_std())
             {
                 let (kind, feed) = (update.kind, self.feed.clone());
-                applying = Some((kind, Box::pin(async move { feed.apply(update).await })));
+                applying = Some((kind, Box::pin(async move { feed.apply_with(update, unreadable).await })));
             }
             if let Link::Up { outgoing, .. } = &mut link
                 && outgoing.is_none()
@@ -142,12 +142,7 @@ impl Stream {
                 Event::Applied(outcome) => {
                     let Some((kind, _)) = applying.take() else { continue };
                     let Some(rejected) = outcome else { return };
-                    let applied = rejected.len();
-                    let rejected = client.verdict(rejected, Instant::now().into_std());
-                    // The others are logged where they are rejected.
-                    for Rejection { name, reasons } in rejected.iter().take(rejected.len() - applied) {
-                        tracing::warn!(target: "config", "{kind:?} {name:?} is rejected: {}", reasons.join("; "));
-                    }
+                    client.verdict(&rejected, Instant::now().into_std());
                     if kind == Kind::Cluster {
                         self.first_clusters.send_replace(true);
                     }

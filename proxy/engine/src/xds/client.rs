@@ -171,8 +171,8 @@ impl Client {
         Some(kind)
     }
 
-    /// The next update to apply, once the verdict on the one before is in.
-    pub fn poll_update(&mut self, now: Instant) -> Option<Update> {
+    /// The next update to apply, once the verdict on the one before is in; and what of its response is rejected already.
+    pub fn poll_update(&mut self, now: Instant) -> Option<(Update, Vec<Rejection>)> {
         if self.in_hand.is_some() {
             return None;
         }
@@ -189,24 +189,24 @@ impl Client {
             }
         };
         let update = in_hand.draft.update.take();
+        let unreadable = std::mem::take(&mut in_hand.draft.rejected);
         self.in_hand = Some(in_hand);
-        Some(update)
+        Some((update, unreadable))
     }
 
-    /// What was rejected of the update in hand. Returns all that is wrong with its response.
-    pub fn verdict(&mut self, mut rejected: Vec<Rejection>, now: Instant) -> Vec<Rejection> {
-        let Some(InHand { mut draft, answer }) = self.in_hand.take() else { return rejected };
-        rejected.splice(0..0, std::mem::take(&mut draft.rejected));
+    /// The update in hand is applied but for what is `rejected`, which includes what was rejected before.
+    pub fn verdict(&mut self, rejected: &[Rejection], now: Instant) {
+        let Some(InHand { draft, answer }) = self.in_hand.take() else { return };
         let kind = draft.update.kind;
-        let Some(subscription) = self.kinds.get_mut(&kind) else { return rejected };
-        subscription.settle(draft, &rejected);
+        let Some(subscription) = self.kinds.get_mut(&kind) else { return };
+        subscription.settle(draft, rejected);
         let first = !std::mem::replace(&mut subscription.answered, true);
         if let Some(mut answer) = answer {
             if rejected.is_empty() {
                 subscription.version.clone_from(&answer.version);
             } else {
                 answer.error =
-                    Some(Status { code: INVALID_ARGUMENT, message: error_detail(&rejected), details: Vec::new() });
+                    Some(Status { code: INVALID_ARGUMENT, message: error_detail(rejected), details: Vec::new() });
             }
             if self.stream.is_some() && answer.stream == self.streams {
                 self.answers.push_back(answer);
@@ -221,7 +221,6 @@ impl Client {
                 listeners.first_wait = listeners.all_timeout.map(|timeout| now + timeout);
             }
         }
-        rejected
     }
 
     /// The next message to send.

@@ -297,7 +297,7 @@ impl World {
     fn apply(&mut self) -> bool {
         let update = self.client.poll_update(self.now);
         let some = update.is_some();
-        self.in_hand = self.in_hand.take().or(update);
+        self.in_hand = self.in_hand.take().or(update.map(|(update, _)| update));
         some
     }
 
@@ -314,7 +314,7 @@ impl World {
         for name in &update.removed {
             self.applied.remove(&(update.kind, name.clone()));
         }
-        self.client.verdict(rejected, self.now);
+        self.client.verdict(&rejected, self.now);
         true
     }
 

@@ -71,8 +71,9 @@ impl Bench {
     /// Applies a response, with these verdicts.
     fn answer_with(&mut self, response: impl Into<Response>, rejected: Vec<Rejection>) -> Update {
         self.client.receive(response.into()).expect("a kind that was asked for");
-        let update = self.client.poll_update(self.now).expect("an update");
-        self.client.verdict(rejected, self.now);
+        let (update, mut all) = self.client.poll_update(self.now).expect("an update");
+        all.extend(rejected);
+        self.client.verdict(&all, self.now);
         update
     }
 
@@ -88,8 +89,8 @@ impl Bench {
     /// The next update that time brings.
     fn after(&mut self, seconds: u64) -> Option<Update> {
         self.now += Duration::from_secs(seconds);
-        let update = self.client.poll_update(self.now)?;
-        self.client.verdict(Vec::new(), self.now);
+        let (update, _) = self.client.poll_update(self.now)?;
+        self.client.verdict(&[], self.now);
         Some(update)
     }
 }
@@ -186,7 +187,7 @@ fn rule_6_nonces_stay_on_their_stream_and_versions_survive_it() {
     bench.client.receive(sotw(Kind::Cluster, "2", "n2", vec![cluster("a", "x")]).into());
     assert!(bench.client.poll_update(bench.now).is_some());
     bench.reconnect();
-    bench.client.verdict(Vec::new(), bench.now);
+    bench.client.verdict(&[], bench.now);
     let [first] = &bench.sotw_requests()[..] else { panic!() };
     assert_eq!((&*first.version_info, &*first.response_nonce), ("2", ""));
 }
@@ -199,7 +200,7 @@ fn rule_7_an_acknowledgement_carries_the_current_names() {
     bench.want("b");
     assert_eq!(bench.requests(), []);
     bench.client.poll_update(bench.now).unwrap();
-    bench.client.verdict(Vec::new(), bench.now);
+    bench.client.verdict(&[], bench.now);
     let [ack] = &bench.sotw_requests()[..] else { panic!() };
     assert_eq!((&*ack.response_nonce, &ack.resource_names[..]), ("n1", &["a".to_owned(), "b".to_owned()][..]));
 }
@@ -217,7 +218,7 @@ fn rule_8_a_change_of_names_is_the_whole_list_or_a_message_of_its_own() {
     let mut bench = Bench::with_endpoints(Variant::Delta, &["a"]);
     bench.client.receive(delta(Kind::Endpoints, "n1", vec![resource(Kind::Endpoints, "a", "1", "")], &[]).into());
     bench.client.poll_update(bench.now).unwrap();
-    bench.client.verdict(Vec::new(), bench.now);
+    bench.client.verdict(&[], bench.now);
     bench.want("b");
     let [ack, change] = &bench.delta_requests()[..] else { panic!() };
     assert_eq!((&*ack.response_nonce, ack.resource_names_subscribe.len()), ("n1", 0));
@@ -449,11 +450,11 @@ fn rule_20_updates_come_one_after_the_other_in_the_order_of_the_server() {
     bench.client.receive(delta(Kind::Endpoints, "n1", vec![], &[]).into());
     bench.client.receive(delta(Kind::Cluster, "n2", vec![], &[]).into());
     assert!(!bench.client.wants_response());
-    assert_eq!(bench.client.poll_update(bench.now).unwrap().kind, Kind::Endpoints);
+    assert_eq!(bench.client.poll_update(bench.now).unwrap().0.kind, Kind::Endpoints);
     assert!(bench.client.poll_update(bench.now).is_none());
-    bench.client.verdict(Vec::new(), bench.now);
-    assert_eq!(bench.client.poll_update(bench.now).unwrap().kind, Kind::Cluster);
-    bench.client.verdict(Vec::new(), bench.now);
+    bench.client.verdict(&[], bench.now);
+    assert_eq!(bench.client.poll_update(bench.now).unwrap().0.kind, Kind::Cluster);
+    bench.client.verdict(&[], bench.now);
     assert!(bench.client.wants_response());
 }
 

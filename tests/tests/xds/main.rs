@@ -1,0 +1,322 @@
+//! The proxy as a management server sees it, and what its users see of that: a mesh comes by discovery, moves, breaks in
+//! part, and goes on without its server.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a suite reports what went wrong by failing"
+)]
+
+mod server;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use outrigger_engine::xds::Kind;
+use outrigger_tests::admin;
+use outrigger_tests::ports::Reserved;
+use outrigger_tests::process::Process;
+use serde_json::{Value, json};
+
+use crate::server::{Server, Stream};
+
+/// Longer than anything here takes, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An HTTP/1 server that answers everything with its name.
+fn upstream(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                // A request is over at its empty line.
+                while let Some(Ok(line)) = lines.next() {
+                    if line.is_empty() {
+                        let _ = write!(&stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A proxy that knows nothing but its management server.
+struct Proxy {
+    process: Process,
+    directory: tempfile::TempDir,
+    port: Reserved,
+}
+
+/// How the proxy asks.
+#[derive(Clone, Copy)]
+struct Mode {
+    delta: bool,
+    aggregated: bool,
+}
+
+impl Mode {
+    fn api(self) -> Value {
+        json!({
+            "api_type": if self.delta { "DELTA_GRPC" } else { "GRPC" },
+            "transport_api_version": "V3",
+            "grpc_services": [{
+                "envoy_grpc": {"cluster_name": "control", "authority": "control.mesh"},
+                "initial_metadata": [{"key": "x-token", "value": "secret"}],
+            }],
+        })
+    }
+
+    /// A config source, for the bootstrap and for resources.
+    fn source(self) -> Value {
+        if self.aggregated {
+            json!({"ads": {}, "resource_api_version": "V3"})
+        } else {
+            json!({"api_config_source": self.api(), "resource_api_version": "V3"})
+        }
+    }
+}
+
+impl Proxy {
+    fn start(mode: Mode, directory: tempfile::TempDir) -> Proxy {
+        let http2 = json!({
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        });
+        let mut dynamic = json!({"cds_config": mode.source(), "lds_config": mode.source()});
+        if mode.aggregated {
+            dynamic["ads_config"] = mode.api();
+        }
+        let address = json!({"pipe": {"path": directory.path().join("control")}});
+        let bootstrap = json!({
+            "node": {"id": "sidecar-1", "cluster": "shop"},
+            "admin": {"address": {"pipe": {"path": directory.path().join("admin")}}},
+            "dynamic_resources": dynamic,
+            "static_resources": {"clusters": [{
+                "name": "control",
+                "connect_timeout": "1s",
+                "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
+                "load_assignment": {
+                    "cluster_name": "control",
+                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+                },
+            }]},
+        });
+        let config = directory.path().join("bootstrap.json");
+        std::fs::write(&config, bootstrap.to_string()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+        command.args(["proxy", "--concurrency", "1", "-c"]).arg(config);
+        let process = Process::start(command, &directory.path().join("output")).unwrap();
+        Proxy { process, directory, port: Reserved::new().unwrap() }
+    }
+
+    fn admin(&self) -> PathBuf {
+        self.directory.path().join("admin")
+    }
+
+    fn stat(&self, name: &str) -> Option<u64> {
+        let (_, text) = admin::request(&self.admin(), "GET", "/stats")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line?.trim().parse().ok()
+    }
+
+    /// The body of the answer to a request, where it is 200.
+    fn get(&self) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port.port())).ok()?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n").ok()?;
+        let answer = std::io::read_to_string(stream).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}\n{}", self.process.output());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    #[track_caller]
+    fn answers(&self, name: &str) {
+        self.until(&format!("{name} answers"), || self.get().as_deref() == Some(name));
+    }
+
+    fn listener(&self, mode: Mode) -> Value {
+        let manager = json!({
+            "@type":
+                "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "in",
+            "rds": {"route_config_name": "shop", "config_source": mode.source()},
+            "http_filters": [{
+                "name": "router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            }],
+        });
+        let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": self.port.port()}});
+        json!({"name": "in", "address": address, "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]})
+    }
+}
+
+fn cluster(name: &str, mode: Mode) -> Value {
+    let eds = json!({"eds_config": mode.source()});
+    json!({"name": name, "type": "EDS", "connect_timeout": "1s", "eds_cluster_config": eds})
+}
+
+fn endpoints(cluster: &str, address: SocketAddr) -> Value {
+    let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": address.port()}});
+    json!({"cluster_name": cluster, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]})
+}
+
+fn routes(cluster: &str) -> Value {
+    let route = json!({"match": {"prefix": "/"}, "route": {"cluster": cluster}});
+    json!({"name": "shop", "virtual_hosts": [{"name": "shop", "domains": ["*"], "routes": [route]}]})
+}
+
+/// Streams by kind: the same one for all where they are aggregated.
+struct Streams {
+    server: Server,
+    streams: Vec<Stream>,
+    aggregated: bool,
+}
+
+impl Streams {
+    fn of(&mut self, kind: Kind) -> &mut Stream {
+        if self.aggregated {
+            if self.streams.is_empty() {
+                self.streams.push(self.server.stream());
+            }
+            return &mut self.streams[0];
+        }
+        let service = match kind {
+            Kind::Cluster => "ClusterDiscoveryService",
+            Kind::Endpoints => "EndpointDiscoveryService",
+            Kind::Listener => "ListenerDiscoveryService",
+            Kind::Routes => "RouteDiscoveryService",
+        };
+        let index = loop {
+            if let Some(index) = self.streams.iter().position(|stream| stream.path.contains(service)) {
+                break index;
+            }
+            self.streams.push(self.server.stream());
+        };
+        &mut self.streams[index]
+    }
+}
+
+/// A mesh of one service comes, moves, and breaks in part; then the server restarts.
+fn a_mesh_comes_and_moves(mode: Mode) {
+    let (first, second) = (upstream("first"), upstream("second"));
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("control");
+    let server = Server::start(&socket);
+    let mut proxy = Proxy::start(mode, directory);
+    let mut mesh = Streams { server, streams: Vec::new(), aggregated: mode.aggregated };
+
+    let clusters = mesh.of(Kind::Cluster);
+    assert_eq!(clusters.headers["x-token"], "secret");
+    assert_eq!(clusters.headers["content-type"], "application/grpc");
+    assert_eq!(clusters.path.contains("Aggregated"), mode.aggregated);
+    let asked = clusters.subscription(Kind::Cluster);
+    assert_eq!((asked.node.as_deref(), asked.names.len()), (Some("sidecar-1"), 0));
+    clusters.accepted(Kind::Cluster, "1", &[cluster("a", mode), cluster("b", mode)], &[]);
+    mesh.of(Kind::Listener).subscription(Kind::Listener);
+    let asked = mesh.of(Kind::Endpoints).request("a and b", |request| request.names == ["a", "b"]);
+    assert_eq!((asked.kind, asked.node.is_some()), (Some(Kind::Endpoints), !mode.aggregated));
+    mesh.of(Kind::Endpoints).accepted(Kind::Endpoints, "1", &[endpoints("a", first), endpoints("b", second)], &[]);
+    mesh.of(Kind::Listener).accepted(Kind::Listener, "1", &[proxy.listener(mode)], &[]);
+    assert_eq!(mesh.of(Kind::Routes).subscription(Kind::Routes).names, ["shop"]);
+    mesh.of(Kind::Routes).accepted(Kind::Routes, "1", &[routes("a")], &[]);
+    let admin = proxy.admin();
+    proxy.process.ready(&admin, PATIENCE).unwrap();
+    proxy.answers("first");
+
+    // Routes move, and endpoints do.
+    mesh.of(Kind::Routes).accepted(Kind::Routes, "2", &[routes("b")], &[]);
+    proxy.answers("second");
+    mesh.of(Kind::Endpoints).accepted(Kind::Endpoints, "2", &[endpoints("a", first), endpoints("b", first)], &[]);
+    proxy.answers("first");
+
+    // One of two is bad: it is named with path and reason, and the other applies.
+    let mut bad = cluster("a", mode);
+    bad["connect_timeout"] = json!("-1s");
+    let mut also_new = cluster("c", mode);
+    also_new["connect_timeout"] = json!("2s");
+    let refused = mesh.of(Kind::Cluster).push(Kind::Cluster, "2", &[bad, cluster("b", mode), also_new], &[]);
+    let error = refused.error.expect("a NACK");
+    assert!(error.starts_with("a: ") && error.contains("connect_timeout"), "{error}");
+    assert!(!error.contains("b:") && !error.contains("c:"), "{error}");
+    if !mode.delta {
+        assert_eq!(refused.version, "1");
+    }
+    let wants_c = |request: &server::Request| request.names.contains(&"c".to_owned());
+    mesh.of(Kind::Endpoints).request("c", wants_c);
+    proxy.answers("first");
+    proxy.until("the refusal is counted", || proxy.stat("cluster_manager.cds.update_rejected") == Some(1));
+    assert!(proxy.process.output().contains("connect_timeout"), "{}", proxy.process.output());
+
+    // Without its server the proxy goes on, and tells the next one what it has.
+    let Streams { server, streams, .. } = mesh;
+    drop(streams);
+    drop(server);
+    if mode.aggregated {
+        proxy.until("the loss is noticed", || proxy.stat("control_plane.connected_state") == Some(0));
+    }
+    proxy.answers("first");
+    let mut mesh = Streams { server: Server::start(&socket), streams: Vec::new(), aggregated: mode.aggregated };
+    let clusters = mesh.of(Kind::Cluster);
+    let asked = clusters.subscription(Kind::Cluster);
+    assert_eq!(asked.node.as_deref(), Some("sidecar-1"));
+    if mode.delta {
+        let versions: Vec<_> = asked.versions.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
+        assert_eq!(versions, [("a", "1"), ("b", "2"), ("c", "2")]);
+    } else {
+        assert_eq!(asked.version, "1");
+    }
+    let asked = mesh.of(Kind::Endpoints).request("a, b and c", wants_c);
+    assert_eq!(asked.names, ["a", "b", "c"]);
+    // What is there serves on; a change is applied.
+    mesh.of(Kind::Routes).subscription(Kind::Routes);
+    mesh.of(Kind::Endpoints).accepted(Kind::Endpoints, "3", &[endpoints("a", first), endpoints("b", second)], &[]);
+    proxy.answers("second");
+    if mode.aggregated {
+        assert_eq!(proxy.stat("control_plane.connected_state"), Some(1));
+    }
+
+    // A cluster that goes takes its subscription with it.
+    let left = [cluster("b", mode)];
+    let (resources, removed): (&[Value], &[&str]) = if mode.delta { (&[], &["a", "c"]) } else { (&left, &[]) };
+    mesh.of(Kind::Cluster).accepted(Kind::Cluster, "3", resources, removed);
+    mesh.of(Kind::Endpoints).request("the end of a", |request| {
+        let gone = |name: &str| request.unsubscribed.contains(&name.to_owned());
+        if mode.delta { gone("a") || gone("c") } else { request.names == ["b"] }
+    });
+    proxy.answers("second");
+}
+
+#[test]
+fn a_mesh_by_the_aggregated_delta_stream() {
+    a_mesh_comes_and_moves(Mode { delta: true, aggregated: true });
+}
+
+#[test]
+fn a_mesh_by_the_aggregated_state_of_the_world() {
+    a_mesh_comes_and_moves(Mode { delta: false, aggregated: true });
+}
+
+#[test]
+fn a_mesh_by_delta_streams_for_each_kind() {
+    a_mesh_comes_and_moves(Mode { delta: true, aggregated: false });
+}
+
+#[test]
+fn a_mesh_by_the_state_of_the_world_of_each_kind() {
+    a_mesh_comes_and_moves(Mode { delta: false, aggregated: false });
+}
