@@ -76,7 +76,9 @@ async fn demo(cli: Cli) -> Result<bool, String> {
         result = show.all(duration.is_some(), rate) => result,
         result = stopped() => result,
     };
-    show.traffic = None;
+    if let Some(traffic) = show.traffic.take() {
+        traffic.stop().await;
+    }
     show.mesh.family.end().await;
     result?;
     Ok(show.summary())

@@ -4,43 +4,53 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::app::{CALL, Call};
 use crate::client::Client;
 use crate::measure::{Measures, Seen};
 
-/// Sends requests until it is dropped.
+/// Sends requests until it is stopped.
 #[derive(Debug)]
 pub(crate) struct Traffic {
+    stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Traffic {
     /// To `url`, so many a second.
     pub(crate) fn start(client: Client, url: String, rate: u32, measures: Rc<RefCell<Measures>>) -> Self {
+        let (stop, mut stopped) = oneshot::channel();
         let task = tokio::task::spawn_local(async move {
             let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
             // After a stall of the machine there is no burst.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            let mut requests = JoinSet::new();
             for id in 1_u64.. {
-                ticks.tick().await;
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    _ = &mut stopped => break,
+                }
+                while requests.try_join_next().is_some() {}
                 let (client, measures) = (client.clone(), measures.clone());
                 let url = format!("{url}/orders/{id}");
-                tokio::task::spawn_local(async move {
+                requests.spawn_local(async move {
                     let seen = order(&client, &url).await;
                     measures.borrow_mut().record(&seen);
                 });
             }
+            while requests.join_next().await.is_some() {}
         });
-        Self { task }
+        Self { stop, task }
     }
-}
 
-impl Drop for Traffic {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Sends no more, and waits for the answers to what was sent.
+    pub(crate) async fn stop(self) {
+        // Either fails only where the task is over.
+        _ = self.stop.send(());
+        _ = self.task.await;
     }
 }
 
