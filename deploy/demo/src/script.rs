@@ -270,8 +270,8 @@ impl Show {
                 break;
             }
         }
-        let opened = self.mesh.counter("orders-1", "upstream_rq_pending_overflow").await?;
-        self.screen.say(&format!("  The sidecar of orders counts {opened} of them in upstream_rq_pending_overflow."));
+        let opened = self.mesh.counter("orders-1", "upstream_rq_active_overflow").await?;
+        self.screen.say(&format!("  The sidecar of orders counts {opened} of them in upstream_rq_active_overflow."));
         self.watch(1.0).await?;
         for name in ["products-v2-1", "products-v2-2"] {
             self.mesh.fault(name, "{}").await?;
