@@ -271,7 +271,7 @@ impl Show {
             }
         }
         let opened = self.mesh.counter("orders-1", "upstream_rq_active_overflow").await?;
-        self.screen.say(&format!("  The sidecar of orders counts {opened} of them in upstream_rq_active_overflow."));
+        self.screen.say(&format!("  The sidecar of orders counts {opened} by now, in upstream_rq_active_overflow."));
         self.watch(1.0).await?;
         for name in ["products-v2-1", "products-v2-2"] {
             self.mesh.fault(name, "{}").await?;
