@@ -20,9 +20,31 @@ impl Reserved {
     /// # Errors
     /// What the kernel says, such as that no port is left.
     pub fn new() -> std::io::Result<Self> {
+        Self::at(0)
+    }
+
+    /// Reserves `count` free ports in a row, for programs that are told only the first.
+    ///
+    /// # Errors
+    /// What the kernel says when no such row is found.
+    pub fn row(count: u16) -> std::io::Result<Vec<Self>> {
+        let mut tried = Vec::new();
+        loop {
+            let first = Self::new()?;
+            let rest: std::io::Result<Vec<Self>> = (1..count).map(|n| Self::at(first.port().wrapping_add(n))).collect();
+            match rest {
+                Ok(rest) => return Ok(std::iter::once(first).chain(rest).collect()),
+                Err(error) if tried.len() > 50 => return Err(error),
+                // Kept until the end, so that the kernel offers another.
+                Err(_) => tried.push(first),
+            }
+        }
+    }
+
+    fn at(port: u16) -> std::io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_reuse_port(true)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
         let port = socket.local_addr()?.as_socket().map_or(0, |address| address.port());
         Ok(Self { port, _socket: socket })
     }

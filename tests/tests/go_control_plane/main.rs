@@ -1,0 +1,134 @@
+//! go-control-plane's own integration test with our proxy in Envoy's place: a management server and a set of checks that
+//! we did not write. It pushes ten snapshots, each with new clusters and routes, and sends requests through every listener
+//! at once; after the first batch none may fail.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a suite reports what went wrong by failing"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use outrigger_tests::peers;
+use outrigger_tests::ports::Reserved;
+use outrigger_tests::process::Process;
+use serde_json::{Value, json};
+
+/// One at a time: its requests wait for a tenth of a second, no longer.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Listeners of each kind, HTTP and TCP.
+const LISTENERS: u16 = 4;
+
+#[test]
+fn ads() {
+    passes("ads", json!({"ads_config": grpc("GRPC"), "cds_config": {"ads": {}}, "lds_config": {"ads": {}}}));
+}
+
+#[test]
+fn delta_ads() {
+    passes("delta-ads", json!({"ads_config": grpc("DELTA_GRPC"), "cds_config": {"ads": {}}, "lds_config": {"ads": {}}}));
+}
+
+#[test]
+fn xds() {
+    passes("xds", per_type("GRPC"));
+}
+
+#[test]
+fn delta() {
+    passes("delta", per_type("DELTA_GRPC"));
+}
+
+fn per_type(api_type: &str) -> Value {
+    let source = json!({"resource_api_version": "V3", "api_config_source": grpc(api_type)});
+    json!({"cds_config": source, "lds_config": source})
+}
+
+fn grpc(api_type: &str) -> Value {
+    json!({
+        "api_type": api_type,
+        "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds_cluster"}}],
+        "set_node_on_first_message_only": true,
+    })
+}
+
+fn passes(mode: &str, dynamic_resources: Value) {
+    let (Some(driver), Some(upstream)) = (peers::find("gcp-testmain", mode), peers::find("gcp-upstream", mode)) else {
+        return;
+    };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    // The proxy shares its listeners' ports with these reservations; the Go programs need theirs alone.
+    let listeners = Reserved::row(2 * LISTENERS).unwrap();
+    let [server, gateway, als, echo] = std::array::from_fn(|_| Reserved::new().unwrap()).map(|port| port.port());
+
+    let mut command = Command::new(upstream);
+    command.args(["-upstream", &echo.to_string()]);
+    let _upstream = Process::start(command, &at("upstream")).unwrap();
+    let mut command = Command::new(driver);
+    command.args(["-xds", mode, "-u", "10", "-r", "5", "-delay", "100ms"]);
+    command.args(["-scopedhttp", "0", "-vhdshttp", "0", "-runtimes", "0", "-extension", "0"]);
+    for (flag, number) in [
+        ("-http", LISTENERS),
+        ("-tcp", LISTENERS),
+        ("-port", server),
+        ("-gateway", gateway),
+        ("-als", als),
+        ("-upstream", echo),
+        ("-base", listeners[0].port()),
+    ] {
+        command.args([flag, &number.to_string()]);
+    }
+    let mut driver = Process::start(command, &at("driver")).unwrap();
+    let bootstrap = json!({
+        "node": {"id": "test-id", "cluster": "test-cluster"},
+        "admin": {"address": {"pipe": {"path": at("admin")}}},
+        "dynamic_resources": dynamic_resources,
+        "static_resources": {"clusters": [cluster("xds_cluster", server), cluster("als_cluster", als)]},
+    });
+    let proxy = start_proxy(&at("bootstrap.json"), &bootstrap, &at("proxy"));
+    let status = driver.wait(Duration::from_secs(120));
+
+    let log = std::fs::read_to_string(at("driver")).unwrap();
+    let batches: Vec<&str> = log.lines().filter(|line| line.contains("request batch")).collect();
+    let failed: Vec<&&str> = batches.iter().skip(1).filter(|line| !line.contains(" failed 0,")).collect();
+    let said = proxy.output();
+    assert!(status.is_some_and(|status| status.success()), "{mode}: {status:?}\n{log}\nthe proxy: {said}");
+    assert!(batches.len() == 50, "{mode}: {} batches\n{log}", batches.len());
+    assert!(failed.is_empty(), "{mode}: requests failed:\n{failed:#?}\nthe proxy: {said}");
+}
+
+fn cluster(name: &str, port: u16) -> Value {
+    json!({
+        "name": name,
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address":
+            {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}]}]},
+    })
+}
+
+fn start_proxy(config: &Path, bootstrap: &Value, log: &Path) -> Process {
+    std::fs::write(config, bootstrap.to_string()).unwrap();
+    let mut command = match peers::shipped("outrigger-proxy") {
+        Some(program) => Command::new(program),
+        None => {
+            let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_mesh")));
+            command.arg("proxy");
+            command
+        }
+    };
+    command.arg("-c").arg(config).args(["--concurrency", "1", "--drain-time-s", "1"]);
+    Process::start(command, log).unwrap()
+}
