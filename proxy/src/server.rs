@@ -12,7 +12,7 @@ use outrigger_engine::config::dynamic_resources::DynamicResources;
 use outrigger_engine::xds::Interest;
 use tokio::runtime::{Builder, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{interval, sleep_until};
 
@@ -199,8 +199,14 @@ impl Control {
         }
         // The sockets listen already; connections wait in their queues until what they need is there.
         let names = DnsResolver::new(worker.random(), process.workers.clone());
-        spawn_local(xds::run(worker.clone(), dynamic, configuration.feed().clone(), interests));
-        spawn_local(configuration.run(names));
+        let (begun, in_force) = oneshot::channel();
+        let discovery = xds::run(worker.clone(), dynamic, configuration.feed().clone(), interests);
+        spawn_local(configuration.run(names, begun));
+        spawn_local(async move {
+            // The clusters of the management servers are the bootstrap's.
+            _ = in_force.await;
+            discovery.await;
+        });
         spawn_local(async move {
             while let Some(log) = log_services.recv().await {
                 spawn_local(service::send(worker.clone(), log));

@@ -22,7 +22,7 @@ use outrigger_engine::config::config_source::Origin;
 use outrigger_engine::config::dynamic_resources::DynamicResources;
 use outrigger_engine::config::listener::Listener;
 use outrigger_engine::xds::{Interest, Kind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::sleep_until;
 
@@ -90,8 +90,9 @@ impl Configuration {
     }
 
     /// Applies what comes, to the end of the process. Workers accept connections when the clusters and listeners of the
-    /// bootstrap, and the first ones of its dynamic sources, are there.
-    pub async fn run(self, names: Rc<DnsResolver>) {
+    /// bootstrap, and the first ones of its dynamic sources, are there. `begun` is told when what the bootstrap configures is
+    /// in force, as far as it waits for nothing.
+    pub async fn run(self, names: Rc<DnsResolver>, begun: oneshot::Sender<()>) {
         let Configuration { mut applier, process, feed, mut pushes, interests, mut awaited, files } = self;
         let dynamic = !awaited.is_empty();
         let watched = Files::new(feed, process.clone());
@@ -100,6 +101,7 @@ impl Configuration {
         }
         let (ready, mut readies) = mpsc::unbounded_channel();
         let mut accepting = false;
+        let mut begun = Some(begun);
         let mut event = Event::Time;
         loop {
             let answered = match &event {
@@ -118,6 +120,10 @@ impl Configuration {
                     return;
                 }
             };
+            if let Some(begun) = begun.take() {
+                // Who does not wait need not know.
+                _ = begun.send(());
+            }
             for cluster in wanted.resolve {
                 let answers = names.start(std::iter::once(&cluster), &process.stats);
                 let ready = ready.clone();

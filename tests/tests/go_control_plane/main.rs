@@ -32,7 +32,10 @@ fn ads() {
 
 #[test]
 fn delta_ads() {
-    passes("delta-ads", json!({"ads_config": grpc("DELTA_GRPC"), "cds_config": {"ads": {}}, "lds_config": {"ads": {}}}));
+    passes(
+        "delta-ads",
+        json!({"ads_config": grpc("DELTA_GRPC"), "cds_config": {"ads": {}}, "lds_config": {"ads": {}}}),
+    );
 }
 
 #[test]
