@@ -11,6 +11,7 @@ use outrigger_engine::config::endpoint::HealthStatus;
 use outrigger_engine::resilience::breaker::{Resource, RoutingPriority};
 use outrigger_engine::snapshot::Waits;
 use outrigger_engine::stream_info::Address;
+use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::admin::v3::{
     Certificate, ClusterStatus, CommandLineOptions, HostHealthStatus, HostStatus, SimpleMetric,
     server_info::State as ServerState, simple_metric, unready_targets_dumps::UnreadyTargetsDump,
@@ -117,8 +118,10 @@ impl AdminState for Process {
         let snapshot = self.snapshot.load();
         let mut clusters: Vec<_> = snapshot.clusters.values().collect();
         clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        let dynamic = self.record.of(Kind::Cluster);
         for cluster in clusters {
-            visit(cluster_status(cluster));
+            let added_via_api = dynamic.contains_key(&*cluster.config.name);
+            visit(ClusterStatus { added_via_api, ..cluster_status(cluster) });
         }
     }
 

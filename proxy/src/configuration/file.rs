@@ -236,3 +236,45 @@ impl Watched {
         file.map_err(|reason| tracing::warn!(target: "config", "{reason}")).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    fn write(path: &Path, cluster: &str) {
+        let type_url = Kind::Cluster.type_url();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, format!("resources: [{{ '@type': {type_url}, name: {cluster} }}]")).unwrap();
+    }
+
+    async fn seen(watched: &mut Watched, path: &Arc<str>) -> Option<String> {
+        let file = watched.changed(Kind::Cluster, path, None).await?;
+        file.resources.first().map(|resource| resource.name.clone())
+    }
+
+    /// As Kubernetes does: the file is a link through a directory that is a link, and that one is exchanged.
+    #[tokio::test]
+    async fn a_file_behind_a_link_that_is_exchanged_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        write(&at("v1/cds"), "one");
+        write(&at("v2/cds"), "two");
+        symlink("v1", at("data")).unwrap();
+        symlink("data/cds", at("cds")).unwrap();
+        let path: Arc<str> = at("cds").to_str().unwrap().into();
+        let mut watched = Watched::default();
+        assert_eq!(seen(&mut watched, &path).await.as_deref(), Some("one"));
+        assert_eq!(seen(&mut watched, &path).await, None, "the same content is no news");
+        symlink("v2", at("next")).unwrap();
+        std::fs::rename(at("next"), at("data")).unwrap();
+        assert_eq!(seen(&mut watched, &path).await.as_deref(), Some("two"));
+        // Written over at the same moment and of the same length.
+        write(&at("v2/cds"), "six");
+        assert_eq!(seen(&mut watched, &path).await.as_deref(), Some("six"));
+        std::fs::write(at("v2/cds"), "resources: [").unwrap();
+        assert_eq!(seen(&mut watched, &path).await, None, "what cannot be read changes nothing");
+    }
+}

@@ -88,8 +88,8 @@ impl ConfigSource {
 fn path(message: core::PathConfigSource, at: &At<'_>) -> Option<Origin> {
     let core::PathConfigSource { path, watched_directory, poll_interval } = message;
     harmless!(at;
-        watched_directory = "the file is looked at once a second, whatever way it is replaced",
-        poll_interval = "the file is looked at once a second",
+        watched_directory = "the file is looked at five times a second, whatever way it is replaced",
+        poll_interval = "the file is looked at five times a second",
     );
     file(path, &at.field("path"))
 }

@@ -19,6 +19,13 @@ pub(super) const FAULTS: &[Fault] = &[
     ("connect_timeout: 0.25s", "connect_timeout: 0s", "clusters[0].connect_timeout", "greater than 0"),
     ("connect_timeout: 0.25s", "connect_timeout: -1s", "clusters[0].connect_timeout", "negative"),
     ("type: LOGICAL_DNS", "type: EDS", "clusters[2].eds_cluster_config", "must be set"),
+    (
+        "type: EDS\n      connect_timeout: 2s\n      eds_cluster_config:",
+        "type: STATIC\n      connect_timeout: 2s\n      eds_cluster_config:",
+        "clusters[3].eds_cluster_config",
+        "only a cluster of type EDS",
+    ),
+    ("service_name: shop/eds-upstream", "service_nam: x", "eds_cluster_config.service_nam", "did you mean"),
     ("type: LOGICAL_DNS", "type: ORIGINAL_DST", "clusters[2].type", "not in this version"),
     ("lb_policy: LEAST_REQUEST", "lb_policy: RING_HASH", "clusters[0].lb_policy", "not in this version"),
     (
