@@ -15,7 +15,7 @@ use outrigger_engine::config::grpc_service::GrpcService;
 use outrigger_engine::message::{Headers, Protocol, RequestHead, Scheme};
 use outrigger_engine::resilience::breaker::RoutingPriority;
 
-use crate::cluster::pool::{Acquired, Lease};
+use crate::cluster::pool::{Acquired, Lease, PoolError};
 use crate::http::codec::{Body, ClientStream, Frame, Reply, StreamError};
 use crate::worker::Worker;
 
@@ -93,7 +93,10 @@ impl Call {
         let cluster = worker.cluster(&service.cluster).ok_or_else(|| CallError::NoCluster(service.cluster.clone()))?;
         let context = PickContext { random: worker.random(), avoid: &[], max_reselections: 0 };
         let host = cluster.pick(&context).map_err(|_| CallError::NoHost)?;
-        let failed = |error| CallError::Connect(format!("{error:?}"));
+        let failed = |error| match error {
+            PoolError::Overflow => CallError::Connect("too many requests wait for one".to_owned()),
+            PoolError::Connect(error) => CallError::Connect(error.reason.into_owned()),
+        };
         let pool = cluster.pool(&host, Protocol::Http2, None);
         let lease = match pool.acquire(RoutingPriority::Default).map_err(failed)? {
             Acquired::Ready(lease) => lease,
