@@ -73,10 +73,12 @@ impl Worker {
     pub fn obey(self: &Rc<Self>, command: Command) {
         match command {
             Command::Follow { clusters, listeners } => self.follow(&clusters, listeners),
-            Command::Hosts(state) => {
-                let cluster = self.clusters.borrow().get(&state.config.name).cloned();
-                if let Some(cluster) = cluster.filter(|cluster| Arc::ptr_eq(&cluster.state, &state)) {
-                    cluster.drop_left_hosts();
+            Command::Hosts(states) => {
+                for state in &*states {
+                    let cluster = self.clusters.borrow().get(&state.config.name).cloned();
+                    if let Some(cluster) = cluster.filter(|cluster| Arc::ptr_eq(&cluster.state, state)) {
+                        cluster.drop_left_hosts();
+                    }
                 }
             }
             Command::Accept { id, listener, socket } => self.listeners.accept(self, id, &listener, socket),

@@ -347,7 +347,8 @@ impl Names {
         tracing::debug!(target: "dns", cluster = &*cluster.config.name, "{} hosts", hosts.len());
         cluster.hosts.store(Arc::new(hosts));
         self.stats.shared.membership_change.inc();
-        self.workers.tell(|| Command::Hosts(cluster.clone()));
+        let changed: Arc<[_]> = [cluster].into();
+        self.workers.tell(|| Command::Hosts(changed.clone()));
     }
 
     fn hosts(&self, dns: &Dns, previous: &HostSet) -> HostSet {

@@ -184,6 +184,7 @@ impl Applier {
     /// Puts in force what can be.
     pub(super) fn settle(&mut self, now: Instant) -> Wanted {
         let mut wanted = Wanted::default();
+        let mut changed_hosts = Vec::new();
         for effect in self.warmer.settle(now) {
             match effect {
                 Effect::Subscribe(interest) => {
@@ -199,10 +200,14 @@ impl Applier {
                     let scope = self.process.stats.cluster(cluster.config.stat_name());
                     scope.shared.update_success.inc();
                     scope.shared.membership_change.inc();
-                    self.process.workers.tell(|| Command::Hosts(cluster.clone()));
+                    changed_hosts.push(cluster);
                 }
                 Effect::InForce(kind, name) => self.process.record.in_force(kind, &name),
             }
+        }
+        if !changed_hosts.is_empty() {
+            let changed: Arc<[_]> = changed_hosts.into();
+            self.process.workers.tell(|| Command::Hosts(changed.clone()));
         }
         self.process.waits.store(Arc::new(self.warmer.waits()));
         let stats = &self.process.stats;
@@ -228,7 +233,12 @@ impl Applier {
             for (name, old) in &process.snapshot.load().listeners {
                 let Some(new) = snapshot.listeners.get(name) else { continue };
                 let kept = |chain: &Arc<FilterChain>| new.chains().any(|new| Arc::ptr_eq(new, chain));
-                if !Arc::ptr_eq(old, new) && !old.chains().any(kept) {
+                if Arc::ptr_eq(old, new) {
+                    continue;
+                }
+                if old.chains().any(kept) {
+                    process.stats.listener_manager.listener_in_place_updated.inc();
+                } else {
                     process.record.drains(old);
                 }
             }

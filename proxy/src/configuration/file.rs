@@ -3,7 +3,7 @@
 //! A file is looked at a few times a second: whatever way it is replaced (written over, renamed into place, a symbolic
 //! link exchanged, as Kubernetes does with mounted configuration), its metadata differ then.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::MetadataExt as _;
@@ -68,8 +68,23 @@ impl Files {
         Files { feed, process, named: RefCell::default() }
     }
 
-    /// Keeps every resource of a file in force: what is not in it any more is removed.
-    pub(super) fn watch_all(&self, kind: Kind, path: Arc<str>) {
+    /// Keeps every resource of a file in force: what is not in it any more is removed. Where there is nothing to be read
+    /// after `limit`, the start does not wait any longer.
+    pub(super) fn watch_all(&self, kind: Kind, path: Arc<str>, limit: Option<Duration>) {
+        let answered = Rc::new(Cell::new(false));
+        if let Some(limit) = limit {
+            let (feed, process, answered) = (self.feed.clone(), self.process.clone(), answered.clone());
+            spawn_local(async move {
+                sleep(limit).await;
+                if !answered.get() {
+                    tracing::warn!(target: "config", "{kind:?}: nothing came for {limit:?}: going on without");
+                    if let Some(stats) = subscription(&process, kind) {
+                        stats.init_fetch_timeout.inc();
+                    }
+                    _ = feed.apply(Update { kind, changed: Vec::new(), removed: Vec::new() }).await;
+                }
+            });
+        }
         let (feed, process) = (self.feed.clone(), self.process.clone());
         spawn_local(async move {
             let mut known = BTreeSet::new();
@@ -82,6 +97,7 @@ impl Files {
                         named.chain(unreadable.iter().map(|rejection| &rejection.name)).cloned().collect();
                     let removed = known.difference(&present).cloned().collect();
                     known = present;
+                    answered.set(true);
                     if feed.apply_with(Update { kind, changed: resources, removed }, unreadable).await.is_none() {
                         return;
                     }

@@ -56,7 +56,8 @@ pub struct Configuration {
     interests: mpsc::UnboundedSender<Interest>,
     /// Kinds whose first update the start waits for.
     awaited: Vec<Kind>,
-    files: Vec<(Kind, Arc<str>)>,
+    /// Files of whole kinds, and how long the start waits for each.
+    files: Vec<(Kind, Arc<str>, Option<Duration>)>,
 }
 
 impl Configuration {
@@ -78,7 +79,7 @@ impl Configuration {
             let Some(source) = source else { continue };
             awaited.push(kind);
             if let Origin::Path(path) = &source.origin {
-                files.push((kind, path.clone()));
+                files.push((kind, path.clone(), source.initial_fetch_timeout));
             }
         }
         Ok(Configuration { applier, process, feed, pushes, interests, awaited, files })
@@ -96,8 +97,8 @@ impl Configuration {
         let Configuration { mut applier, process, feed, mut pushes, interests, mut awaited, files } = self;
         let dynamic = !awaited.is_empty();
         let watched = Files::new(feed, process.clone());
-        for (kind, path) in files {
-            watched.watch_all(kind, path);
+        for (kind, path, limit) in files {
+            watched.watch_all(kind, path, limit);
         }
         let (ready, mut readies) = mpsc::unbounded_channel();
         let mut accepting = false;

@@ -103,3 +103,27 @@ fn updates_under_connects_refuse_nobody() {
     eventually("and is closed then", || idle.is_closed());
     assert_eq!(steady.get("/").expect("its chain did not change").1, "a");
 }
+
+#[test]
+fn what_has_not_ended_when_the_drain_time_is_over_is_cut_off_and_accounted_for() {
+    let a = Upstream::start("a");
+    let mesh = Mesh::start_with(
+        &[("cds", json!([cluster("a", a.port)])), ("lds", json!([inline_listener("in", 0, "a")]))],
+        &["--drain-time-s", "1"],
+    );
+    let port = mesh.port("in").unwrap();
+    let mut idle = Connection::open(port).unwrap();
+    assert!(idle.get("/").is_some());
+    let request = thread::spawn(move || Connection::open(port).unwrap().get("/hold"));
+    a.holds();
+    mesh.set("lds", json!([]));
+    eventually("the idle connection is closed", || idle.is_closed());
+    assert!(request.join().unwrap().is_none(), "the request never ends by itself");
+    eventually("nothing is active", || mesh.stat("http.in.downstream_cx_active") == 0);
+    assert_eq!(mesh.stat("http.in.downstream_rq_active"), 0);
+    assert_eq!(mesh.stat("listener_manager.total_listeners_draining"), 0);
+    a.release();
+    // That of the first request may idle in its pool.
+    eventually("what it used upstream is closed", || a.connections() <= 1);
+    assert_eq!(mesh.stat("cluster.a.upstream_rq_active"), 0);
+}
