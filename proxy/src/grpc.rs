@@ -233,7 +233,7 @@ fn percent_decoded(text: &str) -> String {
 }
 
 /// Takes the first message, if all of it is there.
-fn take_message(received: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, CallError> {
+pub(crate) fn take_message(received: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, CallError> {
     let Some(&[flag, a, b, c, d]) = received.first_chunk::<PREFIX>() else { return Ok(None) };
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
     if flag != 0 {

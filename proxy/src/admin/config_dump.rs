@@ -308,16 +308,16 @@ impl Dumps<'_> {
 
 /// What all dumps say of a resource that came from outside.
 #[derive(Default)]
-struct Shown {
-    version_info: String,
-    config: Option<Any>,
-    last_updated: Option<Timestamp>,
-    error_state: Option<UpdateFailureState>,
-    client_status: ClientResourceStatus,
+pub(super) struct Shown {
+    pub(super) version_info: String,
+    pub(super) config: Option<Any>,
+    pub(super) last_updated: Option<Timestamp>,
+    pub(super) error_state: Option<UpdateFailureState>,
+    pub(super) client_status: ClientResourceStatus,
 }
 
 impl Shown {
-    fn new(kind: Kind, name: &str, status: &Status) -> Self {
+    pub(super) fn new(kind: Kind, name: &str, status: &Status) -> Self {
         let error_state = status.error.as_ref().map(|Failure { refused, details }| UpdateFailureState {
             failed_configuration: (!refused.body.is_empty()).then(|| encoded(kind, &refused.body)),
             last_update_attempt: Some(refused.updated.into()),

@@ -6,6 +6,7 @@
 
 pub(crate) mod certs;
 mod config_dump;
+mod csds;
 mod json;
 mod query;
 pub mod server;
@@ -255,6 +256,13 @@ const ENDPOINTS: &[Endpoint] = &[
         stats::stats,
     ),
     get("/stats/prometheus", "print server stats in prometheus format", &[USED_ONLY, FILTER], stats::prometheus),
+    // As the annotation of the service's method says; by gRPC, see `csds`.
+    get(
+        "/v3/discovery:client_status",
+        "print what became of each resource that came by discovery (CSDS)",
+        &[("exclude_resource_contents", "Leave out the resources themselves")],
+        csds::client_status,
+    ),
 ];
 
 type Answer = fn(&dyn AdminState, &Query) -> Response;

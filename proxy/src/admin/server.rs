@@ -1,4 +1,5 @@
-//! The admin interface on a socket: the control thread serves it by the same codec as any listener.
+//! The admin interface on a socket: the control thread serves it by the same codecs as any listener. HTTP/2 is there for
+//! gRPC ([`csds`]), and answers the rest just as well.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,19 +10,23 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
-use outrigger_engine::config::hcm::Http1Options;
-use outrigger_engine::message::{Headers, ResponseHead};
+use outrigger_engine::config::hcm::{Http1Options, Http2Options};
+use outrigger_engine::message::{Headers, Protocol, ResponseHead};
 use outrigger_engine::stream_info::Address;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{spawn_blocking, spawn_local};
 
-use super::{AdminState, Response, handle};
-use crate::http::codec::{Body, Exchange, Frame, Responder, StreamError, h1};
+use super::{AdminState, Response, csds, handle};
+use crate::http::codec::{Body, Exchange, Frame, Responder, StreamError, h1, h2};
 use crate::io::Io;
 use crate::listener::socket::unix;
 
 /// Bytes of a request body that are read.
 const MAX_BODY: usize = 64 << 10;
+
+/// The begin of the preface of HTTP/2 (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// Binds `address`; what comes back serves it.
 pub fn bind(address: &Address) -> io::Result<AdminSocket> {
@@ -75,8 +80,18 @@ pub async fn serve(socket: AdminSocket, state: Arc<dyn AdminState>) -> io::Resul
     }
 }
 
-async fn connection(io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn AdminState>) {
-    let mut connection = h1::ServerConnection::new(io, Bytes::new(), settings);
+async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn AdminState>) {
+    let mut read = BytesMut::new();
+    while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
+        // Whatever is wrong with the connection, the codec will meet it, too.
+        if io.read_buf(&mut read).await.unwrap_or_default() == 0 {
+            break;
+        }
+    }
+    if read.starts_with(PREFACE) {
+        return http2(io, read.freeze(), &settings, &state).await;
+    }
+    let mut connection = h1::ServerConnection::new(io, read.freeze(), settings);
     loop {
         match poll_fn(|task| connection.poll_incoming(task)).await {
             h1::Incoming::Request(exchange) => {
@@ -103,8 +118,32 @@ async fn connection(io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn Adm
     }
 }
 
+async fn http2(io: Io, buffered: Bytes, settings: &h1::ServerSettings, state: &Arc<dyn AdminState>) {
+    let settings = h2::ServerSettings {
+        http2: Http2Options::default(),
+        max_headers_bytes: settings.max_head_bytes,
+        max_headers_count: settings.max_headers,
+        stream_error_on_invalid_http_message: true,
+    };
+    let Ok(mut connection) = h2::ServerConnection::handshake(io, buffered, &settings).await else { return };
+    loop {
+        match poll_fn(|task| connection.poll_incoming(task)).await {
+            h2::Incoming::Request(exchange) => {
+                let state = state.clone();
+                // Whoever has reset its stream wants no answer.
+                spawn_local(async move { _ = request(exchange, &state).await });
+            }
+            h2::Incoming::Malformed(_) => {}
+            h2::Incoming::End(_) => return,
+        }
+    }
+}
+
 async fn request(exchange: Exchange, state: &Arc<dyn AdminState>) -> Result<(), StreamError> {
     let Exchange { head, mut body, mut responder } = exchange;
+    if csds::is_method(head.path.as_bytes()) && head.protocol == Protocol::Http2 {
+        return csds::serve(body, &mut responder, state).await;
+    }
     let mut form = BytesMut::new();
     poll_fn(|task| poll_form(task, &mut body, &mut form)).await?;
     let target = String::from_utf8_lossy(head.path.as_bytes()).into_owned();
@@ -140,7 +179,7 @@ async fn respond(responder: &mut Responder, response: Response) -> Result<(), St
     headers.append(CONTENT_LENGTH, HeaderValue::from(response.body.len()));
     let head = ResponseHead {
         status: StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        protocol: outrigger_engine::message::Protocol::Http11,
+        protocol: Protocol::Http11,
         headers,
     };
     let end = response.body.is_empty();

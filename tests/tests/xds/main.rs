@@ -8,6 +8,7 @@
     reason = "a suite reports what went wrong by failing"
 )]
 
+mod csds;
 mod server;
 
 use std::io::{BufRead, BufReader, Write};
@@ -17,6 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use outrigger_engine::xds::Kind;
+use outrigger_proto::envoy::admin::v3::ClientResourceStatus;
 use outrigger_tests::admin;
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
@@ -261,6 +263,30 @@ fn a_mesh_comes_and_moves(mode: Mode) {
     proxy.answers("first");
     proxy.until("the refusal is counted", || proxy.stat("cluster_manager.cds.update_rejected") == Some(1));
     assert!(proxy.process.output().contains("connect_timeout"), "{}", proxy.process.output());
+    // So says whoever asks what became of it.
+    let statuses = csds::fetch(&admin);
+    let [config] = &statuses.config[..] else { panic!("one client: {statuses:?}") };
+    assert_eq!(config.node.as_ref().unwrap().id, "sidecar-1");
+    let of = |kind: Kind, name: &str| {
+        config.generic_xds_configs.iter().find(|config| config.type_url == kind.type_url() && config.name == name)
+    };
+    let a = of(Kind::Cluster, "a").unwrap();
+    assert_eq!((&*a.version_info, a.client_status), ("1", ClientResourceStatus::Nacked as i32));
+    let error = a.error_state.as_ref().unwrap();
+    assert!(error.details.contains("connect_timeout") && error.version_info == "2", "{error:?}");
+    let b = of(Kind::Cluster, "b").unwrap();
+    assert_eq!((&*b.version_info, b.client_status), ("2", ClientResourceStatus::Acked as i32));
+    for (kind, name) in [(Kind::Endpoints, "b"), (Kind::Listener, "in"), (Kind::Routes, "shop")] {
+        assert_eq!(
+            of(kind, name).map(|config| config.client_status),
+            Some(ClientResourceStatus::Acked as i32),
+            "{name}"
+        );
+    }
+    let (_, json) =
+        outrigger_tests::admin::request(&admin, "GET", "/v3/discovery:client_status?exclude_resource_contents")
+            .unwrap();
+    assert!(json.contains("\"client_status\": \"NACKED\"") && !json.contains("\"xds_config\":"), "{json}");
 
     // Without its server the proxy goes on, and tells the next one what it has.
     let Streams { server, streams, .. } = mesh;
