@@ -347,8 +347,10 @@ impl Names {
         tracing::debug!(target: "dns", cluster = &*cluster.config.name, "{} hosts", hosts.len());
         cluster.hosts.store(Arc::new(hosts));
         self.stats.shared.membership_change.inc();
-        let changed: Arc<[_]> = [cluster].into();
-        self.workers.tell(|| Command::Hosts(changed.clone()));
+        if let Discovery::StrictDns(_) = cluster.config.discovery {
+            let changed: Arc<[_]> = [cluster].into();
+            self.workers.tell(|| Command::Hosts(changed.clone()));
+        }
     }
 
     fn hosts(&self, dns: &Dns, previous: &HostSet) -> HostSet {

@@ -4,7 +4,7 @@ pub mod connect;
 pub mod dns;
 pub mod pool;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +37,9 @@ pub struct WorkerCluster {
     h1_settings: Rc<h1::ClientSettings>,
     h2_settings: Rc<h2::ClientSettings>,
     tls: Option<Rc<TlsConnector>>,
-    sweeping: std::cell::Cell<bool>,
+    sweeping: Cell<bool>,
+    /// It has left, or another one has taken its place.
+    retired: Cell<bool>,
 }
 
 /// How often idle connections are looked at: those that the peer closed, and those that were idle for too long, go.
@@ -76,7 +78,8 @@ impl WorkerCluster {
                 max_headers_count: config.max_response_headers_count,
             }),
             tls,
-            sweeping: std::cell::Cell::new(false),
+            sweeping: Cell::new(false),
+            retired: Cell::new(false),
             state,
         }))
     }
@@ -90,6 +93,7 @@ impl WorkerCluster {
 
     /// The cluster has left, or another one has taken its place: idle connections go, the others after their requests.
     pub fn retire(&self) {
+        self.retired.set(true);
         self.retire_pools(|_| true);
     }
 
@@ -123,7 +127,10 @@ impl WorkerCluster {
         if let Some(pool) = self.pools.borrow().get(&key) {
             return pool.clone();
         }
-        let pool = HostPool::new(self, host.clone(), key.clone());
+        // A request may have picked its host just before that, or the cluster, left.
+        let is_there = || self.state.hosts.load().members().any(|member| member.host.id == host.id);
+        let retired = self.retired.get() || !is_there();
+        let pool = HostPool::new(self, host.clone(), key.clone(), retired);
         self.pools.borrow_mut().insert(key, pool.clone());
         pool
     }

@@ -120,13 +120,13 @@ struct Pending {
 const STREAMS_PER_CONNECTION: usize = 1024;
 
 impl HostPool {
-    pub(super) fn new(cluster: &Rc<WorkerCluster>, host: Arc<Host>, key: PoolKey) -> Rc<Self> {
+    pub(super) fn new(cluster: &Rc<WorkerCluster>, host: Arc<Host>, key: PoolKey, retired: bool) -> Rc<Self> {
         Rc::new(HostPool {
             cluster: Rc::downgrade(cluster),
             host,
             key,
             state: RefCell::default(),
-            retired: Cell::new(false),
+            retired: Cell::new(retired),
         })
     }
 
