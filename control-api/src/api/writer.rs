@@ -246,11 +246,11 @@ impl Thread {
         let plan = self.plan(&before, changes, next)?;
         let applied = keys.into_iter().map(|(key, outcome)| {
             let object = plan.next.shown(&key);
-            let was = before.objects.get(&key).map(|held| &held.stored.object);
-            let is = plan.next.objects.get(&key).map(|held| &held.stored.object);
+            let was = before.objects.get(&key).map(|held| held.stored.object.as_ref());
+            let is = plan.next.objects.get(&key).map(|held| held.stored.object.as_ref());
             let differences = match outcome {
-                Outcome::Unchanged => Vec::new(),
-                _ => differences(was.map(|object| written(object)).as_ref(), is.map(|object| written(object)).as_ref()),
+                Outcome::Configured => differences(was.map(written).as_ref(), is.map(written).as_ref()),
+                _ => Vec::new(),
             };
             Applied { outcome: outcome.into(), object, differences }
         });

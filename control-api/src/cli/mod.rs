@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Objects are those of Kubernetes and of the Gateway API (Service, HTTPRoute), and a few of our own (Workload,
 /// ServicePolicy): `outrigger apply -f FILE` takes their YAML as it is.
 #[derive(Debug, Parser)]
-#[command(name = "outrigger", version)]
+#[command(name = "outrigger", bin_name = "outrigger", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -1,5 +1,7 @@
 //! Values as YAML, in the style of kubectl: two spaces, lists not indented, strings quoted only where they have to be.
 
+use std::net::Ipv4Addr;
+
 use serde_json::Value;
 
 /// The value as a document.
@@ -69,7 +71,8 @@ fn scalar(text: &str) -> String {
         && !text.contains(" #");
     // Words that YAML 1.1 takes for something else.
     let words = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
-    if plain && !words.contains(&text.to_ascii_lowercase().as_str()) {
+    let address = text.parse::<Ipv4Addr>().is_ok();
+    if address || plain && !words.contains(&text.to_ascii_lowercase().as_str()) {
         text.to_owned()
     } else {
         // A string of JSON is one of YAML.
@@ -102,7 +105,7 @@ mod tests {
             json!({"kind": "Service", "spec": {"ports": [{"name": "http", "port": 80}], "clusterIP": "10.0.0.1"}});
         assert_eq!(
             text(&value),
-            "kind: Service\nspec:\n  clusterIP: \"10.0.0.1\"\n  ports:\n  - name: http\n    port: 80\n"
+            "kind: Service\nspec:\n  clusterIP: 10.0.0.1\n  ports:\n  - name: http\n    port: 80\n"
         );
     }
 }

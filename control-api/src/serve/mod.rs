@@ -181,13 +181,30 @@ async fn stop_serving(health: &HealthReporter) {
     health.set_not_serving::<ControlServer<Api>>().await;
 }
 
-/// Both versions: older grpcurl asks for the alpha one only.
+/// The services that reflection lists: the descriptors name more, those that only proxies call.
+const SERVICES: [&str; 9] = [
+    "outrigger.control.v1.Control",
+    "envoy.service.discovery.v3.AggregatedDiscoveryService",
+    "envoy.service.cluster.v3.ClusterDiscoveryService",
+    "envoy.service.endpoint.v3.EndpointDiscoveryService",
+    "envoy.service.listener.v3.ListenerDiscoveryService",
+    "envoy.service.route.v3.RouteDiscoveryService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
+/// Both versions: older tools ask for the alpha one only.
 fn add_reflection(routes: &mut tonic::service::RoutesBuilder) -> Result<(), String> {
     let builder = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(outrigger_proto::CONTROL_DESCRIPTORS)
             .register_encoded_file_descriptor_set(outrigger_proto::DESCRIPTORS)
+            // The details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
+        SERVICES.into_iter().fold(builder, tonic_reflection::server::Builder::with_service_name)
     };
     let wrong = |error| format!("the built-in descriptors cannot be served: {error}");
     routes.add_service(builder().build_v1().map_err(wrong)?).add_service(builder().build_v1alpha().map_err(wrong)?);

@@ -1,0 +1,131 @@
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::plane::{PATIENCE, Plane, SHOP, control};
+
+fn plane() -> (Plane, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = Plane::start(directory.path());
+    plane.write("shop.yaml", SHOP);
+    (plane, directory)
+}
+
+#[test]
+fn objects_are_applied_shown_and_deleted() {
+    let (plane, _directory) = plane();
+    let applied = plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let route = "httproute.gateway.networking.k8s.io/canary";
+    assert_eq!(applied, format!("service/users created\nservice/users-v2 created\n{route} created\n"));
+
+    plane.write("canary.yaml", &SHOP.replace("weight: 90", "weight: 50"));
+    let dry = plane.run(&["apply", "-f", "canary.yaml", "--dry-run"]).unwrap();
+    let difference = "spec.rules[0].backendRefs[0].weight: 90 -> 50";
+    assert!(dry.ends_with(&format!("{route} configured (dry run)\n  {difference}\n")), "{dry}");
+    let applied = plane.run(&["apply", "-f", "canary.yaml"]).unwrap();
+    assert_eq!(applied, format!("service/users unchanged\nservice/users-v2 unchanged\n{route} configured\n"));
+
+    let table = plane.run(&["get", "httproutes", "-o", "wide"]).unwrap();
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAME", "PARENTS", "RULES", "ACCEPTED", "RESOLVED", "AGE", "BACKENDS"]);
+    assert_eq!(lines[1][..5], ["canary", "users", "1", "True", "True"]);
+    assert_eq!(lines[1][6], "users:80*50,users-v2:80*10");
+    let described = plane.run(&["describe", "httproute", "canary"]).unwrap();
+    for part in
+        ["Name:             canary", "Generation:       2", "    - name: users\n", "Conditions at Service users:"]
+    {
+        assert!(described.contains(part), "{part}: {described}");
+    }
+    // What is shown can be applied.
+    plane.write("shown.yaml", &plane.run(&["get", "svc", "-o", "yaml"]).unwrap());
+    let applied = plane.run(&["apply", "-f", "shown.yaml"]).unwrap();
+    assert_eq!(applied, "service/users unchanged\nservice/users-v2 unchanged\n");
+    assert_eq!(plane.run(&["get", "svc", "-A", "-o", "name"]).unwrap(), "service/users\nservice/users-v2\n");
+    assert_eq!(plane.run(&["get", "svc", "-n", "other"]).unwrap(), "");
+
+    assert_eq!(plane.run(&["delete", "svc/users-v2"]).unwrap(), "service/users-v2 deleted\n");
+    let table = plane.run(&["get", "httproute"]).unwrap();
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[3..5], ["True", "False"], "a backend is gone: {table}");
+    let refused = plane.run(&["delete", "-f", "shop.yaml"]).unwrap_err();
+    assert_eq!(refused, "error: not found: Service default/users-v2\n");
+    plane.run(&["delete", "httproute", "canary"]).unwrap();
+    let missing = plane.run(&["get", "httproute", "canary"]).unwrap_err();
+    assert_eq!(missing, "error: not found: HTTPRoute default/canary\n");
+}
+
+#[test]
+fn what_is_wrong_is_shown_with_its_line_and_nothing_is_applied() {
+    let (plane, _directory) = plane();
+    plane.write("form.yaml", &SHOP.replace("backendRefs", "backendRef"));
+    assert_eq!(
+        plane.run(&["apply", "-f", "form.yaml"]).unwrap_err(),
+        "error: form.yaml:17:5: HTTPRoute: spec.rules[0].backendRef: HTTPRouteRule has no such field; did you mean \
+         \"backendRefs\"?\nnothing was applied\n"
+    );
+    plane.write("meaning.yaml", &SHOP.replace("port: 80, weight: 10", "port: 80000, weight: 10"));
+    assert_eq!(
+        plane.run(&["apply", "-f", "meaning.yaml"]).unwrap_err(),
+        "error: meaning.yaml:19:30: HTTPRoute default/canary: spec.rules[0].backendRefs[1].port: 80000: must be 1 to \
+         65535\nnothing was applied\n"
+    );
+    assert_eq!(plane.run(&["get", "svc", "-o", "name"]).unwrap(), "");
+    let near = plane.run(&["get", "httprout"]).unwrap_err();
+    assert_eq!(near, "error: \"httprout\" is no kind of this version; did you mean \"httproute\" or \"httproutes\"?\n");
+}
+
+#[test]
+fn a_watch_follows_what_others_do() {
+    let (plane, _directory) = plane();
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let mut watch = plane.command(&["get", "svc", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut next = || lines.next().unwrap().split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(next(), ["EVENT", "NAME"]);
+    assert_eq!(next(), ["users", "ClusterIP"]);
+    assert_eq!(next(), ["users-v2", "ClusterIP"]);
+    plane.run(&["delete", "svc", "users-v2"]).unwrap();
+    assert_eq!(next(), ["deleted", "users-v2"]);
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    assert_eq!(next(), ["applied", "users-v2"]);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn it_stops_when_told_and_says_how_it_is() {
+    let (mut plane, _directory) = plane();
+    assert!(plane.page("/healthz").starts_with("HTTP/1.1 200 "));
+    assert!(plane.page("/readyz").starts_with("HTTP/1.1 200 "));
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let metrics = plane.page("/metrics");
+    for sample in [
+        "outrigger_control_revision 1\n",
+        "outrigger_control_objects{kind=\"Service\"} 2\n",
+        "outrigger_control_requests_total{method=\"Apply\",code=\"Ok\"} 1\n",
+    ] {
+        assert!(metrics.contains(sample), "{sample}: {metrics}");
+    }
+    // A second one on the same files is refused.
+    let second = control()
+        .args(["serve", "--http", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--data"])
+        .arg(plane.directory.join("data"))
+        .output()
+        .unwrap();
+    let reason = String::from_utf8(second.stderr).unwrap();
+    assert!(!second.status.success() && reason.contains("another process has it open: stop that one"), "{reason}");
+
+    let mut watch =
+        plane.command(&["get", "svc", "--watch"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("EVENT"));
+    plane.process.terminate();
+    let status = plane.process.wait(PATIENCE).unwrap_or_else(|| panic!("{}", plane.process.output()));
+    assert!(status.success(), "{}", plane.process.output());
+    assert!(!plane.socket().exists());
+    assert_eq!(watch.wait().unwrap().code(), Some(1));
+    let nobody = plane.run(&["proxies"]).unwrap_err();
+    assert!(
+        nobody.contains("start one by `outrigger serve`, or say where it is by --server or OUTRIGGER_SERVER"),
+        "{nobody}"
+    );
+}
