@@ -59,12 +59,11 @@ pub(super) fn check(
 
 /// A resource that no proxy would take, as faults of the Service that it was compiled for.
 fn violations(rejected: &Rejected) -> impl Iterator<Item = Violation> {
-    rejected.problems.iter().map(|problem| Violation {
-        // It comes from several objects.
-        field: "objects".to_owned(),
-        place: format!("{:?} {}: {}", rejected.kind, rejected.name, problem.path),
-        value: problem.value.clone(),
-        reason: problem.reason.clone(),
+    rejected.problems.iter().map(|problem| {
+        // It comes from several objects: no one field of the request is to blame.
+        let place = format!("{:?} {}: {}", rejected.kind, rejected.name, problem.path);
+        let (value, reason) = (problem.value.clone(), problem.reason.clone());
+        Violation { field: place.clone(), place, value, reason }
     })
 }
 
