@@ -21,6 +21,9 @@ use self::stream::Stream;
 use crate::configuration::channel::Feed;
 use crate::worker::Worker;
 
+/// So many names are taken in at once.
+const BATCH: usize = 16_384;
+
 /// What tells streams apart: the kind is that of a stream for one kind only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -31,7 +34,7 @@ struct Key {
 /// A stream that runs.
 #[derive(Debug)]
 struct Running {
-    interests: mpsc::UnboundedSender<Interest>,
+    interests: mpsc::UnboundedSender<Vec<Interest>>,
     /// How many names it is wanted for; it ends with the last one.
     names: usize,
     /// It carries all of a kind, so it does not end.
@@ -81,15 +84,26 @@ pub async fn run(
         let stream = start(&key, kinds, true);
         running.insert(key, stream);
     }
-    while let Some(interest) = interests.recv().await {
-        let Some(key) = key(interest.kind, &interest.source.origin, ads.as_ref()) else { continue };
-        let stream = running.entry(key.clone()).or_insert_with(|| start(&key, Vec::new(), false));
-        stream.names = if interest.wanted { stream.names + 1 } else { stream.names.saturating_sub(1) };
-        let is_over = stream.names == 0 && !stream.forever;
-        // Its task is there as long as this end of the channel is.
-        _ = stream.interests.send(interest);
-        if is_over {
-            running.remove(&key);
+    let mut batch = Vec::new();
+    // Thousands of names that are wanted at once go into one request.
+    while interests.recv_many(&mut batch, BATCH).await > 0 {
+        let mut by_key: HashMap<Key, Vec<Interest>> = HashMap::new();
+        for interest in batch.drain(..) {
+            if let Some(key) = key(interest.kind, &interest.source.origin, ads.as_ref()) {
+                by_key.entry(key).or_default().push(interest);
+            }
+        }
+        for (key, interests) in by_key {
+            let stream = running.entry(key.clone()).or_insert_with(|| start(&key, Vec::new(), false));
+            for interest in &interests {
+                stream.names = if interest.wanted { stream.names + 1 } else { stream.names.saturating_sub(1) };
+            }
+            let is_over = stream.names == 0 && !stream.forever;
+            // Its task is there as long as this end of the channel is.
+            _ = stream.interests.send(interests);
+            if is_over {
+                running.remove(&key);
+            }
         }
     }
 }

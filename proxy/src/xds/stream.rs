@@ -30,7 +30,7 @@ pub(super) struct Stream {
     /// The kinds of which it carries all, each with the wait for its first response.
     pub(super) kinds: Vec<(Kind, Option<Duration>)>,
     pub(super) feed: Feed,
-    pub(super) interests: mpsc::UnboundedReceiver<Interest>,
+    pub(super) interests: mpsc::UnboundedReceiver<Vec<Interest>>,
     pub(super) first_clusters: watch::Sender<bool>,
     pub(super) clusters_are_there: watch::Receiver<bool>,
 }
@@ -51,7 +51,7 @@ enum Link {
 
 /// What happens next.
 enum Event {
-    Interest(Option<Interest>),
+    Interests(Option<Vec<Interest>>),
     /// The first clusters are there, so listeners can be asked for.
     Clusters,
     Applied(Option<Vec<Rejection>>),
@@ -113,7 +113,7 @@ impl Stream {
                             None => pending().await,
                         }
                     } => Event::Applied(outcome),
-                    interest = self.interests.recv() => Event::Interest(interest),
+                    interests = self.interests.recv() => Event::Interests(interests),
                     // An error is as good as a change: the stream that was to bring them is gone.
                     _ = self.clusters_are_there.wait_for(|there| *there), if waits_for_clusters => Event::Clusters,
                     event = next_of(&mut link, wants_response) => event,
@@ -126,14 +126,12 @@ impl Stream {
                 }
             };
             match event {
-                Event::Interest(Some(interest)) => {
-                    self.interest(&mut client, &interest);
-                    // All that are there go into one request.
-                    while let Ok(interest) = self.interests.try_recv() {
+                Event::Interests(Some(interests)) => {
+                    for interest in interests {
                         self.interest(&mut client, &interest);
                     }
                 }
-                Event::Interest(None) => return,
+                Event::Interests(None) => return,
                 Event::Clusters => {
                     if let Some(timeout) = listeners.take() {
                         self.subscribe_all(&mut client, Kind::Listener, timeout);

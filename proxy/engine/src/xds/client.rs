@@ -229,10 +229,19 @@ impl Client {
         if !self.limit.as_mut().is_none_or(|bucket| bucket.has_token(now)) {
             return None;
         }
-        let mut request = match self.answers.pop_front() {
-            Some(answer) => self.answer(answer),
-            None => self.subscription_change(),
-        }?;
+        let (kind, mut request) = match self.answers.pop_front() {
+            Some(answer) => (answer.kind, self.answer(answer)?),
+            None => self.subscription_change()?,
+        };
+        let names = match &request {
+            Request::Sotw(message) => &message.resource_names,
+            Request::Delta(message) => &message.resource_names_subscribe,
+        };
+        if !names.is_empty()
+            && let Some(subscription) = self.kinds.get_mut(&kind)
+        {
+            subscription.start_waits(now);
+        }
         if let Some(bucket) = &mut self.limit {
             bucket.take(now);
         }
@@ -243,7 +252,6 @@ impl Client {
             }
             self.stream = Some(true);
         }
-        self.kinds.values_mut().for_each(|subscription| subscription.start_waits(now));
         Some(request)
     }
 
@@ -302,6 +310,7 @@ impl Client {
                     ..Default::default()
                 };
                 // What is wanted again was left out, so the server has heard that it was given up.
+                subscription.changed = !on_stream.again.is_empty();
                 on_stream.again.clear();
                 on_stream.names = names;
                 Request::Sotw(message)
@@ -316,7 +325,7 @@ impl Client {
         })
     }
 
-    fn subscription_change(&mut self) -> Option<Request> {
+    fn subscription_change(&mut self) -> Option<(Kind, Request)> {
         let must_wait = |kind| self.is_held(kind) || self.is_new(kind) && self.is_unsettled(kind);
         let kinds: Vec<Kind> = self.kinds.keys().copied().filter(|kind| !must_wait(*kind)).collect();
         let variant = self.variant;
@@ -324,7 +333,7 @@ impl Client {
             Variant::Sotw => state_of_the_world_change(subscription, kind).map(Request::Sotw),
             Variant::Delta => delta_change(subscription, kind).map(Request::Delta),
         };
-        kinds.into_iter().find_map(|kind| change(self.kinds.get_mut(&kind)?, kind))
+        kinds.into_iter().find_map(|kind| Some((kind, change(self.kinds.get_mut(&kind)?, kind)?)))
     }
 }
 
@@ -338,16 +347,18 @@ fn state_of_the_world_change(subscription: &mut Subscription, kind: Kind) -> Opt
         None if !subscription.is_wanted() => return None,
         None => String::new(),
         // The answer that is due brings the names.
-        Some(on_stream) if on_stream.open > 0 => return None,
+        Some(on_stream) if on_stream.open > 0 || !subscription.changed => return None,
         Some(on_stream) => on_stream.nonce.clone(),
     };
     let names = subscription.names_to_send();
     if let Some(on_stream) = &subscription.on_stream
         && on_stream.names == names
     {
+        subscription.changed = false;
         return None;
     }
     let on_stream = subscription.on_stream.get_or_insert_with(OnStream::default);
+    subscription.changed = !on_stream.again.is_empty();
     on_stream.again.clear();
     on_stream.names.clone_from(&names);
     Some(pb::DiscoveryRequest {
@@ -370,11 +381,15 @@ fn delta_change(subscription: &mut Subscription, kind: Kind) -> Option<pb::Delta
         let versions = subscription.known().map(|(name, version)| (name.to_string(), version.to_owned())).collect();
         let subscribe = strings(&names);
         subscription.on_stream = Some(OnStream { names, ..Default::default() });
+        subscription.changed = false;
         return Some(pb::DeltaDiscoveryRequest {
             resource_names_subscribe: subscribe,
             initial_resource_versions: versions,
             ..message
         });
+    }
+    if !subscription.changed {
+        return None;
     }
     let (gone, new) = subscription.difference();
     let on_stream = subscription.on_stream.as_mut()?;
@@ -386,6 +401,7 @@ fn delta_change(subscription: &mut Subscription, kind: Kind) -> Option<pb::Delta
         }
         return Some(pb::DeltaDiscoveryRequest { resource_names_unsubscribe: strings(&gone), ..message });
     }
+    subscription.changed = false;
     if new.is_empty() {
         return None;
     }

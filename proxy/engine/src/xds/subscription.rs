@@ -28,6 +28,8 @@ pub(super) struct Subscription {
     /// Whether the first response was applied, or the wait for it is over.
     pub answered: bool,
     names: BTreeMap<Arc<str>, Wanted>,
+    /// Whether the server may not know all of the names: comparing thousands is not free.
+    pub changed: bool,
     known: HashMap<Arc<str>, Known>,
     failed: BTreeMap<Arc<str>, Failure>,
     /// Of the last response that was accepted as a whole.
@@ -106,6 +108,7 @@ impl Subscription {
             first_wait: None,
             answered: false,
             names: BTreeMap::new(),
+            changed: false,
             known: HashMap::new(),
             failed: BTreeMap::new(),
             version: String::new(),
@@ -134,6 +137,7 @@ impl Subscription {
             wanted.timeout = timeout;
             return;
         }
+        self.changed = true;
         let name: Arc<str> = name.into();
         if let Some(on_stream) = &mut self.on_stream
             && on_stream.names.contains(&name)
@@ -152,6 +156,7 @@ impl Subscription {
 
     pub(super) fn give_up(&mut self, name: &str) {
         let Some((name, wanted)) = self.names.remove_entry(name) else { return };
+        self.changed = true;
         if let Wait::Until(until) = wanted.wait {
             self.waits.remove(&(until, name.clone()));
         }
