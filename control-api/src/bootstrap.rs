@@ -166,6 +166,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use outrigger_engine::config::bootstrap::Bootstrap;
     use outrigger_engine::source::{Source, bootstrap_message};
 
     use super::*;
@@ -197,6 +198,7 @@ mod tests {
         assert_eq!(config.inbound, ["8080=127.0.0.1:9080".parse().unwrap()]);
         let to = ["users=127.0.0.1:9101", "other/products:http=127.0.0.1:9102"];
         assert_eq!(config.to, to.map(|text| text.parse().unwrap()));
+        assert!(Bootstrap::load(&[Source::new("made", &yaml)]).is_ok(), "{yaml}");
         for part in
             ["type: STRICT_DNS", "address: \"control.test\", port_value: 15010", "address: \"::1\", port_value: 9901"]
         {

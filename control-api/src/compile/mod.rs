@@ -23,7 +23,6 @@ use outrigger_engine::config::endpoint::LoadAssignment;
 use outrigger_engine::config::report::{At, Problem, Report};
 use outrigger_engine::route::RouteTable;
 use outrigger_engine::xds::Kind;
-use outrigger_proto::envoy::config::cluster::v3 as pb;
 use prost::Message;
 
 use crate::model::{Key, Model, Name, Protocol, Status, Stored};
@@ -84,7 +83,7 @@ impl Mesh {
             for port in &service.ports {
                 let cluster = resource_name(name, port.port.number);
                 let message = cluster::eds(&cluster, port.protocol, &port.policy);
-                compiler.add(Kind::Cluster, &cluster, message, check_cluster);
+                compiler.add(Kind::Cluster, &cluster, message, Cluster::convert);
                 let message = endpoints::assignment(&cluster, &port.endpoints);
                 compiler.add(Kind::Endpoints, &cluster, message, LoadAssignment::convert);
                 let mut routes = BTreeMap::new();
@@ -152,13 +151,6 @@ impl Mesh {
     pub fn rejected(&self) -> &[Rejected] {
         &self.rejected
     }
-}
-
-/// All of a cluster but where its endpoints come from: the engine reads no EDS clusters yet.
-fn check_cluster(mut message: pb::Cluster, at: &At<'_>) -> Option<Cluster> {
-    message.eds_cluster_config = None;
-    message.cluster_discovery_type = None;
-    Cluster::convert(message, at)
 }
 
 /// `namespace/service/port`

@@ -74,6 +74,19 @@ impl Proxy {
     }
 }
 
+fn outrigger() -> Command {
+    let mut command = match peers::shipped("outrigger-proxy") {
+        Some(program) => Command::new(program),
+        None => {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+            command.arg("proxy");
+            command
+        }
+    };
+    command.args(["--concurrency", "1", "-l", "warning"]);
+    command
+}
+
 fn envoy(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.args(["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"]);
@@ -169,4 +182,14 @@ fn envoy_by_delta() {
 fn envoy_by_state_of_the_world() {
     let Some(program) = peers::find("envoy", "envoy_by_state_of_the_world") else { return };
     every_field_has_its_effect(envoy(&program), false);
+}
+
+#[test]
+fn outrigger_by_delta() {
+    every_field_has_its_effect(outrigger(), true);
+}
+
+#[test]
+fn outrigger_by_state_of_the_world() {
+    every_field_has_its_effect(outrigger(), false);
 }

@@ -2,11 +2,12 @@
 
 use outrigger_engine::config::cluster::{Cluster, HttpProtocol, LbPolicy, RetryBudget, TcpKeepalive};
 use outrigger_engine::config::endpoint::HealthStatus;
+use outrigger_proto::envoy::config::cluster::v3 as pb;
 
 use super::*;
 
 fn cluster(mesh: &Mesh, name: &str) -> Cluster {
-    converted(&mesh.everything, Kind::Cluster, name, crate::compile::check_cluster).unwrap()
+    converted(&mesh.everything, Kind::Cluster, name, |message: pb::Cluster, at| Cluster::convert(message, at)).unwrap()
 }
 
 fn of_shop(policy_spec: &str) -> Cluster {

@@ -48,8 +48,10 @@ fn a_node_gets_what_it_calls_and_no_more() {
     );
     let shared = &mesh.everything[&Kind::Routes]["default/shop/8080"];
     assert!(Arc::ptr_eq(shared, &view[&Kind::Routes]["default/shop/8080"]), "the very same");
-    let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
-    converted(&view, Kind::Listener, "inbound/8080", convert).unwrap();
+    for name in view[&Kind::Listener].keys() {
+        let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
+        converted(&view, Kind::Listener, name, convert).unwrap();
+    }
     let convert = |message: cluster_pb::Cluster, at: &At<'_>| Cluster::convert(message, at);
     converted(&view, Kind::Cluster, "inbound/8080", convert).unwrap();
 }
