@@ -205,14 +205,13 @@ pub(super) fn prometheus(state: &dyn AdminState, query: &Query) -> Response {
         }
         let (metric, code) = tagged(sample.metric.clone());
         let label = labels.of(&sample, code);
-        let index = *names.entry((sample.family, labels.listener_http, metric)).or_insert_with_key(|(.., metric)| {
+        let index = *names.entry((sample.family, labels.part, metric)).or_insert_with_key(|(.., metric)| {
             let kind = match sample.value {
                 Value::Counter(_) => Kind::Counter,
                 Value::Gauge(_) => Kind::Gauge,
                 Value::Histogram(..) => Kind::Histogram,
             };
-            let http = if labels.listener_http { "_http" } else { "" };
-            let name = sanitized(&format!("envoy_{}{http}_{metric}", sample.family));
+            let name = sanitized(&format!("envoy_{}{}_{metric}", sample.family, labels.part));
             metrics.push(Metric { name, kind, series: Vec::new() });
             metrics.len() - 1
         });
@@ -283,29 +282,36 @@ struct Labels {
     family: &'static str,
     scope: Option<Arc<str>>,
     labels: Arc<str>,
-    /// The scope is one of a connection manager on a listener.
-    listener_http: bool,
+    /// What of the scope's name stays in the metric's: of a connection manager on a listener, or of its routes.
+    part: &'static str,
 }
 
 impl Labels {
     fn of(&mut self, sample: &Sample, code: Option<String>) -> Arc<str> {
         if (self.family, &self.scope) != (sample.family, &sample.scope) {
             let scope = sample.scope.as_deref();
-            let http = scope.and_then(|scope| scope.split_once(".http."));
-            let http = http.filter(|_| sample.family == "listener");
-            self.labels = match (sample.family, scope, http) {
-                (_, _, Some((address, prefix))) => {
-                    let prefix = label("envoy_http_conn_manager_prefix", prefix);
-                    format!("{prefix},{}", label("envoy_listener_address", address))
+            let (separator, part) = match sample.family {
+                "listener" => (".http.", "_http"),
+                "http" => (".rds.", "_rds"),
+                _ => ("\n", ""),
+            };
+            let parts = scope.and_then(|scope| scope.split_once(separator));
+            let prefix = |prefix| label("envoy_http_conn_manager_prefix", prefix);
+            self.labels = match (sample.family, scope, parts) {
+                ("listener", _, Some((address, manager))) => {
+                    format!("{},{}", prefix(manager), label("envoy_listener_address", address))
                 }
-                ("http", Some(prefix), _) => label("envoy_http_conn_manager_prefix", prefix),
-                ("listener", Some(address), _) => label("envoy_listener_address", address),
+                ("http", _, Some((manager, routes))) => {
+                    format!("{},{}", prefix(manager), label("envoy_rds_route_config", routes))
+                }
+                ("http", Some(manager), None) => prefix(manager),
+                ("listener", Some(address), None) => label("envoy_listener_address", address),
                 ("cluster", Some(name), _) => label("envoy_cluster_name", name),
                 ("tcp", Some(prefix), _) => label("envoy_tcp_prefix", prefix),
                 _ => String::new(),
             }
             .into();
-            self.listener_http = http.is_some();
+            self.part = if parts.is_some() { part } else { "" };
             self.family = sample.family;
             self.scope.clone_from(&sample.scope);
         }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outrigger_engine::balance::ClusterState;
 use outrigger_engine::config::cluster::Cluster;
-use outrigger_engine::config::listener::{FilterChain, Listener};
+use outrigger_engine::config::hcm::RouteSource;
+use outrigger_engine::config::listener::{FilterChain, Listener, NetworkFilter};
 use outrigger_engine::snapshot::{Applied, Effect, Snapshot, Warmer};
 use outrigger_engine::xds::{Interest, Kind, Rejection, Resource, Update};
 
@@ -17,7 +18,7 @@ use crate::admin::certs;
 use crate::process::Process;
 use crate::server::StartError;
 use crate::telemetry::access_log::LogFile;
-use crate::telemetry::stats::{ClusterStats, Scope, SubscriptionStats};
+use crate::telemetry::stats::{ClusterStats, RdsStats, Scope, SubscriptionStats};
 use crate::worker::Command;
 
 /// `cluster_wait`: how long routes wait for clusters, and removed clusters stay.
@@ -45,6 +46,8 @@ pub(super) struct Applier {
     static_listeners: HashSet<Arc<str>>,
     /// The counters of each cluster, so that unused ones show too.
     cluster_stats: HashMap<Arc<str>, Arc<Scope<ClusterStats>>>,
+    /// The counters of each route configuration, once for each `stat_prefix` that takes it.
+    rds_stats: HashMap<Arc<str>, Vec<Arc<Scope<RdsStats>>>>,
     /// The files that listeners log to, open as long as one is configured to.
     log_files: HashMap<Arc<str>, Vec<Arc<LogFile>>>,
     /// The listeners that are configured, in force or not yet.
@@ -66,6 +69,7 @@ impl Applier {
             static_clusters: HashSet::new(),
             static_listeners: HashSet::new(),
             cluster_stats: HashMap::new(),
+            rds_stats: HashMap::new(),
             log_files: HashMap::new(),
             listener_names: HashSet::new(),
             sockets_changed: false,
@@ -113,7 +117,11 @@ impl Applier {
             self.remove(kind, &removed);
         }
         for resource in &changed {
-            match self.set(kind, resource) {
+            let applied = self.set(kind, resource);
+            if kind == Kind::Routes {
+                self.count_routes(&resource.name, &applied);
+            }
+            match applied {
                 Ok(Applied::Unchanged) => self.process.record.repeated(kind, resource),
                 Ok(Applied::Added | Applied::Modified) => {
                     self.process.record.accepted(kind, resource, now);
@@ -189,6 +197,9 @@ impl Applier {
             match effect {
                 Effect::Subscribe(interest) => {
                     if !interest.wanted {
+                        if interest.kind == Kind::Routes {
+                            self.rds_stats.remove(interest.name.as_str());
+                        }
                         self.process.record.removed(interest.kind, &interest.name);
                     }
                     wanted.interests.push(interest);
@@ -334,7 +345,12 @@ impl Applier {
         now: Instant,
         make: impl FnOnce(Option<&Arc<Listener>>) -> Result<Arc<Listener>, E>,
     ) -> Result<Applied, E> {
+        let mut made = None;
+        let make = |previous: Option<&Arc<Listener>>| make(previous).inspect(|listener| made = Some(listener.clone()));
         let applied = self.warmer.set_listener(name, version, now, make);
+        if let Some(listener) = made {
+            self.hold_rds_stats(&listener);
+        }
         let stats = &self.process.stats.listener_manager;
         match &applied {
             Ok(Applied::Added) => stats.listener_added.inc(),
@@ -348,6 +364,31 @@ impl Applier {
             self.tls_changed = true;
         }
         applied
+    }
+
+    /// Route configurations are counted for the connection managers that take them.
+    fn hold_rds_stats(&mut self, listener: &Listener) {
+        for chain in listener.chains() {
+            let NetworkFilter::Http(manager) = &chain.filter else { continue };
+            let RouteSource::Rds(rds) = &manager.routes else { continue };
+            let scope = self.process.stats.rds(&manager.stat_prefix, &rds.name);
+            let scopes = self.rds_stats.entry(rds.name.clone()).or_default();
+            if !scopes.iter().any(|known| Arc::ptr_eq(known, &scope)) {
+                scopes.push(scope);
+            }
+        }
+    }
+
+    fn count_routes(&self, name: &str, applied: &Result<Applied, Reasons>) {
+        for scope in self.rds_stats.get(name).into_iter().flatten() {
+            match applied {
+                Ok(applied) => {
+                    scope.shared.update_success.inc();
+                    scope.shared.config_reload.add((*applied != Applied::Unchanged).into());
+                }
+                Err(_) => scope.shared.update_rejected.inc(),
+            }
+        }
     }
 
     /// Binds a listener of the bootstrap, and opens its logs.

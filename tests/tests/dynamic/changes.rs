@@ -33,6 +33,11 @@ fn a_route_update_is_seen_by_connections_that_are_open() {
         });
     }
     assert_eq!(mesh.stat("listener_manager.listener_modified"), 0);
+    assert_eq!(mesh.stat("http.first.rds.shop.config_reload"), 2);
+    assert_eq!(mesh.stat("http.second.rds.shop.update_rejected"), 0);
+    let labels = "envoy_http_conn_manager_prefix=\"first\",envoy_rds_route_config=\"shop\"";
+    let metric = format!("envoy_http_rds_config_reload{{{labels}}} 2");
+    assert!(mesh.admin("/stats/prometheus").contains(&metric));
     assert_eq!(mesh.stat("cluster_manager.cluster_added"), 2);
 }
 

@@ -33,4 +33,12 @@ metric_structs! {
             responses: CodeClasses,
         }
     }
+
+    /// `http.<stat_prefix>.rds.<route_config_name>.`
+    RdsStats (shard RdsShared) {}
+
+    /// `http.<stat_prefix>.rds.<route_config_name>.`, what whoever applies the configuration counts.
+    RdsShared (single) {
+        counters { config_reload, update_rejected, update_success }
+    }
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub use cluster::{Breakers, ClusterShared, ClusterStats, Times};
 pub use codes::{CodeClasses, Codes, Origin};
 pub use histogram::{Histogram, Snapshot};
-pub use http::HttpStats;
+pub use http::{HttpStats, RdsShared, RdsStats};
 pub use listener::{ListenerHttpStats, ListenerStats, TcpStats};
 pub use metric::{Counter, Gauge, SharedCounter};
 pub use scope::{Family, Merge, Metrics, Sample, Scope, Single, Unit, Value};
@@ -41,6 +41,8 @@ pub use worker::WorkerStats;
 pub struct Stats {
     /// `http.<stat_prefix>.`
     http: Family<HttpStats>,
+    /// `http.<stat_prefix>.rds.<route_config_name>.`, the scope's name being `<stat_prefix>.rds.<route_config_name>`.
+    rds: Family<RdsStats>,
     /// `listener.<address>.`
     listener: Family<ListenerStats>,
     /// `listener.<address>.http.<stat_prefix>.`, the scope's name being `<address>.http.<stat_prefix>`.
@@ -78,6 +80,11 @@ impl Stats {
         self.http.scope(&sanitized(stat_prefix))
     }
 
+    /// The scope of a route configuration that connection managers with this `stat_prefix` take by name.
+    pub fn rds(&self, stat_prefix: &str, name: &str) -> Arc<Scope<RdsStats>> {
+        self.rds.scope(&format!("{}.rds.{}", sanitized(stat_prefix), sanitized(name)))
+    }
+
     /// The scope of a listener: its `stat_prefix`, else its address (`0.0.0.0:80` is shown as `0.0.0.0_80`).
     pub fn listener(&self, name: &str) -> Arc<Scope<ListenerStats>> {
         self.listener.scope(&sanitized(name))
@@ -106,6 +113,7 @@ impl Stats {
     /// Hands out every sample, family by family; the scopes of a family by name. Runs on the control thread.
     pub fn visit(&self, visit: &mut dyn FnMut(Sample)) {
         self.http.visit("http", visit);
+        self.rds.visit("http", visit);
         self.listener.visit("listener", visit);
         self.listener_http.visit("listener", visit);
         self.cluster.visit("cluster", visit);
@@ -130,6 +138,7 @@ impl Stats {
     /// Counts again from zero (`/reset_counters`): counters only, gauges and histograms stay.
     pub fn reset_counters(&self) {
         self.http.reset_counters();
+        self.rds.reset_counters();
         self.listener.reset_counters();
         self.listener_http.reset_counters();
         self.cluster.reset_counters();
