@@ -148,25 +148,30 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn sent(&self, response: &Response) {
+    /// A response was sent, with which the proxy has so many resources of the kind.
+    pub(super) fn sent(&self, response: &Response, resources: usize) {
         self.record(response.kind, |status, counts| {
             counts.responses += 1;
             status.sent = response.version.to_string();
-            status.resources = response.total;
+            status.resources = resources;
         });
     }
 
-    pub(super) fn answered(&self, kind: Kind, answer: Answer) {
-        self.record(kind, |status, counts| match answer {
-            Answer::None => {}
-            Answer::Accepted(version) => {
-                counts.accepted += 1;
-                status.accepted = version.to_string();
-                status.rejected = None;
-            }
-            Answer::Rejected(message) => {
-                counts.rejected += 1;
-                status.rejected = Some(message);
+    /// A request came, from which the proxy has so many resources of the kind: one that comes back says what it has.
+    pub(super) fn answered(&self, kind: Kind, answer: Answer, resources: usize) {
+        self.record(kind, |status, counts| {
+            status.resources = resources;
+            match answer {
+                Answer::None => {}
+                Answer::Accepted(version) => {
+                    counts.accepted += 1;
+                    status.accepted = version.to_string();
+                    status.rejected = None;
+                }
+                Answer::Rejected(message) => {
+                    counts.rejected += 1;
+                    status.rejected = Some(message);
+                }
             }
         });
     }

@@ -68,8 +68,6 @@ pub(super) struct Response {
     pub(super) version: Arc<str>,
     pub(super) resources: Vec<Arc<Resource>>,
     pub(super) removed: Vec<Arc<str>>,
-    /// How many resources of the kind the client then has.
-    pub(super) total: usize,
 }
 
 /// One stream.
@@ -118,6 +116,11 @@ impl Session {
             Names::All(names) => subscription.replace(kind, names, resources),
         }
         answer
+    }
+
+    /// How many resources of the kind the client has.
+    pub(super) fn told(&self, kind: Kind) -> usize {
+        self.subscriptions.get(&kind).map_or(0, |subscription| subscription.told.len())
     }
 
     /// The next response, if there is one to send now.
@@ -218,12 +221,11 @@ impl Session {
         }
         self.nonces += 1;
         let nonce: Arc<str> = self.nonces.to_string().into();
-        let total = subscription.told.len();
         subscription.in_flight = Some(InFlight { nonce: nonce.clone(), version: version.clone(), since: now });
         if kind == Kind::Cluster {
             self.owe_endpoints(&warming);
         }
-        Some(Response { kind, nonce, version, resources, removed, total })
+        Some(Response { kind, nonce, version, resources, removed })
     }
 
     /// A client warms a changed cluster until its endpoints come, also if they are the same; being subscribed to them already,

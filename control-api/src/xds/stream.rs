@@ -153,7 +153,7 @@ impl<M: Messages> Serve<M> {
         }
         if let Some(open) = &mut self.open {
             let answer = open.session.request(kind, request);
-            open.entry.answered(kind, answer);
+            open.entry.answered(kind, answer, open.session.told(kind));
         }
         Ok(())
     }
@@ -212,7 +212,7 @@ impl<M: Messages> Stream for Serve<M> {
                 continue;
             };
             if let Some(response) = open.session.next(now.into_std()) {
-                open.entry.sent(&response);
+                open.entry.sent(&response, open.session.told(response.kind));
                 return Poll::Ready(Some(Ok(M::write(response))));
             }
             if !idle {

@@ -144,6 +144,27 @@ async fn updates_are_sent_and_what_the_proxy_says_of_them_is_kept_while_it_is_co
 }
 
 #[tokio::test]
+async fn a_proxy_that_comes_back_is_known_with_what_it_has() {
+    let control = Control::start(view(&[(Kind::Cluster, &["a=1", "b=1"])])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let (requests, receiver) = mpsc::channel(4);
+    let versions = ["a", "b"].map(|name| (name.to_owned(), "1".to_owned()));
+    let request = DeltaDiscoveryRequest {
+        node: node(),
+        type_url: Kind::Cluster.type_url().to_owned(),
+        initial_resource_versions: versions.into(),
+        ..Default::default()
+    };
+    requests.send(request).await.unwrap();
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    control.update(view(&[(Kind::Cluster, &["a=1", "b=2"])]));
+    let response = responses.message().await.unwrap().unwrap();
+    assert_eq!(response.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    let status = control.proxies.list().remove(0).kinds.remove(&Kind::Cluster).unwrap();
+    assert_eq!((status.resources, status.synced()), (2, false));
+}
+
+#[tokio::test]
 async fn streams_end_when_the_views_end() {
     let control = Control::start(view(&[(Kind::Cluster, &["a=1"])])).await;
     let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
