@@ -346,3 +346,30 @@ fn a_mesh_by_delta_streams_for_each_kind() {
 fn a_mesh_by_the_state_of_the_world_of_each_kind() {
     a_mesh_comes_and_moves(Mode { delta: false, aggregated: false });
 }
+
+#[test]
+fn thousands_of_clusters_cost_few_messages() {
+    let mode = Mode { delta: true, aggregated: true };
+    let (first, second) = (upstream("first"), upstream("second"));
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("control"));
+    let mut proxy = Proxy::start(mode, directory);
+    let mut stream = server.stream();
+    let names: Vec<String> = (0..2000).map(|n| format!("cluster-{n:04}")).collect();
+    let clusters: Vec<Value> = names.iter().map(|name| cluster(name, mode)).collect();
+    stream.accepted(Kind::Cluster, "1", &clusters, &[]);
+    assert_eq!(stream.subscription(Kind::Endpoints).names, names);
+    let all: Vec<Value> = names.iter().map(|name| endpoints(name, first)).collect();
+    stream.accepted(Kind::Endpoints, "1", &all, &[]);
+    stream.subscription(Kind::Listener);
+    stream.accepted(Kind::Listener, "1", &[proxy.listener(mode)], &[]);
+    stream.subscription(Kind::Routes);
+    stream.accepted(Kind::Routes, "1", &[routes("cluster-1999")], &[]);
+    let admin = proxy.admin();
+    proxy.process.ready(&admin, PATIENCE).unwrap();
+    proxy.answers("first");
+    // The same again changes nothing; one of them moves one.
+    stream.accepted(Kind::Cluster, "2", &clusters, &[]);
+    stream.accepted(Kind::Endpoints, "2", &[endpoints("cluster-1999", second)], &[]);
+    proxy.answers("second");
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -217,8 +217,9 @@ fn name(json: &Value) -> &str {
 }
 
 fn any(kind: Kind, json: &Value) -> Any {
-    let pool = DescriptorPool::decode(outrigger_proto::DESCRIPTORS).unwrap();
-    let descriptor = pool.get_message_by_name(kind.type_url().rsplit_once('/').unwrap().1).unwrap();
+    static POOL: LazyLock<DescriptorPool> =
+        LazyLock::new(|| DescriptorPool::decode(outrigger_proto::DESCRIPTORS).unwrap());
+    let descriptor = POOL.get_message_by_name(kind.type_url().rsplit_once('/').unwrap().1).unwrap();
     let message = DynamicMessage::deserialize(descriptor, json).unwrap();
     Any { type_url: kind.type_url().to_owned(), value: message.encode_to_vec() }
 }
