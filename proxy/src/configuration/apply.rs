@@ -425,7 +425,8 @@ impl Applier {
                     }
                     self.process.record.removed(kind, name);
                 }
-                Kind::Cluster | Kind::Listener => {}
+                // What was refused in favour of the bootstrap's is shown no longer.
+                Kind::Cluster | Kind::Listener => self.process.record.removed(kind, name),
                 Kind::Endpoints => self.warmer.remove_endpoints(name),
                 Kind::Routes => self.warmer.remove_routes(name),
             }

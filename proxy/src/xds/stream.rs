@@ -216,6 +216,9 @@ impl Stream {
 
     fn receive(&self, client: &mut Client, response: Response) {
         let (type_url, count) = (response.type_url.clone(), response.len());
+        for (name, reason) in &response.errors {
+            tracing::warn!(target: "config", "the management server has trouble with {type_url:?} {name:?}: {reason}");
+        }
         match client.receive(response) {
             Some(kind) => tracing::debug!(target: "config", "{kind:?}: a response with {count} resources"),
             None => tracing::warn!(

@@ -11,7 +11,7 @@ use outrigger_proto::google::rpc::Status;
 use outrigger_proto::prost::Message as _;
 
 use super::subscription::{Draft, OnStream, Subscription};
-use super::{Failure, Kind, Rejection, Response, Update};
+use super::{Kind, Rejection, Response, Update};
 use crate::config::config_source::RateLimit;
 
 /// An `error_detail` is at most so long, in bytes: gRPC bounds what a peer may send.
@@ -259,11 +259,6 @@ impl Client {
     pub fn deadline(&self) -> Option<Instant> {
         let waits = self.kinds.values().filter(|_| self.in_hand.is_none()).filter_map(Subscription::deadline);
         waits.chain(self.limit.as_ref().and_then(Bucket::next_token)).min()
-    }
-
-    /// What failed of a kind, by name.
-    pub fn failures(&self, kind: Kind) -> impl Iterator<Item = (&Arc<str>, &Failure)> {
-        self.kinds.get(&kind).into_iter().flat_map(|subscription| subscription.failures())
     }
 
     /// What is accepted of a kind: name and version, in no order.

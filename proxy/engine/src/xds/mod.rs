@@ -25,7 +25,6 @@ pub use self::back_off::Reconnect;
 pub use self::client::{Client, Request, Variant};
 pub use self::node::identify;
 pub use self::response::Response;
-pub use self::subscription::Failure;
 
 /// The kinds of resources that are discovered, in the order in which a push has to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

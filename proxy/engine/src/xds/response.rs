@@ -23,8 +23,8 @@ pub struct Response {
     pub(super) nonce: String,
     pub(super) resources: Vec<Received>,
     pub(super) removed: Vec<String>,
-    /// What the server has to say about resources that it does not send.
-    pub(super) errors: Vec<(String, String)>,
+    /// What the server has to say about resources that it does not send: name and reason.
+    pub errors: Vec<(String, String)>,
 }
 
 /// A resource as it came.
@@ -120,7 +120,7 @@ impl From<pb::DeltaDiscoveryResponse> for Response {
 fn error(message: pb::ResourceError) -> Option<(String, String)> {
     let pb::ResourceError { resource_name, error_detail } = message;
     let reason = error_detail.map(|status| status.message).unwrap_or_default();
-    Some((resource_name?.name, format!("the management server: {reason}")))
+    Some((resource_name?.name, reason))
 }
 
 /// A resource of a state-of-the-world response: plain, or in the wrapper that delta responses have.

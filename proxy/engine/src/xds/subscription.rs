@@ -1,20 +1,11 @@
-//! What is known of one kind of resource: what is wanted, what is here, what failed, and what the server knows of that.
+//! What is known of one kind of resource: what is wanted, what is here, and what the server knows of that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::response::{Content, Received, Response};
 use super::{Kind, Rejection, Resource, Update, Variant};
-
-/// A resource that was rejected, or that the server has trouble with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The version that failed.
-    pub version: String,
-    /// Every reason.
-    pub reasons: Vec<String>,
-}
 
 #[derive(Debug)]
 pub(super) struct Subscription {
@@ -31,7 +22,8 @@ pub(super) struct Subscription {
     /// Whether the server may not know all of the names: comparing thousands is not free.
     pub changed: bool,
     known: HashMap<Arc<str>, Known>,
-    failed: BTreeMap<Arc<str>, Failure>,
+    /// What was rejected last: whoever shows it wants to know when it is gone. The empty name stands for all without one.
+    failed: BTreeSet<Arc<str>>,
     /// Of the last response that was accepted as a whole.
     pub version: String,
     /// `None` until something of this kind was sent on the stream.
@@ -110,7 +102,7 @@ impl Subscription {
             names: BTreeMap::new(),
             changed: false,
             known: HashMap::new(),
-            failed: BTreeMap::new(),
+            failed: BTreeSet::new(),
             version: String::new(),
             on_stream: None,
             waits: BTreeSet::new(),
@@ -121,10 +113,6 @@ impl Subscription {
     /// Whether there is anything to ask for.
     pub(super) fn is_wanted(&self) -> bool {
         self.wildcard || !self.names.is_empty()
-    }
-
-    pub(super) fn failures(&self) -> &BTreeMap<Arc<str>, Failure> {
-        &self.failed
     }
 
     pub(super) fn known(&self) -> impl Iterator<Item = (&Arc<str>, &str)> {
@@ -280,27 +268,27 @@ impl Subscription {
         // A state of the world without a cluster or listener means that it is gone, unless it may be the one without a
         // name, or the response only prolongs lives. Of endpoints and routes a server may send a part.
         if variant == Variant::Sotw && self.wildcard && unnamed == 0 && !heartbeats {
-            let gone: Vec<Arc<str>> =
-                self.known.keys().filter(|name| !counts.contains_key(&***name)).cloned().collect();
+            let all = self.known.keys().chain(&self.failed);
+            let gone: BTreeSet<Arc<str>> = all.filter(|name| !counts.contains_key(&***name)).cloned().collect();
             for name in gone {
                 self.forget(&name);
+                self.failed.remove(&name);
                 draft.update.removed.push(name.to_string());
             }
-            self.failed.retain(|name, _| counts.contains_key(&**name));
+        }
+        if unnamed == 0 && self.failed.remove("") {
+            draft.update.removed.push(String::new());
         }
         for name in removed {
             if !counts.contains_key(&name) {
                 self.take_removal(name, &mut draft);
             }
         }
-        for (name, reason) in errors {
+        for (name, _) in errors {
             let name: Arc<str> = name.into();
-            if counts.contains_key(&*name) || !(self.wildcard || self.names.contains_key(&name)) {
-                continue;
-            }
-            self.failed.insert(name.clone(), Failure { version: String::new(), reasons: vec![reason] });
             // Without it there is nothing to wait for; with an older one, that one serves.
-            if !self.known.contains_key(&name) && self.names.contains_key(&name) {
+            let is_here = self.known.contains_key(&name) || counts.contains_key(&*name);
+            if !is_here && self.names.contains_key(&name) {
                 self.arrived(&name);
                 draft.update.removed.push(name.to_string());
             }
@@ -324,6 +312,7 @@ impl Subscription {
                 Content::Faulty(reason) => reason,
                 Content::Body(_) | Content::Heartbeat => "a resource must have a name".to_owned(),
             };
+            self.failed.insert("".into());
             return reject("", reason);
         }
         // What nobody asked for is no fault: servers send more than they have to.
@@ -333,8 +322,8 @@ impl Subscription {
         let count = counts.entry(name.clone()).or_insert(1);
         let shared: Arc<str> = name.as_str().into();
         let expires = ttl.map(|ttl| now + ttl);
-        let mut fail = |reason: String, failed: &mut BTreeMap<Arc<str>, Failure>| {
-            failed.insert(shared.clone(), Failure { version: version.clone(), reasons: vec![reason.clone()] });
+        let mut fail = |reason: String, failed: &mut BTreeSet<Arc<str>>| {
+            failed.insert(shared.clone());
             reject(&name, reason);
         };
         match std::mem::replace(count, 0) {
@@ -370,9 +359,9 @@ impl Subscription {
         let shared: Arc<str> = name.as_str().into();
         let was_known = self.known.contains_key(&shared);
         self.forget(&shared);
-        self.failed.remove(&shared);
+        let has_failed = self.failed.remove(&shared);
         // One that never came does not exist, which whoever waits for it wants to know.
-        if was_known || self.names.contains_key(&shared) {
+        if was_known || has_failed || self.names.contains_key(&shared) {
             self.arrived(&shared);
             draft.update.removed.push(name);
         }
@@ -389,12 +378,10 @@ impl Subscription {
 
     /// What became of an update.
     pub(super) fn settle(&mut self, draft: Draft, rejected: &[Rejection]) {
-        let reasons: HashMap<&str, &Rejection> =
-            rejected.iter().map(|rejection| (&*rejection.name, rejection)).collect();
+        let rejected: HashSet<&str> = rejected.iter().map(|rejection| &*rejection.name).collect();
         for (name, known) in draft.pending {
-            if let Some(rejection) = reasons.get(&*name) {
-                let failure = Failure { version: known.version, reasons: rejection.reasons.clone() };
-                self.failed.insert(name, failure);
+            if rejected.contains(&*name) {
+                self.failed.insert(name);
                 continue;
             }
             self.failed.remove(&name);
