@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -50,7 +49,7 @@ pub(crate) fn control() -> Command {
 }
 
 impl Plane {
-    /// Starts one on the directory's files, and waits until it takes connections.
+    /// Starts one on the directory's files, and waits until it says where it listens.
     pub(crate) fn start(directory: &Path) -> Plane {
         let mut command = control();
         command.arg("serve").arg("--data").arg(directory.join("data")).args(["--http", "127.0.0.1:0", "--listen"]);
@@ -58,8 +57,8 @@ impl Plane {
         let process = Process::start(command, &directory.join("log")).unwrap();
         let mut plane = Plane { process, directory: directory.to_owned() };
         let deadline = Instant::now() + PATIENCE;
-        // What an earlier process left behind refuses.
-        while UnixStream::connect(plane.socket()).is_err() {
+        while !plane.process.output().split_inclusive('\n').any(|line| line.contains("gRPC on") && line.ends_with('\n'))
+        {
             assert!(plane.process.ended().is_none(), "{}", plane.process.output());
             assert!(Instant::now() < deadline, "not ready after {PATIENCE:?}: {}", plane.process.output());
             std::thread::park_timeout(Duration::from_millis(2));
