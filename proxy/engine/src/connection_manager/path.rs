@@ -87,23 +87,36 @@ fn unescape_slashes(path: &str) -> String {
 }
 
 /// Removes dot segments (also spelled `%2e`), turns `\` into `/`, decodes escapes of unreserved characters. Other escapes
-/// stay as they are, broken ones too. `None` where one decodes to NUL.
+/// stay as they are, broken ones too, unless what is decoded behind them would mend them. `None` where one decodes to NUL.
 fn canonical(path: &str) -> Option<String> {
     if !path.starts_with('/') {
         return None;
     }
     let mut decoded = String::with_capacity(path.len());
     let mut bytes = path.bytes();
+    // Where a percent sign stands that begins no escape.
+    let mut loose = None;
     while let Some(b) = bytes.next() {
         match b {
             b'\\' => decoded.push('/'),
             b'%' => match escaped(bytes.clone()) {
                 Some(0) => return None,
                 Some(value @ (b'.' | b'-' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z')) => {
+                    // What is decoded must not make an escape of it that nobody has looked at (`%%32e`).
+                    if let Some(percent) = loose
+                        && decoded.len().saturating_sub(percent) <= 2
+                    {
+                        decoded.insert_str(percent.saturating_add(1), "25");
+                        loose = None;
+                    }
                     decoded.push(char::from(value));
                     bytes.nth(1);
                 }
-                _ => decoded.push('%'),
+                Some(_) => decoded.push('%'),
+                None => {
+                    loose = Some(decoded.len());
+                    decoded.push('%');
+                }
             },
             b if b.is_ascii_graphic() => decoded.push(char::from(b)),
             _ => return None,
@@ -157,6 +170,8 @@ mod tests {
         assert_eq!(path("/a//b", false, keep), "/a//b");
         assert_eq!(path("/a///b", true, keep), "/a/b");
         assert_eq!(path("/%zz/%", false, keep), "/%zz/%");
+        assert_eq!(path("/%%32e%%32e/x", false, keep), "/%252e%252e/x");
+        assert_eq!(path("/%2%65/%2%35", false, keep), "/%252e/%2525");
         assert_eq!(path("/a%00b", false, keep), "Reject(\"/a%00b\")");
     }
 
