@@ -153,7 +153,9 @@ fn every_field_has_its_effect(command: Command, delta: bool) {
     until("both listeners", || {
         [&ports, &inbound].iter().all(|at| TcpStream::connect(("127.0.0.1", at.port())).is_ok())
     });
-    // Listeners open when their routes are there.
+    // A route may be there before the instances of its cluster are.
+    let reaches = |request, name| ask(ports.port(), request).is_some_and(|answer| answer.contains(name));
+    until("instances of both", || reaches("GET /exact", "\none ") && reaches("PUT /q", "\ntwo "));
     let mut wrong = Vec::new();
     for case in CASES {
         let answer = ask(ports.port(), case.request).unwrap_or_default();
