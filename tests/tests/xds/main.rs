@@ -19,12 +19,14 @@ use std::time::{Duration, Instant};
 
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::admin::v3::ClientResourceStatus;
+use outrigger_proto::envoy::service::discovery::v3 as pb;
+use outrigger_proto::prost_types::Any;
 use outrigger_tests::admin;
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
 use serde_json::{Value, json};
 
-use crate::server::{Server, Stream};
+use crate::server::{Server, Stream, any, resource};
 
 /// Longer than anything here takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -372,4 +374,74 @@ fn thousands_of_clusters_cost_few_messages() {
     stream.accepted(Kind::Cluster, "2", &clusters, &[]);
     stream.accepted(Kind::Endpoints, "2", &[endpoints("cluster-1999", second)], &[]);
     proxy.answers("second");
+}
+
+/// Of 500 clusters, 7 are bad in different ways, one of them a known one.
+#[test]
+fn bad_resources_are_named_one_by_one_and_the_others_apply() {
+    let mode = Mode { delta: true, aggregated: true };
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("control"));
+    let mut proxy = Proxy::start(mode, directory);
+    let mut stream = server.stream();
+    let plain = |name: &str, timeout: &str| json!({"name": name, "type": "STATIC", "connect_timeout": timeout});
+    let good = |name: &str| resource(Kind::Cluster, "2", &plain(name, "2s"));
+    stream.accepted(Kind::Cluster, "1", &[plain("known", "1s")], &[]);
+    stream.subscription(Kind::Listener);
+    stream.accepted(Kind::Listener, "1", &[], &[]);
+    let admin = proxy.admin();
+    proxy.process.ready(&admin, PATIENCE).unwrap();
+
+    let any_of = |value: &[u8]| Any { type_url: Kind::Cluster.type_url().to_owned(), value: value.to_vec() };
+    let listener = any(Kind::Listener, &json!({"name": "other-type"}));
+    let no_eds = json!({"name": "no-eds", "type": "EDS", "connect_timeout": "1s"});
+    let mut resources: Vec<_> = (0..492).map(|n| good(&format!("good-{n}"))).collect();
+    resources.extend([
+        resource(Kind::Cluster, "2", &plain("known", "-1s")),
+        resource(Kind::Cluster, "2", &no_eds),
+        good("twice"),
+        good("twice"),
+        good(""),
+        pb::Resource { resource: Some(listener), ..good("other-type") },
+        pb::Resource { resource: Some(any_of(&[0xff])), ..good("garbage") },
+        pb::Resource { name: "outside".to_owned(), ..good("inside") },
+    ]);
+    assert_eq!(resources.len(), 500);
+    let error = stream.push_raw(Kind::Cluster, resources, &[]).error.expect("a NACK");
+    let faults = [
+        ("known", "connect_timeout: -1s: "),
+        ("no-eds", "eds_cluster_config"),
+        ("twice", "more than once"),
+        ("", "must have a name"),
+        ("other-type", "envoy.config.listener.v3.Listener"),
+        ("garbage", "cannot be decoded"),
+        ("outside", "inside"),
+    ];
+    let refused = || {
+        let config = csds::fetch(&admin).config.remove(0);
+        let mut refused = std::collections::BTreeMap::new();
+        for config in config.generic_xds_configs {
+            if let Some(state) = config.error_state {
+                refused.insert(config.name, state.details);
+            }
+        }
+        refused
+    };
+    let shown = refused();
+    let log = proxy.process.output();
+    for (name, reason) in faults {
+        let said = if name.is_empty() { "(no name)" } else { name };
+        assert!(error.contains(&format!("{said}: ")) && error.contains(reason), "{said}: {error}");
+        assert!(shown.get(name).is_some_and(|details| details.contains(reason)), "{said}: {shown:?}");
+        assert!(log.contains(&format!("{name:?}")) && log.contains(reason), "{said}: {log}");
+    }
+    assert_eq!(shown.len(), faults.len(), "{shown:?}");
+    assert_eq!(proxy.stat("cluster_manager.cds.update_rejected"), Some(1));
+    // Those of the bootstrap and the first push among them.
+    proxy.until("the good ones are there", || proxy.stat("cluster_manager.active_clusters") == Some(494));
+
+    // The next good push clears them.
+    let resources = ["known", "no-eds", "twice", "other-type"].into_iter().map(good).collect();
+    let answer = stream.push_raw(Kind::Cluster, resources, &["garbage", "outside"]);
+    assert_eq!((answer.error, refused().len()), (None, 0));
 }

@@ -176,18 +176,28 @@ impl Stream {
         assert_eq!(answer.error, None);
     }
 
+    /// Sends resources as they are, on a delta stream; returns the answer.
+    #[track_caller]
+    pub(crate) fn push_raw(&mut self, kind: Kind, resources: Vec<pb::Resource>, removed: &[&str]) -> Request {
+        self.nonce += 1;
+        let nonce = self.nonce.to_string();
+        let message = pb::DeltaDiscoveryResponse {
+            type_url: kind.type_url().to_owned(),
+            nonce: nonce.clone(),
+            resources,
+            removed_resources: removed.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
+        let _ = self.responses.send(message.encode_to_vec().into());
+        self.request("an answer", |request| request.nonce == nonce)
+    }
+
     fn send(&mut self, kind: Kind, version: &str, resources: &[Value], removed: &[&str]) -> String {
         self.nonce += 1;
         let nonce = self.nonce.to_string();
         let type_url = kind.type_url().to_owned();
         let message = if self.is_delta() {
-            let resource = |json: &Value| pb::Resource {
-                name: name(json).to_owned(),
-                version: version.to_owned(),
-                resource: Some(any(kind, json)),
-                ..Default::default()
-            };
-            let resources = resources.iter().map(resource).collect();
+            let resources = resources.iter().map(|json| resource(kind, version, json)).collect();
             let removed_resources = removed.iter().map(ToString::to_string).collect();
             pb::DeltaDiscoveryResponse {
                 type_url,
@@ -212,11 +222,21 @@ impl Stream {
     }
 }
 
+/// A resource as delta streams carry it.
+pub(crate) fn resource(kind: Kind, version: &str, json: &Value) -> pb::Resource {
+    pb::Resource {
+        name: name(json).to_owned(),
+        version: version.to_owned(),
+        resource: Some(any(kind, json)),
+        ..Default::default()
+    }
+}
+
 fn name(json: &Value) -> &str {
     json["name"].as_str().or(json["cluster_name"].as_str()).unwrap_or_default()
 }
 
-fn any(kind: Kind, json: &Value) -> Any {
+pub(crate) fn any(kind: Kind, json: &Value) -> Any {
     static POOL: LazyLock<DescriptorPool> =
         LazyLock::new(|| DescriptorPool::decode(outrigger_proto::DESCRIPTORS).unwrap());
     let descriptor = POOL.get_message_by_name(kind.type_url().rsplit_once('/').unwrap().1).unwrap();
