@@ -245,9 +245,9 @@ impl LocalEvent {
         .await;
     }
 
-    /// Has `waker` woken when the flag is set, as long as the registration lives.
+    /// Has `waker` woken when the flag is set, as long as the registration lives. Where it is set already, nothing is kept.
     pub fn register(self: &Rc<Self>, waker: &Waker) -> Registration {
-        let key = self.wakers.borrow_mut().insert(waker.clone());
+        let key = (!self.set.get()).then(|| self.wakers.borrow_mut().insert(waker.clone()));
         Registration { event: self.clone(), key }
     }
 }
@@ -256,13 +256,15 @@ impl LocalEvent {
 #[derive(Debug)]
 pub struct Registration {
     event: Rc<LocalEvent>,
-    key: usize,
+    key: Option<usize>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if !self.event.set.get() {
-            self.event.wakers.borrow_mut().try_remove(self.key);
+        if let Some(key) = self.key
+            && !self.event.set.get()
+        {
+            self.event.wakers.borrow_mut().try_remove(key);
         }
     }
 }

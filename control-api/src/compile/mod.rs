@@ -14,7 +14,7 @@ mod rewrite;
 mod route;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use outrigger_engine::route::RouteTable;
 use outrigger_engine::xds::Kind;
 use prost::Message;
 
-use crate::model::{Key, Model, Name, Protocol, Status, Stored};
+use crate::model::{Key, Model, Name, Protocol, Status, Stored, Target};
 use crate::xds::{Resource, View};
 
 /// Clusters under this name are never sent: a share of requests that goes there is answered at once, and no proxy waits
@@ -49,8 +49,8 @@ pub struct Mesh {
 #[derive(Debug)]
 struct Port {
     number: u16,
-    /// The port of its instances, where it is the same for all.
-    target: Option<u16>,
+    /// The ports of its instances: that of the Service, and those that instances have under its name.
+    targets: BTreeSet<u16>,
     name: String,
     protocol: Protocol,
     /// Of its cluster and endpoints.
@@ -109,12 +109,14 @@ impl Mesh {
                         routes.insert(callers.clone(), table);
                     }
                 }
+                let mut targets: BTreeSet<u16> =
+                    port.endpoints.iter().map(|endpoint| endpoint.address.port()).collect();
+                if let Target::Number(number) = port.port.target {
+                    targets.insert(number);
+                }
                 ports.push(Port {
                     number: port.port.number,
-                    target: match port.port.target {
-                        crate::model::Target::Number(number) => Some(number),
-                        crate::model::Target::Name(_) => None,
-                    },
+                    targets,
                     name: port.port.name.clone(),
                     protocol: port.protocol,
                     cluster,

@@ -44,8 +44,8 @@ impl Builder<'_> {
     fn inbound(&mut self, service: &Name, inbound: &Inbound) {
         let port = inbound.listen.port();
         let ports = self.mesh.services.get(service).map(Vec::as_slice).unwrap_or_default();
-        let protocol = ports.iter().find(|own| own.target == Some(port)).map_or(Protocol::Http, |own| own.protocol);
-        let name = format!("inbound/{port}");
+        let protocol = ports.iter().find(|own| own.targets.contains(&port)).map_or(Protocol::Http, |own| own.protocol);
+        let name = format!("inbound/{}", inbound.listen);
         self.add(Kind::Cluster, &name, &cluster::application(&name, protocol, inbound.application));
         let serve = if protocol.is_http() { Serve::Application(&name) } else { Serve::Bytes(&name) };
         let message = listener(&name, inbound.listen, TrafficDirection::Inbound, serve);

@@ -1,6 +1,7 @@
 //! Where gRPC is served: a TCP address or a socket file.
 
 use std::fmt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -69,8 +70,9 @@ pub(super) async fn bind(address: &Address) -> Result<(Accepted, Address), Strin
             Ok((Accepted::Tcp(listener), Address::Tcp(bound)))
         }
         Address::Unix(path) => {
-            // A process that was killed leaves its file behind; one that lives answers.
-            if path.exists() && StdUnixStream::connect(path).is_err() {
+            // A process that was killed leaves its socket behind; one that lives answers. Any other file is somebody's.
+            let is_socket = path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
+            if is_socket && StdUnixStream::connect(path).is_err() {
                 _ = std::fs::remove_file(path);
             }
             let listener = UnixListener::bind(path).map_err(advice)?;

@@ -89,7 +89,7 @@ pub struct WorkerChain {
 impl WorkerChain {
     fn new(config: Arc<FilterChain>, worker: &Worker) -> Rc<Self> {
         let routes = match &config.filter {
-            NetworkFilter::Http(manager) => LocalRoutes::new(&manager.routes, &worker.process.snapshot.load()),
+            NetworkFilter::Http(manager) => LocalRoutes::new(&manager.routes),
             NetworkFilter::Tcp(_) => LocalRoutes::None,
         };
         let chain = WorkerChain { config, drain: Rc::default(), end: Rc::default(), routes };
@@ -151,10 +151,10 @@ enum LocalRoutes {
 }
 
 impl LocalRoutes {
-    fn new(source: &RouteSource, snapshot: &Snapshot) -> Self {
+    fn new(source: &RouteSource) -> Self {
         match source {
             RouteSource::Inline(table) => LocalRoutes::Inline(Rc::new(HeldTable(table.clone()))),
-            RouteSource::Rds(rds) => match snapshot.routes.get(&rds.name) {
+            RouteSource::Rds(rds) => match rds.table.get() {
                 Some(routes) => {
                     let table = Rc::new(HeldTable(routes.load_full()));
                     LocalRoutes::Rds(RefCell::new((Cache::new(routes.clone()), table)))

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use outrigger_engine::config::config_source::{ConfigSource, GrpcSource, Origin};
 use outrigger_engine::config::dynamic_resources::DynamicResources;
-use outrigger_engine::xds::{Interest, Kind};
+use outrigger_engine::xds::{Interest, Kind, Update};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
@@ -89,8 +89,10 @@ pub async fn run(
     while interests.recv_many(&mut batch, BATCH).await > 0 {
         let mut by_key: HashMap<Key, Vec<Interest>> = HashMap::new();
         for interest in batch.drain(..) {
-            if let Some(key) = key(interest.kind, &interest.source.origin, ads.as_ref()) {
-                by_key.entry(key).or_default().push(interest);
+            match key(interest.kind, &interest.source.origin, ads.as_ref()) {
+                Some(key) => by_key.entry(key).or_default().push(interest),
+                None if interest.wanted => nobody_sends(&feed, interest),
+                None => {}
             }
         }
         for (key, interests) in by_key {
@@ -106,6 +108,13 @@ pub async fn run(
             }
         }
     }
+}
+
+/// What is to come by the aggregated source where the bootstrap has none: nobody will send it, so nobody shall wait.
+fn nobody_sends(feed: &Feed, Interest { kind, name, .. }: Interest) {
+    tracing::warn!(target: "config", "{kind:?} {name:?}: is to come by ads, and dynamic_resources.ads_config is not set");
+    let feed = feed.clone();
+    spawn_local(async move { feed.apply(Update { kind, changed: Vec::new(), removed: vec![name] }).await });
 }
 
 /// The stream by which a kind comes from `origin`; `None` for what is not a stream, or not configured.

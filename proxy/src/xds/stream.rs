@@ -103,7 +103,7 @@ impl Stream {
             }
             let event = {
                 let wants_response = client.wants_response();
-                let deadline = client.deadline();
+                let deadline = client.deadline(now.into_std());
                 let waits_for_clusters = listeners.is_some();
                 tokio::select! {
                     biased;

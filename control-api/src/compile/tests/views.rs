@@ -40,9 +40,9 @@ fn a_node_gets_what_it_calls_and_no_more() {
     assert_eq!(
         names(&view),
         [
-            "Cluster: default/a/80 default/b/80 inbound/8080",
+            "Cluster: default/a/80 default/b/80 inbound/127.0.0.1:8080",
             "Endpoints: default/a/80 default/b/80",
-            "Listener: inbound/8080 outbound/127.0.0.1:9101 outbound/127.0.0.1:9102",
+            "Listener: inbound/127.0.0.1:8080 outbound/127.0.0.1:9101 outbound/127.0.0.1:9102",
             "Routes: default/b/80 default/shop/8080",
         ]
     );
@@ -53,7 +53,7 @@ fn a_node_gets_what_it_calls_and_no_more() {
         converted(&view, Kind::Listener, name, convert).unwrap();
     }
     let convert = |message: cluster_pb::Cluster, at: &At<'_>| Cluster::convert(message, at);
-    converted(&view, Kind::Cluster, "inbound/8080", convert).unwrap();
+    converted(&view, Kind::Cluster, "inbound/127.0.0.1:8080", convert).unwrap();
 }
 
 #[test]
@@ -103,13 +103,24 @@ fn bytes_pass_without_routes() {
     assert_eq!(
         names(&view),
         [
-            "Cluster: default/orders/90 inbound/90",
+            "Cluster: default/orders/90 inbound/0.0.0.0:90",
             "Endpoints: default/orders/90",
-            "Listener: inbound/90 outbound/127.0.0.1:9101",
+            "Listener: inbound/0.0.0.0:90 outbound/127.0.0.1:9101",
         ]
     );
     for name in view[&Kind::Listener].keys() {
         let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
         converted(&view, Kind::Listener, name, convert).unwrap();
     }
+}
+
+#[test]
+fn a_port_that_instances_have_by_name_is_what_the_service_says_it_is() {
+    let named = "apiVersion: v1\nkind: Service\nmetadata: {name: orders}\n\
+                 spec: {selector: {app: db}, ports: [{port: 90, targetPort: db, appProtocol: tcp}]}\n---\n\
+                 apiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {name: one, labels: {app: db}}\n\
+                 spec: {addresses: [127.0.0.5], ports: {db: 5432}}";
+    let view = shop(named).view(&node("default", &["5432=127.0.0.1:5433"], &[]));
+    let listener = listener_pb::Listener::decode(view[&Kind::Listener]["inbound/0.0.0.0:5432"].body.clone()).unwrap();
+    assert!(listener.filter_chains[0].filters[0].name.contains("tcp_proxy"), "{listener:?}");
 }

@@ -8,6 +8,7 @@ use outrigger_proto::envoy::config::core::v3 as core;
 use crate::config::grpc_service::GrpcService;
 use crate::config::report::At;
 use crate::config::time::timeout;
+use crate::config::value::LONGEST;
 use crate::{harmless, unsupported};
 
 /// How long a configuration waits for a resource where `initial_fetch_timeout` is not set.
@@ -162,9 +163,10 @@ impl RateLimit {
         let rate = fill_rate.unwrap_or(10.0);
         let fill_interval = Some(1.0 / rate)
             .filter(|seconds| *seconds > 0.0)
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .filter(|interval| *interval <= LONGEST);
         if fill_interval.is_none() {
-            at.field("fill_rate").reject(rate, "must be greater than 0");
+            at.field("fill_rate").reject(rate, "must be greater than 0, and not so small that none ever comes");
         }
         let max_tokens = max_tokens.unwrap_or(100);
         if max_tokens == 0 {

@@ -1,6 +1,6 @@
 //! `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -9,6 +9,7 @@ use crate::config::access_log::AccessLog;
 use crate::config::config_source::ConfigSource;
 use crate::config::listener::Cidr;
 use crate::route::RouteTable;
+use crate::snapshot::Routes;
 
 mod convert;
 mod local_reply;
@@ -142,6 +143,9 @@ pub struct Rds {
     pub name: Arc<str>,
     /// Where it comes from.
     pub source: Arc<ConfigSource>,
+    /// The table itself, which is exchanged while it is used; there from when the listener is on its way into force. A
+    /// connection of a listener that has gone meanwhile finds it here too.
+    pub table: OnceLock<Arc<Routes>>,
 }
 
 /// `http_protocol_options`, of a downstream or an upstream.

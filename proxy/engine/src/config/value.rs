@@ -21,11 +21,19 @@ impl std::fmt::Display for Seconds {
     }
 }
 
-/// A duration that is not negative (`google.protobuf.Duration`). `None` where it is not set or was rejected.
+/// The longest duration of `google.protobuf.Duration`: about 10,000 years. Longer ones cannot be added to a time.
+pub const LONGEST: Duration = Duration::from_secs(315_576_000_000);
+
+/// A duration that is not negative and not beyond [`LONGEST`] (`google.protobuf.Duration`). `None` where it is not set or was
+/// rejected.
 pub fn duration(message: Option<prost_types::Duration>, at: &At<'_>) -> Option<Duration> {
     let message = message?;
     match Duration::try_from(message) {
-        Ok(duration) => Some(duration),
+        Ok(duration) if duration <= LONGEST => Some(duration),
+        Ok(duration) => {
+            at.reject(Seconds(duration), format_args!("must be at most {}", Seconds(LONGEST)));
+            None
+        }
         Err(_) => {
             at.reject(format_args!("{}s", message.seconds), "must not be negative");
             None

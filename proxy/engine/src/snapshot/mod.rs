@@ -43,8 +43,6 @@ pub struct Snapshot {
     pub clusters: HashMap<Arc<str>, Arc<ClusterState>>,
     /// By name.
     pub listeners: BTreeMap<Arc<str>, Arc<Listener>>,
-    /// The route tables that listeners take by name (RDS). One that nobody sends is empty.
-    pub routes: HashMap<Arc<str>, Arc<Routes>>,
 }
 
 /// What is wanted of the world.

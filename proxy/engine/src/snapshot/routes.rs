@@ -61,10 +61,12 @@ impl Warmer {
         Ok(known.map_or(Applied::Added, |_| Applied::Modified))
     }
 
-    /// Nobody has a route table `name`. Listeners that wait for it go on without routes; routes that are known stay.
+    /// Nobody has a route table `name`. Listeners that wait for it go on without routes; routes that are known stay, those
+    /// that wait for clusters too.
     pub fn remove_routes(&mut self, name: &str) {
         if let Some(configuration) = self.configurations.get_mut(name)
             && configuration.state == State::Unknown
+            && configuration.version.is_none()
         {
             configuration.state = State::Absent;
         }
@@ -75,10 +77,13 @@ impl Warmer {
         for rds in rds_of(listener) {
             if let Some(configuration) = self.configurations.get_mut(&rds.name) {
                 configuration.users += 1;
+                // A chain that was in force before has it already, and it is the same.
+                _ = rds.table.set(Arc::clone(&configuration.table));
                 continue;
             }
+            // One that nobody sends is empty.
             let table = Arc::new(Routes::from_pointee(RouteTable::empty(Arc::clone(&rds.name))));
-            self.snapshot.routes.insert(Arc::clone(&rds.name), Arc::clone(&table));
+            _ = rds.table.set(Arc::clone(&table));
             let source = Arc::clone(&rds.source);
             let configuration = Configuration { source, version: None, state: State::Unknown, table, users: 1 };
             self.configurations.insert(Arc::clone(&rds.name), configuration);
@@ -96,7 +101,6 @@ impl Warmer {
             }
             if let Some(configuration) = self.configurations.remove(&rds.name) {
                 self.waiting_routes.remove(&rds.name);
-                self.changed |= self.snapshot.routes.remove(&rds.name).is_some();
                 self.subscribe(Kind::Routes, &rds.name, &configuration.source, false);
             }
         }

@@ -256,7 +256,10 @@ impl Client {
     }
 
     /// When [`Client::poll_update`] or [`Client::poll_request`] has something that no event but time brings.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        if let Some(bucket) = &mut self.limit {
+            bucket.refill(now);
+        }
         let waits = self.kinds.values().filter(|_| self.in_hand.is_none()).filter_map(Subscription::deadline);
         waits.chain(self.limit.as_ref().and_then(Bucket::next_token)).min()
     }

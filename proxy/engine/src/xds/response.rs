@@ -10,6 +10,7 @@ use outrigger_proto::prost::{DecodeError, Message as _};
 use prost_types::Any;
 
 use super::Variant;
+use crate::config::value::LONGEST;
 
 /// What a management server sent, with its resources unwrapped and named. Making it is most of the work that a response
 /// costs before its resources are converted, and touches nothing else, so it can be done on any thread.
@@ -150,7 +151,7 @@ fn faulty(error: &DecodeError) -> Content {
 fn unwrap(resource: pb::Resource, type_url: &str) -> Received {
     let pb::Resource { name, resource_name, aliases, version, resource, ttl, cache_control: _, metadata: _ } = resource;
     let name = resource_name.map(|name| name.name).filter(|name| !name.is_empty()).unwrap_or(name);
-    let ttl = ttl.and_then(|ttl| Duration::try_from(ttl).ok());
+    let ttl = ttl.and_then(|ttl| Duration::try_from(ttl).ok()).filter(|ttl| *ttl <= LONGEST);
     let Some(any) = resource else { return Received { name, aliases, version, ttl, content: Content::Heartbeat } };
     let (inner, content) = body(any, type_url);
     // The wrapper may leave the name to the message; a resource under two names is none under either.

@@ -1,6 +1,6 @@
 //! Conversion of the HttpConnectionManager and its router.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -191,7 +191,11 @@ fn routes(message: Option<nested::RouteSpecifier>, at: &At<'_>) -> Option<RouteS
                 source_at.reject("", "must be set");
             }
             let source = ConfigSource::convert(config_source?, &source_at)?;
-            Some(RouteSource::Rds(Rds { name: route_config_name.into(), source: Arc::new(source) }))
+            Some(RouteSource::Rds(Rds {
+                name: route_config_name.into(),
+                source: Arc::new(source),
+                table: OnceLock::new(),
+            }))
         }
         Some(nested::RouteSpecifier::ScopedRoutes(_)) => {
             at.field("scoped_routes").reject("", "not in this version");

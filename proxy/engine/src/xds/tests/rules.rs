@@ -494,7 +494,7 @@ fn rule_23_what_does_not_come_in_time_does_not_exist() {
     assert_eq!(bench.after(60).map(|update| update.removed), None);
     bench.client.connected();
     bench.requests();
-    assert_eq!(bench.client.deadline(), Some(bench.now + Duration::from_secs(15)));
+    assert_eq!(bench.client.deadline(bench.now), Some(bench.now + Duration::from_secs(15)));
     assert_eq!(bench.after(15).unwrap().removed, ["b"]);
     // It may still come.
     let both = vec![resource(Kind::Endpoints, "a", "1", ""), resource(Kind::Endpoints, "b", "1", "")];
@@ -502,7 +502,7 @@ fn rule_23_what_does_not_come_in_time_does_not_exist() {
     // Zero, which is none here, waits for ever.
     bench.client.interest(Kind::Endpoints, "c", true, None, bench.now);
     bench.requests();
-    assert_eq!((bench.client.deadline(), bench.after(100_000).map(|update| update.removed)), (None, None));
+    assert_eq!((bench.client.deadline(bench.now), bench.after(100_000).map(|update| update.removed)), (None, None));
 }
 
 #[test]
@@ -569,10 +569,12 @@ fn rule_26_requests_are_limited_where_that_is_asked_for() {
     assert!(sent(&mut client, now));
     assert!(sent(&mut client, now + Duration::from_millis(1)));
     assert!(!sent(&mut client, now + Duration::from_millis(2)));
-    assert_eq!(client.deadline(), Some(now + Duration::from_millis(100)));
+    assert_eq!(client.deadline(now), Some(now + Duration::from_millis(100)));
     let later = now + Duration::from_millis(100);
     assert!(sent(&mut client, later));
     assert!(!sent(&mut client, later + Duration::from_millis(1)));
+    client.disconnected();
+    assert_eq!(client.deadline(now + Duration::from_secs(1)), None, "while nothing can be sent, time brings nothing");
 }
 
 #[test]
