@@ -38,6 +38,6 @@ pub type View = BTreeMap<Kind, BTreeMap<Arc<str>, Arc<Resource>>>;
 
 /// What the compiler made of the whole mesh.
 pub trait Views: Send + Sync {
-    /// What `node` is to have. Nodes of one workload share the resources.
+    /// What `node` is to have. What several nodes have in common they share; only the listeners and applications of a node are made for it.
     fn view(&self, node: &Node) -> Arc<View>;
 }

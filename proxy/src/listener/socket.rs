@@ -1,5 +1,5 @@
-//! Listening sockets. They are made by the main thread before any worker runs, one per worker and address
-//! (`SO_REUSEPORT`, so the kernel spreads connections), and belong to the address, not to a version of a listener.
+//! Listening sockets. There is one per worker and address (`SO_REUSEPORT`, so the kernel spreads connections), and they
+//! belong to the address, not to a version of a listener. Those of the bootstrap are made before any worker runs.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

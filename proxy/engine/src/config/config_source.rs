@@ -30,7 +30,7 @@ pub enum Origin {
     Ads,
     /// A stream for this kind of resource only.
     Grpc(Arc<GrpcSource>),
-    /// A file with a `DiscoveryResponse`, as YAML, JSON or protobuf; read again when it is replaced.
+    /// A file with a `DiscoveryResponse`, as YAML or JSON; read again when it is replaced.
     Path(Arc<str>),
 }
 

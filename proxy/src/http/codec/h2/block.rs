@@ -15,7 +15,8 @@ const FLAG_END_HEADERS: u8 = 4;
 const FLAG_PADDED: u8 = 8;
 const FLAG_PRIORITY: u8 = 0x20;
 
-/// Bytes of a header block, still coded, that are followed: more than the crate takes before it ends the connection.
+/// Bytes of a header block, still coded, that are followed: more than fit into the CONTINUATION frames that a client may
+/// send.
 const MAX_BLOCK: usize = 512 << 10;
 /// The table's size until the peer says otherwise (RFC 9113, section 6.5.2).
 const DEFAULT_TABLE: usize = 4096;
