@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod named;
 pub mod peers;
 pub mod ports;
 pub mod process;

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The program `name`, or `None` after a line on stderr that says that `test` was skipped.
 ///
@@ -30,4 +31,16 @@ fn directory() -> PathBuf {
 /// The release binary `name` in `OUTRIGGER_BIN_DIR`, where that is set (CI, benches).
 pub fn shipped(name: &str) -> Option<PathBuf> {
     std::env::var_os("OUTRIGGER_BIN_DIR").map(|directory| PathBuf::from(directory).join(name))
+}
+
+/// The sidecar, to be given its arguments: the release binary, or where that is not set `mesh`, the suites' own program.
+pub fn proxy(mesh: &str) -> Command {
+    match shipped("outrigger-proxy") {
+        Some(program) => Command::new(program),
+        None => {
+            let mut command = Command::new(mesh);
+            command.arg("proxy");
+            command
+        }
+    }
 }

@@ -33,14 +33,7 @@ impl Side {
                 command.arg("--use-dynamic-base-id");
                 command
             }
-            Self::Outrigger => match peers::shipped("outrigger-proxy") {
-                Some(program) => Command::new(program),
-                None => {
-                    let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
-                    command.arg("proxy");
-                    command
-                }
-            },
+            Self::Outrigger => peers::proxy(env!("CARGO_BIN_EXE_mesh")),
         };
         command.arg("-c").arg(config).args(["--concurrency", "1", "-l", "warning"]);
         command

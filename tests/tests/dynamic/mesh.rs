@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -161,14 +160,7 @@ impl Mesh {
         });
         let config = directory.path().join("bootstrap.json");
         std::fs::write(&config, bootstrap.to_string()).unwrap();
-        let mut command = match peers::shipped("outrigger-proxy") {
-            Some(program) => Command::new(program),
-            None => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
-                command.arg("proxy");
-                command
-            }
-        };
+        let mut command = peers::proxy(env!("CARGO_BIN_EXE_mesh"));
         command.arg("-c").arg(&config).args(["--concurrency", "2"]).args(arguments);
         let mut process = Process::start(command, &directory.path().join("output")).unwrap();
         if let Err(said) = process.ready(&directory.path().join("admin"), PATIENCE) {

@@ -49,14 +49,7 @@ impl Proxy {
         let at = |name: &str| directory.path().join(name);
         let config = at("bootstrap.json");
         std::fs::write(&config, bootstrap(setup, port.port(), &at("admin")).to_string()).unwrap();
-        let mut command = match peers::shipped("outrigger-proxy") {
-            Some(program) => Command::new(program),
-            None => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
-                command.arg("proxy");
-                command
-            }
-        };
+        let mut command = peers::proxy(env!("CARGO_BIN_EXE_mesh"));
         command.arg("-c").arg(config).args(["--concurrency", "1", "-l", "warning"]);
         let mut process = Process::start(command, &at("output")).unwrap();
         process.ready(&at("admin"), Duration::from_secs(30)).unwrap();

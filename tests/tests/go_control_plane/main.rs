@@ -9,7 +9,7 @@
     reason = "a suite reports what went wrong by failing"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -146,14 +146,7 @@ fn cluster(name: &str, port: u16) -> Value {
 
 fn start_proxy(config: &Path, bootstrap: &Value, log: &Path) -> Process {
     std::fs::write(config, bootstrap.to_string()).unwrap();
-    let mut command = match peers::shipped("outrigger-proxy") {
-        Some(program) => Command::new(program),
-        None => {
-            let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_mesh")));
-            command.arg("proxy");
-            command
-        }
-    };
+    let mut command = peers::proxy(env!("CARGO_BIN_EXE_mesh"));
     command.arg("-c").arg(config).args(["--concurrency", "1", "--drain-time-s", "1"]);
     Process::start(command, log).unwrap()
 }

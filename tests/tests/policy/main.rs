@@ -75,14 +75,7 @@ impl Proxy {
 }
 
 fn outrigger() -> Command {
-    let mut command = match peers::shipped("outrigger-proxy") {
-        Some(program) => Command::new(program),
-        None => {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
-            command.arg("proxy");
-            command
-        }
-    };
+    let mut command = peers::proxy(env!("CARGO_BIN_EXE_mesh"));
     command.args(["--concurrency", "1", "-l", "warning"]);
     command
 }

@@ -11,45 +11,24 @@
 mod csds;
 mod server;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::admin::v3::ClientResourceStatus;
 use outrigger_proto::envoy::service::discovery::v3 as pb;
 use outrigger_proto::prost_types::Any;
-use outrigger_tests::admin;
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
+use outrigger_tests::{admin, named, peers};
 use serde_json::{Value, json};
 
 use crate::server::{Server, Stream, any, resource};
 
 /// Longer than anything here takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// An HTTP/1 server that answers everything with its name.
-fn upstream(name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || {
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                // A request is over at its empty line.
-                while let Some(Ok(line)) = lines.next() {
-                    if line.is_empty() {
-                        let _ = write!(&stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
-                    }
-                }
-            });
-        }
-    });
-    address
-}
 
 /// A proxy that knows nothing but its management server.
 struct Proxy {
@@ -114,8 +93,8 @@ impl Proxy {
         });
         let config = directory.path().join("bootstrap.json");
         std::fs::write(&config, bootstrap.to_string()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
-        command.args(["proxy", "--concurrency", "1", "-c"]).arg(config);
+        let mut command = peers::proxy(env!("CARGO_BIN_EXE_mesh"));
+        command.args(["--concurrency", "1", "-c"]).arg(config);
         let process = Process::start(command, &directory.path().join("output")).unwrap();
         Proxy { process, directory, port: Reserved::new().unwrap() }
     }
@@ -217,7 +196,7 @@ impl Streams {
 
 /// A mesh of one service comes, moves, and breaks in part; then the server restarts.
 fn a_mesh_comes_and_moves(mode: Mode) {
-    let (first, second) = (upstream("first"), upstream("second"));
+    let (first, second) = (named::upstream("first"), named::upstream("second"));
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("control");
     let server = Server::start(&socket);
@@ -352,7 +331,7 @@ fn a_mesh_by_the_state_of_the_world_of_each_kind() {
 #[test]
 fn thousands_of_clusters_cost_few_messages() {
     let mode = Mode { delta: true, aggregated: true };
-    let (first, second) = (upstream("first"), upstream("second"));
+    let (first, second) = (named::upstream("first"), named::upstream("second"));
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(&directory.path().join("control"));
     let mut proxy = Proxy::start(mode, directory);

@@ -8,8 +8,8 @@
 
 mod control;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -18,31 +18,11 @@ use control::{Control, view};
 use outrigger_engine::xds::Kind;
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
-use outrigger_tests::{admin, peers};
+use outrigger_tests::{admin, named, peers};
 use serde_json::{Value, json};
 
 /// Longer than anything here takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// An HTTP/1 server that answers everything with its name.
-fn upstream(name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || {
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                // A request is over at its empty line.
-                while let Some(Ok(line)) = lines.next() {
-                    if line.is_empty() {
-                        let _ = write!(&stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
-                    }
-                }
-            });
-        }
-    });
-    address
-}
 
 /// Status and body of one request.
 fn get(port: u16) -> Option<(u16, String)> {
@@ -162,7 +142,7 @@ fn drives_envoy(test: &str, api_type: &str, ads: bool) {
     } else {
         json!({"api_config_source": api, "resource_api_version": "V3"})
     };
-    let (one, two) = (upstream("one"), upstream("two"));
+    let (one, two) = (named::upstream("one"), named::upstream("two"));
     let reserved = Reserved::new().unwrap();
     let port = reserved.port();
 
