@@ -1,0 +1,156 @@
+//! Traffic at a fixed rate while the mesh changes under it: routes move to clusters that come in the same push, instances
+//! join and leave and really stop, the control plane dies. No request fails, and none is done twice.
+//!
+//! The form of every run is short. `OUTRIGGER_LOAD=full` is what the issue asks for: 2,000 requests a second on 64 HTTP/1 and
+//! 8 HTTP/2 connections for a minute under 20 updates a second, and the same with the control plane gone for 30 s.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a suite reports what went wrong by failing"
+)]
+
+mod generator;
+mod instance;
+mod ledger;
+mod plane;
+mod updates;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use generator::{Generator, Pace};
+use ledger::Ledger;
+use outrigger_control::bootstrap::{BootstrapArgs, bootstrap};
+use outrigger_tests::ports::Reserved;
+use outrigger_tests::process::Process;
+use outrigger_tests::{admin, peers};
+use plane::Plane;
+use updates::Updater;
+
+/// Longer than anything here takes, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How much of everything.
+struct Form {
+    pace: Pace,
+    /// Routes, each to a Service of its own.
+    routes: usize,
+    /// Updates before the control plane dies (or all), and after it.
+    updates: [usize; 2],
+    updates_per_second: u32,
+    /// How long it is dead.
+    outage: Duration,
+}
+
+impl Form {
+    fn chosen() -> Self {
+        if std::env::var("OUTRIGGER_LOAD").is_ok_and(|form| form == "full") {
+            Form {
+                pace: Pace { rate: 2000, http1: 64, http2: 8 },
+                routes: 10,
+                updates: [600, 600],
+                updates_per_second: 20,
+                outage: Duration::from_secs(30),
+            }
+        } else {
+            Form {
+                pace: Pace { rate: 150, http1: 8, http2: 2 },
+                routes: 3,
+                updates: [18, 18],
+                updates_per_second: 10,
+                outage: Duration::from_millis(500),
+            }
+        }
+    }
+}
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    args: BootstrapArgs,
+}
+
+/// A sidecar that calls the Service `shop` on this port.
+fn sidecar(directory: &Path, plane: &Plane, port: u16) -> Process {
+    let flags = ["bootstrap", "--service", "caller", "--control", &plane.address()].map(ToOwned::to_owned);
+    let flags = Flags::parse_from(flags.into_iter().chain([format!("--to=shop=127.0.0.1:{port}")]));
+    let yaml = bootstrap(flags.args).unwrap();
+    // A socket file, so that the port is nobody else's.
+    let tcp = r#"socket_address: { address: "127.0.0.1", port_value: 15000 }"#;
+    assert!(yaml.contains(tcp), "{yaml}");
+    let yaml = yaml.replace(tcp, &format!("pipe: {{ path: {:?} }}", directory.join("admin")));
+    let config = directory.join("bootstrap.yaml");
+    std::fs::write(&config, yaml).unwrap();
+    let mut command = peers::proxy(env!("CARGO_BIN_EXE_mesh"));
+    command.args(["--concurrency", "2", "-l", "warning", "-c"]).arg(config);
+    Process::start(command, &directory.join("output")).unwrap()
+}
+
+/// Waits until `is_so`, looking again and again.
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+fn run(form: &Form, with_outage: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(Ledger::new());
+    let mut plane = Plane::start(directory.path());
+    let port = Reserved::new().unwrap();
+    let mut proxy = sidecar(directory.path(), &plane, port.port());
+    let admin = directory.path().join("admin");
+    let mut updater = Updater::start(&plane, &admin, &ledger, form.routes);
+    proxy.ready(&admin, PATIENCE).unwrap();
+    eventually("the shop is open", || generator::serves(port.port(), form.routes));
+
+    let generator = Generator::start(form.pace, form.routes, port.port(), ledger.clone());
+    let began = Instant::now();
+    updater.update(form.updates[0], form.updates_per_second);
+    if with_outage {
+        // It dies under writes, and comes back while they are tried again.
+        plane = thread::scope(|scope| {
+            let writes = scope.spawn(|| updater.update(form.updates[1], form.updates_per_second));
+            drop(plane);
+            thread::park_timeout(form.outage);
+            let plane = Plane::start(directory.path());
+            writes.join().unwrap();
+            plane
+        });
+    } else {
+        updater.update(form.updates[1], form.updates_per_second);
+    }
+    let changes = updater.finish();
+    let outcome = generator.stop();
+
+    println!(
+        "{:.1} s{}",
+        began.elapsed().as_secs_f64(),
+        if with_outage { ", the control plane was killed" } else { "" }
+    );
+    println!("{changes}\n{outcome}");
+    let report = ledger.report();
+    println!("{report}");
+    let output = proxy.output();
+    assert_eq!(outcome.failed, 0, "{:#?}\nthe proxy said: {output}", outcome.failures);
+    assert_eq!((report.missing, report.repeated), (0, 0), "the proxy said: {output}");
+    let (_, rejected) = admin::request(&admin, "GET", "/stats?filter=update_rejected").unwrap();
+    assert!(rejected.lines().all(|line| line.ends_with(": 0")), "{rejected}");
+    drop(plane);
+}
+
+#[test]
+fn no_request_fails_while_everything_moves() {
+    run(&Form::chosen(), false);
+}
+
+#[test]
+fn no_request_fails_while_the_control_plane_is_killed_and_comes_back() {
+    run(&Form::chosen(), true);
+}
