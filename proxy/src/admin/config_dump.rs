@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_engine::xds::Kind;
+use outrigger_engine::xds::{Kind, shown_name};
 use outrigger_proto::envoy::admin::v3::{
     BootstrapConfigDump, ClientResourceStatus, ClustersConfigDump, EndpointsConfigDump, ListenersConfigDump,
     RoutesConfigDump, UpdateFailureState,
@@ -321,7 +321,7 @@ impl Shown {
         let error_state = status.error.as_ref().map(|Failure { refused, details }| UpdateFailureState {
             failed_configuration: (!refused.body.is_empty()).then(|| encoded(kind, &refused.body)),
             last_update_attempt: Some(refused.updated.into()),
-            details: format!("{name}: {details}"),
+            details: format!("{}: {details}", shown_name(name)),
             version_info: refused.version.clone(),
         });
         let client_status = match (&status.error, status.active.as_ref().or(status.warming.as_ref())) {

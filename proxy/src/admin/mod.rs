@@ -251,11 +251,16 @@ const ENDPOINTS: &[Endpoint] = &[
             USED_ONLY,
             FILTER,
             ("format", "Format to use; One of (text, json, prometheus)"),
-            ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges)"),
+            ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
         ],
         stats::stats,
     ),
-    get("/stats/prometheus", "print server stats in prometheus format", &[USED_ONLY, FILTER], stats::prometheus),
+    get(
+        "/stats/prometheus",
+        "print server stats in prometheus format",
+        &[USED_ONLY, FILTER, ("text_readouts", "Render text_readouts as new gauges with value 0")],
+        stats::prometheus,
+    ),
     // As the annotation of the service's method says; by gRPC, see `csds`.
     get(
         "/v3/discovery:client_status",

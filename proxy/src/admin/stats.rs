@@ -49,6 +49,12 @@ const BUCKETS: [f64; 19] = [
     3_600_000.0,
 ];
 
+/// So many refused resources are named, the others are counted only: names are the server's.
+const REFUSED: usize = 100;
+
+/// A reason is at most so long in a metric, in bytes.
+const REASON: usize = 256;
+
 /// Which samples are wanted.
 struct Wanted {
     filter: Option<Regex>,
@@ -56,6 +62,7 @@ struct Wanted {
     counters: bool,
     gauges: bool,
     histograms: bool,
+    texts: bool,
 }
 
 impl Wanted {
@@ -67,12 +74,12 @@ impl Wanted {
                 Err(error) => return Err(Response::error(400, format!("Invalid regex: {error}"))),
             },
         };
-        let (counters, gauges, histograms) = match query.get("type") {
-            None | Some("All") => (true, true, true),
-            Some("Counters") => (true, false, false),
-            Some("Gauges") => (false, true, false),
-            Some("Histograms") => (false, false, true),
-            Some("TextReadouts") => (false, false, false),
+        let (counters, gauges, histograms, texts) = match query.get("type") {
+            None | Some("All") => (true, true, true, true),
+            Some("Counters") => (true, false, false, false),
+            Some("Gauges") => (false, true, false, false),
+            Some("Histograms") => (false, false, true, false),
+            Some("TextReadouts") => (false, false, false, true),
             Some(_) => {
                 return Err(Response::error(
                     400,
@@ -80,7 +87,7 @@ impl Wanted {
                 ));
             }
         };
-        Ok(Wanted { filter, used_only: query.has("usedonly"), counters, gauges, histograms })
+        Ok(Wanted { filter, used_only: query.has("usedonly"), counters, gauges, histograms, texts })
     }
 
     /// A gauge counts as used always: 0 is what a probe waits for in `server.state`.
@@ -89,6 +96,7 @@ impl Wanted {
             Value::Counter(n) => self.counters && !(self.used_only && *n == 0),
             Value::Gauge(_) => self.gauges,
             Value::Histogram(_, snapshot) => self.histograms && !(self.used_only && snapshot.count() == 0),
+            Value::Text(text) => self.texts && !(self.used_only && text.is_empty()),
         };
         of_type && self.filter.as_ref().is_none_or(|filter| filter.is_match(&sample.full_name()))
     }
@@ -114,28 +122,33 @@ pub(super) fn stats(state: &dyn AdminState, query: &Query) -> Response {
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
-    let (mut numbers, mut histograms) = (Vec::new(), Vec::new());
-    state.refresh();
-    state.stats().visit(&mut |sample| {
+    let (mut texts, mut numbers, mut histograms) = (Vec::new(), Vec::new(), Vec::new());
+    visit(state, &mut |sample| {
         if wanted.wants(&sample) {
             let name = sample.full_name();
             match sample.value {
                 Value::Counter(n) | Value::Gauge(n) => numbers.push((name, n)),
                 Value::Histogram(unit, snapshot) => histograms.push((name, unit, snapshot)),
+                Value::Text(text) => texts.push((name, text)),
             }
         }
     });
+    texts.sort_unstable();
     numbers.sort_unstable();
     histograms.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
-    render(&numbers, &histograms)
+    render(&texts, &numbers, &histograms)
 }
 
+type Texts = [(String, Arc<str>)];
 type Histograms = [(String, Unit, Snapshot)];
 
 /// Envoy's lines. A pair in a histogram's line is the value of the last interval and that since the start; no interval is
 /// kept here, which is what `nan` says.
-fn text(numbers: &[(String, u64)], histograms: &Histograms) -> Response {
+fn text(texts: &Texts, numbers: &[(String, u64)], histograms: &Histograms) -> Response {
     let mut text = String::with_capacity(numbers.len() * 64);
+    for (name, word) in texts {
+        let _ = writeln!(text, "{name}: \"{word}\"");
+    }
     for (name, number) in numbers {
         let _ = writeln!(text, "{name}: {number}");
     }
@@ -155,8 +168,10 @@ fn text(numbers: &[(String, u64)], histograms: &Histograms) -> Response {
     Response::text(text)
 }
 
-fn json(numbers: &[(String, u64)], histograms: &Histograms) -> Response {
-    let mut stats = numbers.iter().map(|(name, value)| json!({"name": name, "value": value})).collect::<Vec<_>>();
+fn json(texts: &Texts, numbers: &[(String, u64)], histograms: &Histograms) -> Response {
+    let texts = texts.iter().map(|(name, value)| json!({"name": name, "value": &**value}));
+    let numbers = numbers.iter().map(|(name, value)| json!({"name": name, "value": value}));
+    let mut stats = texts.chain(numbers).collect::<Vec<_>>();
     if !histograms.is_empty() {
         let computed = histograms.iter().map(|(name, unit, snapshot)| {
             let values = QUANTILES.map(|(quantile, _)| {
@@ -188,7 +203,26 @@ enum Kind {
     Histogram,
 }
 
-/// `/stats/prometheus`: Envoy's metric names, with its default tags as labels.
+/// Hands out all that is counted, and what is refused by name.
+fn visit(state: &dyn AdminState, visit: &mut dyn FnMut(Sample)) {
+    state.refresh();
+    state.stats().visit(visit);
+    let (counts, refused) = state.record().refused(REFUSED);
+    for (kind, count) in counts {
+        let (scope, value) = (Some(kind.service().into()), Value::Gauge(count));
+        visit(Sample { family: "xds", scope, metric: Cow::Borrowed("rejected_resources"), value });
+    }
+    for (kind, name, details) in refused {
+        let scope = Some(format!("{}.{name}", kind.service()).into());
+        let mut reason = details.replace('\n', "; ");
+        reason.truncate(reason.floor_char_boundary(REASON));
+        let value = Value::Text(reason.into());
+        visit(Sample { family: "xds", scope, metric: Cow::Borrowed("resource_rejected"), value });
+    }
+}
+
+/// `/stats/prometheus`: Envoy's metric names, with its default tags as labels. A word is a label of a gauge: those of
+/// Envoy where they are asked for (`text_readouts`), and always why a resource is refused.
 pub(super) fn prometheus(state: &dyn AdminState, query: &Query) -> Response {
     let wanted = match Wanted::parse(query) {
         Ok(wanted) => wanted,
@@ -198,17 +232,25 @@ pub(super) fn prometheus(state: &dyn AdminState, query: &Query) -> Response {
     let mut names = HashMap::new();
     // Samples of one scope come together, and share their labels.
     let mut labels = Labels::default();
-    state.refresh();
-    state.stats().visit(&mut |sample| {
+    let texts = query.has("text_readouts");
+    visit(state, &mut |mut sample| {
         if !wanted.wants(&sample) {
             return;
         }
-        let (metric, code) = tagged(sample.metric.clone());
-        let label = labels.of(&sample, code);
+        let (metric, mut own) = tagged(sample.metric.clone());
+        if let Value::Text(text) = &sample.value {
+            let is_state = sample.family == "xds";
+            if !is_state && !texts {
+                return;
+            }
+            own = Some(label(if is_state { "reason" } else { "text_value" }, text));
+            sample.value = Value::Gauge(is_state.into());
+        }
+        let label = labels.of(&sample, own);
         let index = *names.entry((sample.family, labels.part, metric)).or_insert_with_key(|(.., metric)| {
             let kind = match sample.value {
                 Value::Counter(_) => Kind::Counter,
-                Value::Gauge(_) => Kind::Gauge,
+                Value::Gauge(_) | Value::Text(_) => Kind::Gauge,
                 Value::Histogram(..) => Kind::Histogram,
             };
             let name = sanitized(&format!("envoy_{}{}_{metric}", sample.family, labels.part));
@@ -252,6 +294,8 @@ impl Metric {
                     let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}");
                     writeln!(text, "{name}_count{{{labels}}} {count}")
                 }
+                // It has become a label.
+                Value::Text(_) => Ok(()),
             };
         }
     }
@@ -287,7 +331,8 @@ struct Labels {
 }
 
 impl Labels {
-    fn of(&mut self, sample: &Sample, code: Option<String>) -> Arc<str> {
+    /// `own`: the label of the metric itself.
+    fn of(&mut self, sample: &Sample, own: Option<String>) -> Arc<str> {
         if (self.family, &self.scope) != (sample.family, &sample.scope) {
             let scope = sample.scope.as_deref();
             let (separator, part) = match sample.family {
@@ -308,6 +353,10 @@ impl Labels {
                 ("listener", Some(address), None) => label("envoy_listener_address", address),
                 ("cluster", Some(name), _) => label("envoy_cluster_name", name),
                 ("tcp", Some(prefix), _) => label("envoy_tcp_prefix", prefix),
+                ("xds", Some(kind), _) => match kind.split_once('.') {
+                    Some((kind, name)) => format!("{},{}", label("type", kind), label("name", name)),
+                    None => label("type", kind),
+                },
                 _ => String::new(),
             }
             .into();
@@ -315,10 +364,10 @@ impl Labels {
             self.family = sample.family;
             self.scope.clone_from(&sample.scope);
         }
-        match code {
+        match own {
             None => Arc::clone(&self.labels),
-            Some(code) if self.labels.is_empty() => code.into(),
-            Some(code) => format!("{code},{}", self.labels).into(),
+            Some(own) if self.labels.is_empty() => own.into(),
+            Some(own) => format!("{own},{}", self.labels).into(),
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use outrigger_engine::xds::{Kind, Resource};
 use outrigger_proto::envoy::admin::v3::{HostHealthStatus, HostStatus, SimpleMetric, simple_metric};
 use outrigger_proto::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use outrigger_proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds};
@@ -270,6 +271,44 @@ fn prometheus_has_envoys_names_and_labels() {
     let types = text.lines().filter(|line| line.starts_with("# TYPE")).collect::<Vec<_>>();
     let distinct = types.iter().collect::<std::collections::BTreeSet<_>>();
     assert_eq!(types.len(), distinct.len(), "a metric stands in one place");
+}
+
+#[test]
+fn what_is_refused_is_named_in_a_bounded_number_of_metrics() {
+    let fake = Fake::new();
+    let refuse = |name: &str, reason: String| {
+        let resource = Resource { name: name.into(), version: "1".into(), body: Bytes::new() };
+        fake.record.rejected(Kind::Cluster, &resource, reason, SystemTime::now());
+    };
+    refuse("", "type: \"x\": one\ntwo".into());
+    refuse("long", "ü".repeat(1000));
+    (0..150).for_each(|n| refuse(&format!("name-{n:03}"), "bad".into()));
+    let (_, text) = fake.get("/stats?filter=^xds");
+    assert!(text.contains("xds.cds..resource_rejected: \"type: \"x\": one; two\"\n"), "{text}");
+    assert!(text.contains("xds.cds.rejected_resources: 152\n"), "{text}");
+    let (_, text) = fake.get("/stats/prometheus?filter=^xds");
+    let first = "envoy_xds_resource_rejected{reason=\"type: \\\"x\\\": one; two\",type=\"cds\",name=\"\"} 1\n";
+    assert!(text.contains(first), "{text}");
+    assert!(text.contains("envoy_xds_rejected_resources{type=\"cds\"} 152\n"), "{text}");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("envoy_xds_resource_rejected{")).collect();
+    assert_eq!(lines.len(), 100);
+    assert!(lines.iter().all(|line| line.len() < 400), "{lines:?}");
+}
+
+#[test]
+fn words_are_shown_as_envoy_does() {
+    let fake = Fake::new();
+    fake.stats.cds.update_attempt.inc();
+    fake.stats.control_plane.identifier.set("istiod");
+    let (_, text) = fake.get("/stats");
+    assert!(
+        text.starts_with("cluster_manager.cds.version_text: \"\"\ncontrol_plane.identifier: \"istiod\"\n"),
+        "{text}"
+    );
+    assert_eq!(fake.get("/stats?type=TextReadouts&usedonly").1, "control_plane.identifier: \"istiod\"\n");
+    assert!(!fake.get("/stats/prometheus").1.contains("istiod"));
+    let (_, text) = fake.get("/stats/prometheus?text_readouts");
+    assert!(text.contains("envoy_control_plane_identifier{text_value=\"istiod\"} 0\n"), "{text}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Updates become what is in force. This computes (decoding, converting, hashing) and binds sockets, so it runs beside the
 //! control thread, one step at a time: [`Applier`] goes to a thread of the builder pool with each step and comes back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ use crate::admin::certs;
 use crate::process::Process;
 use crate::server::StartError;
 use crate::telemetry::access_log::LogFile;
-use crate::telemetry::stats::{ClusterStats, RdsStats, Scope, SubscriptionStats};
+use crate::telemetry::stats::{ClusterStats, RdsStats, Scope, SubscriptionStats, XdsStats};
 use crate::worker::Command;
 
 /// `cluster_wait`: how long routes wait for clusters, and removed clusters stay.
@@ -44,6 +44,8 @@ pub(super) struct Applier {
     /// Names that only the bootstrap configures.
     static_clusters: HashSet<Arc<str>>,
     static_listeners: HashSet<Arc<str>>,
+    /// The counters of each kind that came by discovery.
+    kinds: BTreeMap<Kind, Arc<Scope<XdsStats>>>,
     /// The counters of each cluster, so that unused ones show too.
     cluster_stats: HashMap<Arc<str>, Arc<Scope<ClusterStats>>>,
     /// The counters of each route configuration, once for each `stat_prefix` that takes it.
@@ -68,6 +70,7 @@ impl Applier {
             accepting: false,
             static_clusters: HashSet::new(),
             static_listeners: HashSet::new(),
+            kinds: BTreeMap::new(),
             cluster_stats: HashMap::new(),
             rds_stats: HashMap::new(),
             log_files: HashMap::new(),
@@ -122,12 +125,17 @@ impl Applier {
                 self.count_routes(&resource.name, &applied);
             }
             match applied {
-                Ok(Applied::Unchanged) => self.process.record.repeated(kind, resource),
+                Ok(Applied::Unchanged) => {
+                    self.process.record.repeated(kind, resource);
+                    if kind == Kind::Cluster {
+                        self.process.record.kept(kind, resource, now);
+                    }
+                }
                 Ok(Applied::Added | Applied::Modified) => {
                     self.process.record.accepted(kind, resource, now);
                 }
                 Err(reasons) => {
-                    self.process.record.rejected(kind, resource, reasons.join("\n"), now);
+                    self.reject(kind, resource, &reasons, now);
                     rejections.push(Rejection { name: resource.name.clone(), reasons });
                 }
             }
@@ -138,12 +146,11 @@ impl Applier {
         for Rejection { name, reasons } in unreadable {
             let body = Default::default();
             let nothing = Resource { name: name.clone(), version: String::new(), body };
-            self.process.record.rejected(kind, &nothing, reasons.join("\n"), now);
+            self.reject(kind, &nothing, &reasons, now);
             rejections.push(Rejection { name, reasons });
         }
-        for Rejection { name, reasons } in &rejections {
-            tracing::warn!(target: "config", "{kind:?} {name:?} is rejected: {}", reasons.join("; "));
-        }
+        let stats = self.kinds.entry(kind).or_insert_with(|| self.process.stats.xds(kind.service()));
+        stats.shared.rejected.add(rejections.len() as u64);
         if kind == Kind::Endpoints {
             for cluster in rejections.iter().flat_map(|rejection| self.warmer.clusters_of(&rejection.name)) {
                 self.process.stats.cluster(cluster.config.stat_name()).shared.update_rejected.inc();
@@ -158,6 +165,15 @@ impl Applier {
             stats.update_duration.record(started.elapsed().as_micros() as u64);
         }
         rejections
+    }
+
+    fn reject(&self, kind: Kind, resource: &Resource, reasons: &[String], now: SystemTime) {
+        let name = &resource.name;
+        if self.process.record.rejected(kind, resource, reasons.join("\n"), now) {
+            tracing::warn!(target: "config", "{kind:?} {name:?} is rejected: {}", reasons.join("; "));
+        } else {
+            tracing::debug!(target: "config", "{kind:?} {name:?} is rejected once more");
+        }
     }
 
     /// The names of a cluster have had their first answers.

@@ -80,6 +80,14 @@ impl Record {
         status.warming = Some(version(resource, now));
     }
 
+    /// A resource that was removed came back before it was out of force.
+    pub(super) fn kept(&self, kind: Kind, resource: &Resource, now: SystemTime) {
+        let mut inner = self.lock();
+        let statuses = inner.kinds.entry(kind).or_default();
+        let status = || Status { active: Some(version(resource, now)), ..Default::default() };
+        statuses.entry(resource.name.clone()).or_insert_with(status);
+    }
+
     /// A resource came that was there already.
     pub(super) fn repeated(&self, kind: Kind, resource: &Resource) {
         let mut inner = self.lock();
@@ -91,11 +99,30 @@ impl Record {
         }
     }
 
-    /// A resource was refused.
-    pub(super) fn rejected(&self, kind: Kind, resource: &Resource, details: String, now: SystemTime) {
+    /// A resource was refused. Says whether that is news: a server may repeat what it was told is bad.
+    pub(crate) fn rejected(&self, kind: Kind, resource: &Resource, details: String, now: SystemTime) -> bool {
         let mut inner = self.lock();
         let status = inner.kinds.entry(kind).or_default().entry(resource.name.clone()).or_default();
-        status.error = Some(Failure { refused: version(resource, now), details });
+        let failure = Failure { refused: version(resource, now), details };
+        let before = status.error.replace(failure);
+        let (Some(before), Some(failure)) = (before, &status.error) else { return true };
+        before.refused.body != failure.refused.body || before.details != failure.details
+    }
+
+    /// The resources that are refused now, by kind: how many, and the first `limit` of all, with their reasons.
+    pub fn refused(&self, limit: usize) -> (BTreeMap<Kind, u64>, Vec<(Kind, String, String)>) {
+        let inner = self.lock();
+        let (mut counts, mut first) = (BTreeMap::new(), Vec::new());
+        for (kind, statuses) in &inner.kinds {
+            let count = counts.entry(*kind).or_default();
+            for (name, failure) in statuses.iter().filter_map(|(name, status)| Some((name, status.error.as_ref()?))) {
+                *count += 1;
+                if first.len() < limit {
+                    first.push((*kind, name.clone(), failure.details.clone()));
+                }
+            }
+        }
+        (counts, first)
     }
 
     /// What warmed is in force.
@@ -136,4 +163,43 @@ impl Record {
 fn version(resource: &Resource, updated: SystemTime) -> Version {
     let body = Bytes::copy_from_slice(&resource.body);
     Version { version: resource.version.clone(), body, updated }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn resource(name: &str, version: &str, body: &'static str) -> Resource {
+        Resource { name: name.to_owned(), version: version.to_owned(), body: Bytes::from_static(body.as_bytes()) }
+    }
+
+    #[test]
+    fn what_is_refused_once_more_is_no_news() {
+        let (record, now) = (Record::default(), SystemTime::now());
+        let refuse = |version, body, details: &str| {
+            record.rejected(Kind::Cluster, &resource("a", version, body), details.to_owned(), now)
+        };
+        assert!(refuse("1", "x", "bad"));
+        assert!(!refuse("2", "x", "bad"), "the server only calls it otherwise");
+        assert!(refuse("3", "y", "bad") && refuse("3", "y", "worse"));
+        record.accepted(Kind::Cluster, &resource("a", "4", "z"), now);
+        assert!(refuse("5", "y", "worse"));
+    }
+
+    #[test]
+    fn what_comes_back_before_it_is_out_of_force_is_shown_in_force() {
+        let (record, now) = (Record::default(), SystemTime::now());
+        let version = || record.of(Kind::Cluster).get("a").map(|status| status.active.clone().unwrap().version);
+        record.accepted(Kind::Cluster, &resource("a", "1", "x"), now);
+        record.in_force(Kind::Cluster, "a");
+        record.removed(Kind::Cluster, "a");
+        assert_eq!(version(), None);
+        record.repeated(Kind::Cluster, &resource("a", "2", "x"));
+        record.kept(Kind::Cluster, &resource("a", "2", "x"), now);
+        assert_eq!(version().as_deref(), Some("2"));
+        // It is what repetitions and changes find.
+        record.repeated(Kind::Cluster, &resource("a", "3", "x"));
+        record.kept(Kind::Cluster, &resource("a", "3", "x"), now);
+        assert_eq!(version().as_deref(), Some("3"));
+    }
 }

@@ -11,9 +11,10 @@
 mod csds;
 mod server;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use outrigger_engine::xds::Kind;
@@ -355,6 +356,61 @@ fn thousands_of_clusters_cost_few_messages() {
     proxy.answers("second");
 }
 
+/// The metrics that say what is refused.
+fn rejected_metrics(admin: &Path) -> Vec<String> {
+    let (_, text) = admin::request(admin, "GET", "/stats/prometheus").unwrap();
+    let lines = text.lines().filter(|line| line.starts_with("envoy_xds_resource_rejected{"));
+    lines.map(ToString::to_string).collect()
+}
+
+/// Of the clusters that came, as `/config_dump` shows them: what is wrong with those that are refused, and the
+/// `connect_timeout` of each that is in force.
+fn dumped_clusters(admin: &Path) -> (Vec<String>, BTreeMap<String, String>) {
+    let (_, text) = admin::request(admin, "GET", "/config_dump").unwrap();
+    let dump: Value = serde_json::from_str(&text).unwrap();
+    let (mut errors, mut active) = (Vec::new(), BTreeMap::new());
+    for part in dump["configs"].as_array().unwrap() {
+        for list in ["dynamic_active_clusters", "dynamic_warming_clusters"] {
+            for entry in part[list].as_array().into_iter().flatten() {
+                errors.extend(entry["error_state"]["details"].as_str().map(ToString::to_string));
+                let cluster = &entry["cluster"];
+                if let (Some(name), Some(timeout)) = (cluster["name"].as_str(), cluster["connect_timeout"].as_str())
+                    && list == "dynamic_active_clusters"
+                {
+                    active.insert(name.to_owned(), timeout.to_owned());
+                }
+            }
+        }
+    }
+    (errors, active)
+}
+
+/// A cluster that goes and comes back at once, unchanged, was never out of force, and is shown as it is.
+#[test]
+fn a_cluster_that_comes_back_at_once_is_still_shown() {
+    let mode = Mode { delta: true, aggregated: true };
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("control"));
+    let mut proxy = Proxy::start(mode, directory);
+    let mut stream = server.stream();
+    let same = json!({"name": "same", "type": "STATIC", "connect_timeout": "1s"});
+    stream.accepted(Kind::Cluster, "1", std::slice::from_ref(&same), &[]);
+    stream.subscription(Kind::Listener);
+    stream.accepted(Kind::Listener, "1", &[], &[]);
+    let admin = proxy.admin();
+    proxy.process.ready(&admin, PATIENCE).unwrap();
+    // Both are in the proxy's hands before the first is acknowledged, well within the time that a cluster stays.
+    let removal = stream.send(Kind::Cluster, "2", &[], &["same"]);
+    let again = stream.send(Kind::Cluster, "3", &[same], &[]);
+    for nonce in [removal, again] {
+        assert_eq!(stream.request("an answer", |request| request.nonce == nonce).error, None);
+    }
+    let (_, active) = dumped_clusters(&admin);
+    assert_eq!(active.get("same").map(String::as_str), Some("1s"));
+    let shown = csds::fetch(&admin).config.remove(0).generic_xds_configs;
+    assert!(shown.iter().any(|config| config.name == "same" && config.version_info == "3"), "{shown:?}");
+}
+
 /// Of 500 clusters, 7 are bad in different ways, one of them a known one.
 #[test]
 fn bad_resources_are_named_one_by_one_and_the_others_apply() {
@@ -408,13 +464,22 @@ fn bad_resources_are_named_one_by_one_and_the_others_apply() {
     };
     let shown = refused();
     let log = proxy.process.output();
+    let metrics = rejected_metrics(&admin);
+    let (dump, active) = dumped_clusters(&admin);
     for (name, reason) in faults {
         let said = if name.is_empty() { "(no name)" } else { name };
         assert!(error.contains(&format!("{said}: ")) && error.contains(reason), "{said}: {error}");
         assert!(shown.get(name).is_some_and(|details| details.contains(reason)), "{said}: {shown:?}");
         assert!(log.contains(&format!("{name:?}")) && log.contains(reason), "{said}: {log}");
+        let details = dump.iter().find_map(|details| details.strip_prefix(&format!("{said}: ")));
+        assert!(details.is_some_and(|details| details.contains(reason)), "{said}: {dump:?}");
+        let label = format!("name={name:?}");
+        assert!(metrics.iter().any(|line| line.contains(&label) && line.contains(reason)), "{said}: {metrics:?}");
     }
-    assert_eq!(shown.len(), faults.len(), "{shown:?}");
+    assert_eq!((shown.len(), dump.len(), metrics.len()), (faults.len(), faults.len(), faults.len()));
+    assert_eq!(active["known"], "1s", "the last good version serves");
+    assert_eq!(proxy.stat("xds.cds.rejected"), Some(7));
+    assert_eq!(proxy.stat("xds.cds.rejected_resources"), Some(7));
     assert_eq!(proxy.stat("cluster_manager.cds.update_rejected"), Some(1));
     // Those of the bootstrap and the first push among them.
     proxy.until("the good ones are there", || proxy.stat("cluster_manager.active_clusters") == Some(494));
@@ -423,4 +488,9 @@ fn bad_resources_are_named_one_by_one_and_the_others_apply() {
     let resources = ["known", "no-eds", "twice", "other-type"].into_iter().map(good).collect();
     let answer = stream.push_raw(Kind::Cluster, resources, &["garbage", "outside"]);
     assert_eq!((answer.error, refused().len()), (None, 0));
+    let (dump, active) = dumped_clusters(&admin);
+    assert_eq!((dump.len(), rejected_metrics(&admin).len()), (0, 0));
+    assert_eq!(active["known"], "2s");
+    assert_eq!(proxy.stat("xds.cds.rejected_resources"), Some(0));
+    assert_eq!(proxy.stat("xds.cds.rejected"), Some(7));
 }

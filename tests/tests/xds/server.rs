@@ -192,7 +192,7 @@ impl Stream {
         self.request("an answer", |request| request.nonce == nonce)
     }
 
-    fn send(&mut self, kind: Kind, version: &str, resources: &[Value], removed: &[&str]) -> String {
+    pub(crate) fn send(&mut self, kind: Kind, version: &str, resources: &[Value], removed: &[&str]) -> String {
         self.nonce += 1;
         let nonce = self.nonce.to_string();
         let type_url = kind.type_url().to_owned();

@@ -11,7 +11,7 @@ use outrigger_proto::google::rpc::Status;
 use outrigger_proto::prost::Message as _;
 
 use super::subscription::{Draft, OnStream, Subscription};
-use super::{Kind, Rejection, Response, Update};
+use super::{Kind, Rejection, Response, Update, shown_name};
 use crate::config::config_source::RateLimit;
 
 /// An `error_detail` is at most so long, in bytes: gRPC bounds what a peer may send.
@@ -416,7 +416,7 @@ fn error_detail(rejected: &[Rejection]) -> String {
         rejected.iter().flat_map(|rejection| rejection.reasons.iter().map(|reason| (&rejection.name, reason)));
     let mut left = reasons.clone().count();
     for (name, reason) in reasons {
-        let name = if name.is_empty() { "(no name)" } else { name };
+        let name = shown_name(name);
         let before = text.len();
         if before > 0 {
             text.push_str("; ");

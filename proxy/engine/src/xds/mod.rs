@@ -53,6 +53,16 @@ impl Kind {
         }
     }
 
+    /// What its discovery is called for short: `cds`.
+    pub const fn service(self) -> &'static str {
+        match self {
+            Kind::Cluster => "cds",
+            Kind::Endpoints => "eds",
+            Kind::Listener => "lds",
+            Kind::Routes => "rds",
+        }
+    }
+
     /// The kind with this type URL.
     pub fn from_type_url(url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.type_url() == url)
@@ -112,6 +122,11 @@ pub struct Rejection {
     pub name: String,
     /// Every reason, each with path and value.
     pub reasons: Vec<String>,
+}
+
+/// A resource's name as it is shown where something is said of it: also where it has none.
+pub fn shown_name(name: &str) -> &str {
+    if name.is_empty() { "(no name)" } else { name }
 }
 
 /// A resource that the configuration in force names: the client is to subscribe to it, or to stop.

@@ -1,6 +1,7 @@
-//! Counters and gauges.
+//! Counters, gauges and words.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counts up. One thread writes (the shard's worker), so an increment is a load and a store, without the lock prefix
 /// that an atomic add costs; other threads read a value that is at most a moment old.
@@ -93,5 +94,24 @@ impl Gauge {
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A word: what a management server calls itself, or its configuration. Rarely written, so it may lock.
+#[derive(Debug, Default)]
+pub struct Text(Mutex<Arc<str>>);
+
+impl Text {
+    /// Sets the word.
+    pub fn set(&self, text: &str) {
+        let mut word = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if **word != *text {
+            *word = text.into();
+        }
+    }
+
+    /// The word.
+    pub fn get(&self) -> Arc<str> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

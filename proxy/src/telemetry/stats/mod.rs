@@ -26,11 +26,11 @@ pub use codes::{CodeClasses, Codes, Origin};
 pub use histogram::{Histogram, Snapshot};
 pub use http::{HttpStats, RdsShared, RdsStats};
 pub use listener::{ListenerHttpStats, ListenerStats, TcpStats};
-pub use metric::{Counter, Gauge, SharedCounter};
+pub use metric::{Counter, Gauge, SharedCounter, Text};
 pub use scope::{Family, Merge, Metrics, Sample, Scope, Single, Unit, Value};
 pub use server::{
     ClusterManagerStats, ControlPlaneStats, FileStats, GrpcAccessLogStats, ListenerManagerStats, ServerStats,
-    SubscriptionStats,
+    SubscriptionStats, XdsShared, XdsStats,
 };
 pub use ssl::{SslCounters, SslStats};
 pub use worker::WorkerStats;
@@ -61,6 +61,8 @@ pub struct Stats {
     pub cluster_manager: ClusterManagerStats,
     /// `cluster_manager.cds.`
     pub cds: SubscriptionStats,
+    /// `xds.<cds|eds|lds|rds>.`
+    xds: Family<XdsStats>,
     /// `control_plane.`
     pub control_plane: ControlPlaneStats,
     /// `filesystem.`, of the writer of access logs.
@@ -105,6 +107,11 @@ impl Stats {
         self.tcp.scope(&sanitized(stat_prefix))
     }
 
+    /// The scope of a kind of discovery (`cds`).
+    pub fn xds(&self, service: &str) -> Arc<Scope<XdsStats>> {
+        self.xds.scope(service)
+    }
+
     /// The clusters' scopes that are alive, by name.
     pub fn clusters(&self) -> Vec<Arc<Scope<ClusterStats>>> {
         self.cluster.scopes()
@@ -131,6 +138,7 @@ impl Stats {
         if self.lds.update_attempt.get() + self.cds.update_attempt.get() > 0 {
             scope::visit_one(&self.control_plane, "control_plane", visit);
         }
+        self.xds.visit("xds", visit);
         scope::visit_one(&self.filesystem, "filesystem", visit);
         scope::visit_one(&self.grpc_access_log, "access_logs.grpc_access_log", visit);
     }
@@ -148,6 +156,7 @@ impl Stats {
         self.lds.reset_counters();
         self.cluster_manager.reset_counters();
         self.cds.reset_counters();
+        self.xds.reset_counters();
         self.filesystem.reset_counters();
         self.grpc_access_log.reset_counters();
     }
@@ -172,6 +181,7 @@ mod tests {
         all(stats).into_iter().find(|(n, _)| n == name).map(|(_, value)| match value {
             Value::Counter(n) | Value::Gauge(n) => n,
             Value::Histogram(_, h) => h.count(),
+            Value::Text(text) => panic!("{name}: {text:?}"),
         })
     }
 

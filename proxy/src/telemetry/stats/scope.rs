@@ -24,6 +24,8 @@ pub enum Value {
     Gauge(u64),
     /// A distribution.
     Histogram(Unit, Snapshot),
+    /// A word (Envoy's text readout).
+    Text(Arc<str>),
 }
 
 /// One metric of one scope, added up over the workers.
@@ -213,7 +215,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Declares structs whose fields are metrics, with Envoy's names as the fields' names.
 ///
-/// `counters`, `shared_counters`, `gauges` and `histograms` are lists of names (`parts` are fields with a `merge` of their own). With
+/// `counters`, `shared_counters`, `gauges`, `histograms` and `texts` (of a `single` one) are lists of names (`parts` are fields with a `merge` of their own). With
 /// `shared = Type` (or `()`) the struct is a shard ([`Metrics`]), with `single` there is one in the process ([`Single`]).
 macro_rules! metric_structs {
     ($(
@@ -223,6 +225,7 @@ macro_rules! metric_structs {
             $(shared_counters { $($many:ident),* $(,)? })?
             $(gauges { $($gauge:ident),* $(,)? })?
             $(histograms { $($histogram:ident: $unit:ident),* $(,)? })?
+            $(texts { $($text:ident),* $(,)? })?
             $(parts { $($(#[$part_doc:meta])* $part:ident: $part_type:ty),* $(,)? })?
         }
     )*) => {$(
@@ -234,15 +237,16 @@ macro_rules! metric_structs {
             pub $many: $crate::telemetry::stats::SharedCounter,)*)?
             $($(#[doc = concat!("Gauge `", stringify!($gauge), "`.")] pub $gauge: $crate::telemetry::stats::Gauge,)*)?
             $($(#[doc = concat!("Histogram `", stringify!($histogram), "`.")] pub $histogram: $crate::telemetry::stats::Histogram,)*)?
+            $($(#[doc = concat!("Text readout `", stringify!($text), "`.")] pub $text: $crate::telemetry::stats::Text,)*)?
             $($($(#[$part_doc])* pub $part: $part_type,)*)?
         }
 
         $crate::telemetry::stats::scope::metric_structs! { @$kind $name $($shared)?;
-            $($($counter)*)? $($($many)*)?; $($($gauge)*)?; $($($histogram $unit)*)?; $($($part $part_type;)*)?
+            $($($counter)*)? $($($many)*)?; $($($gauge)*)?; $($($histogram $unit)*)?; $($($text)*)?; $($($part $part_type;)*)?
         }
     )*};
     (@shard $name:ident $shared:ty;
-        $($counter:ident)*; $($gauge:ident)*; $($histogram:ident $unit:ident)*; $($part:ident $part_type:ty;)*
+        $($counter:ident)*; $($gauge:ident)*; $($histogram:ident $unit:ident)*; ; $($part:ident $part_type:ty;)*
     ) => {
         impl $crate::telemetry::stats::Metrics for $name {
             type Shared = $shared;
@@ -277,7 +281,7 @@ macro_rules! metric_structs {
         }
     };
     (@single $name:ident;
-        $($counter:ident)*; $($gauge:ident)*; $($histogram:ident $unit:ident)*; $($part:ident $part_type:ty;)*
+        $($counter:ident)*; $($gauge:ident)*; $($histogram:ident $unit:ident)*; $($text:ident)*; $($part:ident $part_type:ty;)*
     ) => {
         impl $crate::telemetry::stats::scope::Single for $name {
             #[allow(unused, reason = "not every struct has everything")]
@@ -294,6 +298,7 @@ macro_rules! metric_structs {
                         Value::Histogram($unit, snapshot),
                     );
                 })*
+                $(out.sample(Cow::Borrowed(stringify!($text)), Value::Text(self.$text.get()));)*
                 $(<$part_type>::merge(std::iter::once(&self.$part), out);)*
             }
 

@@ -36,12 +36,22 @@ metric_structs! {
         counters { init_fetch_timeout, update_attempt, update_failure, update_rejected, update_success }
         gauges { update_time, version }
         histograms { update_duration: Milliseconds }
+        texts { version_text }
+    }
+
+    /// `xds.<kind>.`
+    XdsStats (shard XdsShared) {}
+
+    /// `xds.<kind>.`, what Envoy does not have: resources that were refused, one by one.
+    XdsShared (single) {
+        counters { rejected }
     }
 
     /// `control_plane.`: the aggregated stream
     ControlPlaneStats (single) {
         counters {}
         gauges { connected_state }
+        texts { identifier }
     }
 
     /// `filesystem.`: access logs in files. Several threads write it.
