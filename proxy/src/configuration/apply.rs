@@ -151,6 +151,14 @@ impl Applier {
         }
         let stats = self.kinds.entry(kind).or_insert_with(|| self.process.stats.xds(kind.service()));
         stats.shared.rejected.add(rejections.len() as u64);
+        // A first version that is bad is as none: whoever waits for it goes on. What is known stays.
+        for Rejection { name, .. } in &rejections {
+            match kind {
+                Kind::Endpoints => self.warmer.remove_endpoints(name),
+                Kind::Routes => self.warmer.remove_routes(name),
+                Kind::Cluster | Kind::Listener => {}
+            }
+        }
         if kind == Kind::Endpoints {
             for cluster in rejections.iter().flat_map(|rejection| self.warmer.clusters_of(&rejection.name)) {
                 self.process.stats.cluster(cluster.config.stat_name()).shared.update_rejected.inc();

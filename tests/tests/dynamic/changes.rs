@@ -109,3 +109,28 @@ fn a_request_that_is_under_way_survives_the_change_of_everything() {
     eventually("nothing is kept of the old host", || a.connections() == 0);
     eventually("nothing drains", || mesh.stat("listener_manager.total_listeners_draining") == 0);
 }
+
+/// A first version that is bad stops neither the start nor what has nothing to do with it.
+#[test]
+fn first_endpoints_and_routes_that_are_bad_are_as_none() {
+    let a = Upstream::start("a");
+    let mut bad_routes = routes("bad", "a");
+    bad_routes["virtual_hosts"][0]["domains"] = json!([]);
+    let mut bad_endpoints = assignment("bad", &[a.port]);
+    bad_endpoints["endpoints"][0]["lb_endpoints"][0]["load_balancing_weight"] = json!(0);
+    let mesh = Mesh::start(&[
+        ("cds", json!([cluster("a", a.port), eds_cluster("bad")])),
+        ("eds", json!([bad_endpoints])),
+        ("rds", json!([routes("shop", "a"), bad_routes])),
+        ("lds", json!([rds_listener("good", 0, "shop"), rds_listener("bad", 0, "bad"), inline_listener("in", 0, "bad")])),
+    ]);
+    assert_eq!(get(mesh.port("good").unwrap(), "/").unwrap(), (200, "a".to_owned()));
+    assert_eq!(get(mesh.port("bad").unwrap(), "/").unwrap().0, 404);
+    assert_eq!(get(mesh.port("in").unwrap(), "/").unwrap().0, 503);
+    mesh.set("rds", json!([routes("shop", "a"), routes("bad", "a")]));
+    mesh.set("eds", json!([assignment("bad", &[a.port])]));
+    for name in ["bad", "in"] {
+        let port = mesh.port(name).unwrap();
+        eventually("a good version clears it", || get(port, "/").unwrap() == (200, "a".to_owned()));
+    }
+}

@@ -218,8 +218,9 @@ impl Warmer {
         let name = Arc::clone(&listener.name);
         let known = self.listener_versions.insert(Arc::clone(&name), version);
         self.take_routes(&listener);
-        let waiting = (listener, now + self.cluster_wait);
-        if let Some((superseded, _)) = self.waiting_listeners.insert(name, waiting) {
+        // As with routes: one that takes the place of another that waits has no more time than that had.
+        let until = self.waiting_listeners.get(&name).map_or(now + self.cluster_wait, |(_, until)| *until);
+        if let Some((superseded, _)) = self.waiting_listeners.insert(name, (listener, until)) {
             self.release_routes(&superseded);
         }
         Ok(known.map_or(Applied::Added, |_| Applied::Modified))

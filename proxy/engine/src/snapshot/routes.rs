@@ -57,7 +57,10 @@ impl Warmer {
         }
         let table = make()?;
         let known = configuration.version.replace(version);
-        self.waiting_routes.insert(name, (table, now + self.cluster_wait));
+        // One that takes the place of another that waits has no more time than that had: however often there is a new one,
+        // one of them comes into force.
+        let until = self.waiting_routes.get(&name).map_or(now + self.cluster_wait, |(_, until)| *until);
+        self.waiting_routes.insert(name, (table, until));
         Ok(known.map_or(Applied::Added, |_| Applied::Modified))
     }
 

@@ -309,6 +309,20 @@ fn routes_wait_for_their_clusters_but_not_for_ever() {
 }
 
 #[test]
+fn routes_and_listeners_pushed_over_and_over_wait_no_longer_than_one() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put_listener(&mut warmer, "l", 1, now, by_rds("l"));
+    for push in 0..10 {
+        let now = now + WAIT * push / 10;
+        routes(&mut warmer, u64::from(push), now, "b");
+        put_listener(&mut warmer, "m", u64::from(push), now, listener("m", "b"));
+        assert!(settle(&mut warmer, now).0.is_none());
+    }
+    assert_eq!(warmer.deadline(), Some(now + WAIT));
+    assert_eq!(settle(&mut warmer, now + WAIT).0.unwrap().listeners.len(), 2);
+}
+
+#[test]
 fn a_listener_whose_routes_do_not_exist_serves_without() {
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
     put_listener(&mut warmer, "l", 1, now, by_rds("l"));

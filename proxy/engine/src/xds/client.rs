@@ -61,6 +61,8 @@ pub struct Client {
     stream: Option<bool>,
     /// How many streams there were: an answer belongs to one.
     streams: u64,
+    /// Whether a response ever came: a server that says nothing stops no clock.
+    heard: bool,
     responses: VecDeque<(u64, Kind, Response)>,
     in_hand: Option<InHand>,
     answers: VecDeque<Answer>,
@@ -101,6 +103,7 @@ impl Client {
             kinds: BTreeMap::new(),
             stream: None,
             streams: 0,
+            heard: false,
             responses: VecDeque::new(),
             in_hand: None,
             answers: VecDeque::new(),
@@ -122,12 +125,13 @@ impl Client {
     }
 
     /// Wants a resource by its name, or no longer. One that has not come `timeout` (`None`: no limit) after it was asked
-    /// for does not exist: an update names it as removed. Until there has been a stream the time runs from now, since
-    /// the process does not start before its configuration is there or known to be missing.
+    /// for does not exist: an update names it as removed. Until a server has said something the time runs from now, and
+    /// no broken stream stops it, since the process does not start before its configuration is there or known to be
+    /// missing.
     pub fn interest(&mut self, kind: Kind, name: &str, wanted: bool, timeout: Option<Duration>, now: Instant) {
         let subscription = self.kinds.entry(kind).or_insert_with(|| Subscription::new(kind));
         if wanted {
-            let until = timeout.filter(|_| self.streams == 0).map(|timeout| now + timeout);
+            let until = timeout.filter(|_| !self.heard).map(|timeout| now + timeout);
             subscription.want(name, timeout, until);
         } else {
             subscription.give_up(name);
@@ -141,7 +145,7 @@ impl Client {
     pub fn connected(&mut self) {
         self.disconnected();
         if self.streams == 0 {
-            self.kinds.values_mut().for_each(Subscription::reset_waits);
+            self.kinds.values_mut().for_each(Subscription::stop_waits);
         }
         self.streams += 1;
         self.stream = Some(false);
@@ -151,7 +155,12 @@ impl Client {
     pub fn disconnected(&mut self) {
         if self.stream.take().is_some() {
             self.answers.clear();
-            self.kinds.values_mut().for_each(Subscription::disconnected);
+            for subscription in self.kinds.values_mut() {
+                subscription.disconnected();
+                if self.heard {
+                    subscription.stop_waits();
+                }
+            }
         }
     }
 
@@ -167,6 +176,7 @@ impl Client {
         let on_stream = self.kinds.get_mut(&kind)?.on_stream.as_mut()?;
         on_stream.nonce.clone_from(&response.nonce);
         on_stream.open += 1;
+        self.heard = true;
         self.responses.push_back((self.streams, kind, response));
         Some(kind)
     }

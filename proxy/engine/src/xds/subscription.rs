@@ -161,12 +161,16 @@ impl Subscription {
         }
     }
 
-    /// What we have is kept; the clocks stop, since nobody can answer.
+    /// What we have is kept.
     pub(super) fn disconnected(&mut self) {
         self.on_stream = None;
+    }
+
+    /// The clocks stop, since nobody can answer; they start again when their names are asked for.
+    pub(super) fn stop_waits(&mut self) {
         self.waits.clear();
         for wanted in self.names.values_mut() {
-            if wanted.wait != Wait::Over {
+            if matches!(wanted.wait, Wait::Until(_)) {
                 wanted.wait = Wait::Open;
             }
         }
@@ -182,16 +186,6 @@ impl Subscription {
             {
                 self.waits.insert((now + timeout, name.clone()));
                 wanted.wait = Wait::Until(now + timeout);
-            }
-        }
-    }
-
-    /// All clocks that run for want of a first stream start again with it.
-    pub(super) fn reset_waits(&mut self) {
-        self.waits.clear();
-        for wanted in self.names.values_mut() {
-            if matches!(wanted.wait, Wait::Until(_)) {
-                wanted.wait = Wait::Open;
             }
         }
     }

@@ -489,13 +489,23 @@ fn rule_23_what_does_not_come_in_time_does_not_exist() {
     bench.client.connected();
     bench.requests();
     assert_eq!(bench.after(14).map(|update| update.removed), None);
-    // While the stream is down nobody can say what exists.
+    // A server that ends its streams without a word does not stop it.
+    for _ in 0..3 {
+        bench.client.disconnected();
+        bench.client.connected();
+        bench.requests();
+    }
+    assert_eq!(bench.after(1).unwrap().removed, ["b"]);
+    // While the stream to a server that has said something is down nobody can say what exists.
+    bench.answer(delta(Kind::Endpoints, "n0", Vec::new(), &[]));
+    bench.want("d");
+    bench.requests();
     bench.client.disconnected();
     assert_eq!(bench.after(60).map(|update| update.removed), None);
     bench.client.connected();
     bench.requests();
     assert_eq!(bench.client.deadline(bench.now), Some(bench.now + Duration::from_secs(15)));
-    assert_eq!(bench.after(15).unwrap().removed, ["b"]);
+    assert_eq!(bench.after(15).unwrap().removed, ["d"]);
     // It may still come.
     let both = vec![resource(Kind::Endpoints, "a", "1", ""), resource(Kind::Endpoints, "b", "1", "")];
     assert_eq!(changed(&bench.answer(delta(Kind::Endpoints, "n1", both, &[]))), ["a", "b"]);
