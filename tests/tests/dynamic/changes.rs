@@ -122,7 +122,10 @@ fn first_endpoints_and_routes_that_are_bad_are_as_none() {
         ("cds", json!([cluster("a", a.port), eds_cluster("bad")])),
         ("eds", json!([bad_endpoints])),
         ("rds", json!([routes("shop", "a"), bad_routes])),
-        ("lds", json!([rds_listener("good", 0, "shop"), rds_listener("bad", 0, "bad"), inline_listener("in", 0, "bad")])),
+        (
+            "lds",
+            json!([rds_listener("good", 0, "shop"), rds_listener("bad", 0, "bad"), inline_listener("in", 0, "bad")]),
+        ),
     ]);
     assert_eq!(get(mesh.port("good").unwrap(), "/").unwrap(), (200, "a".to_owned()));
     assert_eq!(get(mesh.port("bad").unwrap(), "/").unwrap().0, 404);
