@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use outrigger_engine::balance::Host;
 use outrigger_engine::message::Protocol;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use super::WorkerCluster;
 use super::connect::{ConnectError, Connected, connect};
 use crate::http::codec::{ClientStream, CloseReason, Owner, OwnerRef, ResetBy, h1, h2};
+use crate::telemetry::stats::ClusterStats;
 
 /// What tells two pools of a cluster apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,13 +109,32 @@ struct Idle {
 struct Shared {
     connection: h2::ClientConnection,
     local_address: Option<std::net::SocketAddr>,
+    started: Instant,
     since: Instant,
 }
 
 #[derive(Debug)]
 struct Pending {
     give: oneshot::Sender<Result<Box<Lease>, PoolError>>,
+    _counted: Waiting,
     _guard: Guard,
+}
+
+/// One of `upstream_rq_pending_active`.
+#[derive(Debug)]
+struct Waiting(Arc<ClusterStats>);
+
+impl Waiting {
+    fn new(stats: &Arc<ClusterStats>) -> Self {
+        stats.upstream_rq_pending_active.inc();
+        Self(stats.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.upstream_rq_pending_active.dec();
+    }
 }
 
 /// Streams at a time on one HTTP/2 connection, if the peer allows more.
@@ -144,7 +165,7 @@ impl HostPool {
         {
             let mut state = self.state.borrow_mut();
             state.pending.retain(|pending| !pending.give.is_closed());
-            state.pending.push_back(Pending { give, _guard: guard });
+            state.pending.push_back(Pending { give, _counted: Waiting::new(&cluster.stats), _guard: guard });
         }
         cluster.stats.upstream_rq_pending_total.inc();
         self.connect_if_needed(&cluster, priority);
@@ -272,7 +293,7 @@ impl HostPool {
             match h2::ClientConnection::handshake(io, &cluster.h2_settings, home).await {
                 Ok(connection) => {
                     let since = Instant::now();
-                    self.state.borrow_mut().shared.push(Shared { connection, local_address, since });
+                    self.state.borrow_mut().shared.push(Shared { connection, local_address, started, since });
                     self.serve_pending();
                 }
                 // Those that wait need another connection, or the error.
@@ -406,11 +427,15 @@ impl HostPool {
     pub(super) fn sweep(&self, now: Instant) -> bool {
         let Some(cluster) = self.cluster.upgrade() else { return false };
         let idle_timeout = cluster.state.config.idle_timeout;
+        let max_age = cluster.state.config.max_connection_duration;
         let is_stale = |since: Instant| idle_timeout.is_some_and(|timeout| now.duration_since(since) >= timeout);
+        let is_old = |age: Duration| max_age.is_some_and(|max| age >= max);
         let idle = std::mem::take(&mut self.state.borrow_mut().idle);
         let mut kept = Vec::with_capacity(idle.len());
         for mut entry in idle {
-            if is_stale(entry.since) {
+            if is_old(entry.connection.age()) {
+                cluster.stats.upstream_cx_max_duration_reached.inc();
+            } else if is_stale(entry.since) {
                 cluster.stats.upstream_cx_idle_timeout.inc();
             } else if entry.connection.is_alive() {
                 kept.push(entry);
@@ -425,6 +450,12 @@ impl HostPool {
         state.shared.retain(|shared| {
             let active = shared.connection.active() > 0;
             if !active && (self.retired.get() || is_stale(shared.since)) {
+                stale.push(shared.connection.clone());
+                return false;
+            }
+            if is_old(now.duration_since(shared.started)) {
+                // It takes no further stream, and ends with the last one that it has.
+                cluster.stats.upstream_cx_max_duration_reached.inc();
                 stale.push(shared.connection.clone());
                 return false;
             }

@@ -18,7 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     case("nothing matches", "", "GET /nothing", &["404 "]),
     case(
         "exact path",
-        "{matches: [{path: {type: Exact, value: /exact}}], backendRefs: [{name: one, port: 80}]}",
+        "{name: named, matches: [{path: {type: Exact, value: /exact}}], backendRefs: [{group: '', kind: Service, name: one, port: 80}]}",
         "GET /exact",
         &["200 ", "one GET /exact\n", "server: app\n"],
     ),
@@ -95,6 +95,12 @@ pub(crate) const CASES: &[Case] = &[
          backendRefs: [{name: one, port: 80, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-set, value: backend}]}}, {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-back, value: backend}, {name: x-own, value: own}]}}]}, {name: two, port: 80, weight: 0}]}",
         "GET /bh",
         &["x-set: backend\n", "!x-set: rule", "x-back: rule\n", "!x-back: backend", "x-own: own\n"],
+    ),
+    case(
+        "headers that the backend adds and removes",
+        "{matches: [{path: {value: /br}}], backendRefs: [{name: one, port: 80, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x-add, value: new}], remove: [x-gone]}}, {type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: x-up, value: down}], remove: [server]}}]}]}",
+        "GET /br\nx-add: old\nx-gone: 1",
+        &["x-add: old\n", "x-add: new\n", "!x-gone", "x-up: up\n", "x-up: down\n", "!server: app"],
     ),
     case(
         "host",
@@ -239,15 +245,20 @@ pub(crate) fn without_routes(one: SocketAddr, two: SocketAddr) -> String {
         + &workload("dead", "app: dead", 1, "{name: half-dead}")
 }
 
-/// The same with all rules, in routes of as many as one may have.
-pub(crate) fn objects(one: SocketAddr, two: SocketAddr) -> String {
+/// All rules, in routes of as many as one may have.
+pub(crate) fn routes() -> Vec<String> {
     let rules: Vec<_> = CASES.iter().map(|case| case.rule).filter(|rule| !rule.is_empty()).collect();
     let route = |(index, rules): (usize, &[&str])| {
         format!(
-            "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: shop-{index}}}\n\
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: shop-{index}}}\n\
              spec: {{parentRefs: [{{group: '', kind: Service, name: shop, port: 8080}}], rules: [{}]}}",
             rules.join(", ")
         )
     };
-    without_routes(one, two) + &rules.chunks(16).enumerate().map(route).collect::<String>()
+    rules.chunks(16).enumerate().map(route).collect()
+}
+
+/// The Services with all rules.
+pub(crate) fn objects(one: SocketAddr, two: SocketAddr) -> String {
+    std::iter::once(without_routes(one, two)).chain(routes()).collect::<Vec<_>>().join("\n---\n")
 }

@@ -10,21 +10,25 @@
 
 mod cases;
 mod echo;
+mod fields;
 mod mesh;
+mod probe;
+mod services;
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cases::{CASES, Case};
+use cases::CASES;
 use clap::Parser;
+use echo::Echo;
 use mesh::{Control, compile};
 use outrigger_control::bootstrap::{BootstrapArgs, bootstrap};
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
 use outrigger_tests::{admin, peers};
+use probe::{Running, Scene, faults, read, send};
 
 /// Longer than anything here takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,25 +90,8 @@ fn envoy(program: &Path) -> Command {
     command
 }
 
-/// The answer to one request: status, a line for each header, an empty line, the body.
 fn ask(port: u16, request: &str) -> Option<String> {
-    let mut lines = request.split('\n');
-    let mut head = format!("{} HTTP/1.1\r\nconnection: close\r\n", lines.next()?);
-    let mut has_host = false;
-    for line in lines {
-        has_host |= line.starts_with("host:");
-        head += &format!("{line}\r\n");
-    }
-    if !has_host {
-        head += "host: shop.test\r\n";
-    }
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let answer = answer.strip_prefix("HTTP/1.1 ")?.replace("\r\n", "\n");
-    Some(answer)
+    send(port, request).map(read)
 }
 
 #[track_caller]
@@ -116,21 +103,8 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// What is wrong with the answer.
-fn faults(case: &Case, answer: &str) -> Vec<String> {
-    let wrong = |expected: &&&str| match expected.strip_prefix('!') {
-        Some(unexpected) => answer.contains(unexpected),
-        None => !answer.contains(**expected),
-    };
-    case.answer
-        .iter()
-        .filter(wrong)
-        .map(|expected| format!("{}: {expected:?} is wrong in\n{answer}", case.name))
-        .collect()
-}
-
-fn every_field_has_its_effect(command: Command, delta: bool) {
-    let (one, two) = (echo::start("one"), echo::start("two"));
+fn routes_have_their_effect(command: Command, delta: bool) {
+    let (one, two) = (Echo::start("one").address, Echo::start("two").address);
     let control = Control::start(compile(&cases::objects(one, two)));
     let ports = Reserved::new().unwrap();
     let inbound = Reserved::new().unwrap();
@@ -152,11 +126,15 @@ fn every_field_has_its_effect(command: Command, delta: bool) {
     let mut wrong = Vec::new();
     for case in CASES {
         let answer = ask(ports.port(), case.request).unwrap_or_default();
-        wrong.extend(faults(case, &answer));
+        let faults = faults(case.answer, &answer);
+        wrong.extend((!faults.is_empty()).then(|| format!("{}: {faults}", case.name)));
     }
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), proxy.process.output());
     let through = ask(inbound.port(), "GET /in").unwrap_or_default();
     assert!(through.starts_with("200 ") && through.contains("\none GET /in\n"), "{through}");
+    // What a rule is called is told by the logs only.
+    let (_, dump) = admin::request(&proxy.admin(), "GET", "/config_dump").unwrap();
+    assert!(dump.contains("shop-0/named"), "{dump}");
     proxy.rejects_nothing();
 
     // The route goes, and the Service's own instances are called.
@@ -167,24 +145,78 @@ fn every_field_has_its_effect(command: Command, delta: bool) {
     proxy.rejects_nothing();
 }
 
-#[test]
-fn envoy_by_delta() {
-    let Some(program) = peers::find("envoy", "envoy_by_delta") else { return };
-    every_field_has_its_effect(envoy(&program), true);
+/// A Service for each case, all at once behind one proxy.
+fn services_have_their_effect(command: Command, delta: bool) {
+    let started: Vec<_> = services::CASES
+        .iter()
+        .zip(1..)
+        .map(|(case, number)| {
+            let start = |(index, instance): (usize, &services::Instance)| Running::start(instance.runs, index);
+            let running: Vec<_> = case.instances.iter().enumerate().map(start).collect();
+            let ports: Vec<_> = case.to.iter().map(|_| Reserved::new().unwrap()).collect();
+            (case, format!("case-{number}"), running, ports)
+        })
+        .collect();
+    let mut yaml = Vec::new();
+    let mut flags = vec!["--service=caller".to_owned()];
+    for (case, name, running, ports) in &started {
+        yaml.push(case.objects(name, &running.iter().map(Running::port).collect::<Vec<_>>()));
+        for (to, port) in case.to.iter().zip(ports) {
+            flags.push(format!("--to={}=127.0.0.1:{}", to.replace("NAME", name), port.port()));
+        }
+    }
+    let control = Control::start(compile(&yaml.join("---\n")));
+    flags.push(format!("--control={}", control.address));
+    let proxy = Proxy::start(command, &flags, delta);
+    let scenes: Vec<_> = started
+        .into_iter()
+        .map(|(case, name, running, ports)| Scene {
+            case,
+            name,
+            running,
+            ports,
+            admin: proxy.admin(),
+            process: proxy.process.id(),
+        })
+        .collect();
+    for scene in &scenes {
+        for port in &scene.ports {
+            until("its listener", || TcpStream::connect(("127.0.0.1", port.port())).is_ok());
+        }
+        until("its instances", || scene.has_instances());
+    }
+    let failed: Vec<_> = std::thread::scope(|threads| {
+        let all: Vec<_> = scenes.iter().map(|scene| (scene, threads.spawn(|| (scene.case.probe)(scene)))).collect();
+        let failed = all.into_iter().filter_map(|(scene, thread)| thread.join().err().map(|_| scene));
+        failed.map(|scene| format!("{} {:?}: {}", scene.name, scene.case.shows, scene.case.policy)).collect()
+    });
+    assert!(failed.is_empty(), "{}\n{}", failed.join("\n"), proxy.process.output());
+    proxy.rejects_nothing();
 }
 
-#[test]
-fn envoy_by_state_of_the_world() {
-    let Some(program) = peers::find("envoy", "envoy_by_state_of_the_world") else { return };
-    every_field_has_its_effect(envoy(&program), false);
+/// Both halves, over both variants of the protocol.
+macro_rules! suite {
+    ($($name:ident, $effect:ident, $delta:literal;)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn envoy() {
+                let Some(program) = peers::find("envoy", stringify!($name)) else { return };
+                $effect(super::envoy(&program), $delta);
+            }
+
+            #[test]
+            fn outrigger() {
+                $effect(super::outrigger(), $delta);
+            }
+        }
+    )*};
 }
 
-#[test]
-fn outrigger_by_delta() {
-    every_field_has_its_effect(outrigger(), true);
-}
-
-#[test]
-fn outrigger_by_state_of_the_world() {
-    every_field_has_its_effect(outrigger(), false);
+suite! {
+    routes_by_delta, routes_have_their_effect, true;
+    routes_by_state_of_the_world, routes_have_their_effect, false;
+    services_by_delta, services_have_their_effect, true;
+    services_by_state_of_the_world, services_have_their_effect, false;
 }

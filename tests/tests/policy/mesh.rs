@@ -15,14 +15,16 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 
-/// The objects of a YAML text with `---` between them, compiled.
-pub(crate) fn compile(yaml: &str) -> Arc<dyn Views> {
+/// The objects of a YAML text with `---` between them.
+pub(crate) fn objects(yaml: &str) -> Vec<Stored> {
     let pool = DescriptorPool::decode(outrigger_proto::CONTROL_DESCRIPTORS).unwrap();
-    let objects: Vec<Stored> = yaml
-        .split("\n---\n")
-        .zip(1..)
-        .map(|(text, created)| Stored { object: Arc::new(object(text, &pool)), created })
-        .collect();
+    let object = |(text, created)| Stored { object: Arc::new(object(text, &pool)), created };
+    yaml.split("\n---\n").zip(1..).map(object).collect()
+}
+
+/// They, compiled.
+pub(crate) fn compile(yaml: &str) -> Arc<dyn Views> {
+    let objects = objects(yaml);
     for stored in &objects {
         assert_eq!(validate(&stored.object), [], "{:?}", stored.object);
     }
