@@ -9,6 +9,6 @@ use outrigger_engine::source::{Source, Verdict, verdicts};
 fuzz_target!(|text: &str| {
     let sources = [Source::new("fuzz.yaml", text)];
     let loaded = Bootstrap::load(&sources);
-    let rejected = verdicts(&sources).iter().any(|line| matches!(line.verdict, Verdict::Rejected { .. }));
+    let rejected = verdicts(&sources, |_, _| {}).iter().any(|line| matches!(line.verdict, Verdict::Rejected { .. }));
     assert_eq!(loaded.is_err(), rejected);
 });

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use outrigger_engine::config::hcm::{HeaderCase, Http1Options};
 use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Scheme};
-use outrigger_proxy::http::codec::{Body, CloseReason, Owner, OwnerRef, Reply, h1};
+use outrigger_proxy::http::codec::{Body, CloseReason, Owner, OwnerRef, Reply, ResetBy, h1};
 use outrigger_proxy::io::Io;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
@@ -24,7 +24,8 @@ struct Nobody;
 
 impl Owner for Nobody {
     fn idle(&self, _: h1::ClientConnection) {}
-    fn closed(&self, _: CloseReason) {}
+    fn closed(&self, _: CloseReason, _: usize) {}
+    fn reset(&self, _: ResetBy) {}
 }
 
 fuzz_target!(|input: (u16, &[u8])| {
@@ -111,7 +112,7 @@ async fn response(pieces: &[&[u8]]) -> Vec<String> {
     };
     let receive = async {
         let mut seen = Vec::new();
-        if let Err(error) = stream.send_head(request, true) {
+        if let Err(error) = stream.send_head(&request, true) {
             seen.push(error.to_string());
             return seen;
         }

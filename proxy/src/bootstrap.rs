@@ -2,13 +2,14 @@
 
 use outrigger_engine::config::bootstrap::Bootstrap;
 use outrigger_engine::config::hcm::RouteSource;
-use outrigger_engine::config::listener::NetworkFilter;
+use outrigger_engine::config::listener::{FilterChain, NetworkFilter};
 use outrigger_engine::config::report::{At, Problem, Report};
 use outrigger_engine::config::value::DataSource;
-use outrigger_engine::source::{Source, bootstrap_message};
+use outrigger_engine::source::{Locator, Source, bootstrap_message};
 use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap as Message;
 
 use crate::args::ConfigArgs;
+use crate::configuration::resource;
 
 /// The texts of the bootstrap, each with its name.
 pub fn texts(args: &ConfigArgs) -> Result<Vec<(String, String)>, String> {
@@ -29,28 +30,46 @@ pub fn texts(args: &ConfigArgs) -> Result<Vec<(String, String)>, String> {
 /// Reads and validates the bootstrap. On failure every fault, one a line.
 pub fn load(args: &ConfigArgs) -> Result<Bootstrap, String> {
     let texts = texts(args)?;
-    let bootstrap = Bootstrap::load(&sources(&texts)).map_err(|problems| lines(&problems))?;
+    let sources = sources(&texts);
+    let bootstrap = Bootstrap::load(&sources).map_err(|problems| lines(&problems))?;
     let report = Report::new();
-    load_bodies(&bootstrap, &report.root());
-    match report.into_parts().0.as_slice() {
-        [] => Ok(bootstrap),
-        problems => Err(lines(problems)),
+    read_files(&bootstrap, &report.root());
+    let (mut problems, _) = report.into_parts();
+    if problems.is_empty() {
+        return Ok(bootstrap);
     }
+    Locator::new(&sources).locate(&mut problems);
+    Err(lines(&problems))
 }
 
-/// Reads the bodies of direct responses that stand in files or in the environment.
-fn load_bodies(bootstrap: &Bootstrap, at: &At<'_>) {
+/// Reads what a bootstrap only names, in files or in the environment, as it is read once at the start: certificates, keys
+/// and trust, and the bodies of direct responses.
+pub(crate) fn read_files(bootstrap: &Bootstrap, at: &At<'_>) {
     let at = at.field("static_resources");
+    let list = at.field("clusters");
+    for (index, cluster) in bootstrap.clusters.iter().enumerate() {
+        resource::prepare_cluster(cluster, &list.index(index));
+    }
     let list = at.field("listeners");
     for (index, listener) in bootstrap.listeners.iter().enumerate() {
         let at = list.index(index);
-        for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
-            if let NetworkFilter::Http(manager) = &chain.filter {
-                let RouteSource::Inline(table) = &manager.routes else { continue };
-                table.load_bodies(&read, &at.field("route_config"));
-            }
+        resource::prepare_listener(listener, &at);
+        let chains = at.field("filter_chains");
+        for (index, chain) in listener.filter_chains.iter().enumerate() {
+            load_bodies(chain, &chains.index(index));
+        }
+        if let Some(chain) = &listener.default_filter_chain {
+            load_bodies(chain, &at.field("default_filter_chain"));
         }
     }
+}
+
+fn load_bodies(chain: &FilterChain, at: &At<'_>) {
+    let NetworkFilter::Http(manager) = &chain.filter else { return };
+    let RouteSource::Inline(table) = &manager.routes else { return };
+    // The connection manager is the only filter.
+    let (filters, config) = (at.field("filters"), "typed_config");
+    table.load_bodies(&read, &filters.index(0).field(config).field("route_config"));
 }
 
 /// The bytes of a data source.
@@ -76,4 +95,190 @@ fn sources(texts: &[(String, String)]) -> Vec<Source<'_>> {
 
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use outrigger_engine::source::{Verdict, verdicts};
+
+    use super::*;
+
+    /// A bootstrap that reads certificates of both sides and a body from files of `DIR`.
+    const TEXT: &str = r#"
+static_resources:
+  listeners:
+    - name: in
+      address: { socket_address: { address: 127.0.0.1, port_value: 1 } }
+      filter_chains:
+        - filters:
+            - name: http
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: in
+                route_config:
+                  virtual_hosts:
+                    - name: all
+                      domains: ["*"]
+                      routes:
+                        - match: { prefix: / }
+                          direct_response:
+                            status: 200
+                            body: { filename: DIR/body }
+                http_filters:
+                  - name: router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          transport_socket:
+            name: tls
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+              require_client_certificate: true
+              common_tls_context:
+                tls_certificates:
+                  - certificate_chain: { filename: DIR/one.crt }
+                    private_key: { filename: DIR/one.key }
+                  - certificate_chain: { filename: DIR/two.crt }
+                    private_key: { filename: DIR/two.key }
+                validation_context:
+                  trusted_ca: { filename: DIR/clients.crt }
+  clusters:
+    - name: up
+      transport_socket:
+        name: tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+          common_tls_context:
+            tls_certificates:
+              - certificate_chain: { filename: DIR/up.crt }
+                private_key: { filename: DIR/up.key }
+            validation_context:
+              trusted_ca: { filename: DIR/hosts.crt }
+              crl: { filename: DIR/hosts.crl }
+"#;
+
+    fn write_good(directory: &Path) {
+        let at = |name: &str| directory.join(name);
+        for name in ["one", "two", "up"] {
+            let made = rcgen::generate_simple_self_signed([format!("{name}.test")]).unwrap();
+            std::fs::write(at(&format!("{name}.crt")), made.cert.pem()).unwrap();
+            std::fs::write(at(&format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+        }
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+        let pem = params.self_signed(&key).unwrap().pem();
+        for name in ["clients.crt", "hosts.crt"] {
+            std::fs::write(at(name), &pem).unwrap();
+        }
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2026, 1, 1),
+            next_update: rcgen::date_time_ymd(2126, 1, 1),
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let issuer = rcgen::Issuer::new(params, key);
+        std::fs::write(at("hosts.crl"), list.signed_by(&issuer).unwrap().pem().unwrap()).unwrap();
+        std::fs::write(at("body"), "hello").unwrap();
+    }
+
+    /// What is done to a file, its name, the end of the field's path, and a part of the reason.
+    type Fault = (fn(&Path), &'static str, &'static str, &'static str);
+
+    fn missing(path: &Path) {
+        std::fs::remove_file(path).unwrap();
+    }
+
+    fn empty(path: &Path) {
+        std::fs::write(path, "").unwrap();
+    }
+
+    /// Base64 in the right frame that is nothing of the kind.
+    fn rubbish(path: &Path) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        std::fs::write(path, format!("{}\nAAEC\n{}\n", lines[0], lines[lines.len() - 1])).unwrap();
+    }
+
+    /// A good file of another pair.
+    fn anothers(path: &Path) {
+        let other = path.with_file_name(if path.ends_with("one.key") { "two.key" } else { "one.key" });
+        std::fs::copy(other, path).unwrap();
+    }
+
+    fn directory(path: &Path) {
+        std::fs::remove_file(path).unwrap();
+        std::fs::create_dir(path).unwrap();
+    }
+
+    const CHAIN: &str = "listeners[0].filter_chains[0].transport_socket.typed_config.common_tls_context";
+    const CLUSTER: &str = "clusters[0].transport_socket.typed_config.common_tls_context";
+
+    const FAULTS: &[Fault] = &[
+        (missing, "one.crt", "tls_certificates[0].certificate_chain", "No such file"),
+        (directory, "one.crt", "tls_certificates[0].certificate_chain", "Is a directory"),
+        (empty, "one.crt", "tls_certificates[0].certificate_chain", "no certificate in it"),
+        (rubbish, "one.crt", "tls_certificates[0].certificate_chain", "not X.509"),
+        (missing, "two.crt", "tls_certificates[1].certificate_chain", "No such file"),
+        (missing, "one.key", "tls_certificates[0].private_key", "No such file"),
+        (empty, "one.key", "tls_certificates[0].private_key", "not a PEM private key"),
+        (rubbish, "two.key", "tls_certificates[1].private_key", "failed to parse private key"),
+        (anothers, "one.key", "tls_certificates[0].private_key", "not the key of the certificate"),
+        (anothers, "two.key", "tls_certificates[1].private_key", "not the key of the certificate"),
+        (missing, "clients.crt", "validation_context.trusted_ca", "No such file"),
+        (empty, "clients.crt", "validation_context.trusted_ca", "no certificate in it"),
+        (rubbish, "clients.crt", "validation_context.trusted_ca", "BadEncoding"),
+        (missing, "up.crt", "tls_certificates[0].certificate_chain", "No such file"),
+        (missing, "up.key", "tls_certificates[0].private_key", "No such file"),
+        (anothers, "up.key", "tls_certificates[0].private_key", "not the key of the certificate"),
+        (missing, "hosts.crt", "validation_context.trusted_ca", "No such file"),
+        (empty, "hosts.crt", "validation_context.trusted_ca", "no certificate in it"),
+        (missing, "hosts.crl", "validation_context.crl", "No such file"),
+        (empty, "hosts.crl", "validation_context.crl", "no revocation list in it"),
+        (rubbish, "hosts.crl", "validation_context.crl", "could not be parsed"),
+        (missing, "body", "route_config.virtual_hosts[0].routes[0].direct_response.body", "No such file"),
+    ];
+
+    #[test]
+    fn every_file_at_fault_is_named_with_field_reason_and_line() {
+        let files = tempfile::tempdir().unwrap();
+        let text = TEXT.replace("DIR", files.path().to_str().unwrap());
+        let load = || {
+            let args = ConfigArgs { config_path: None, config_yaml: Some(text.clone()) };
+            load(&args).map(|_| ()).map_err(|faults| faults.lines().map(str::to_owned).collect::<Vec<_>>())
+        };
+        write_good(files.path());
+        assert_eq!(load(), Ok(()));
+        for &(spoil, file, field, reason) in FAULTS {
+            let path = files.path().join(file);
+            if path.is_dir() {
+                std::fs::remove_dir(&path).unwrap();
+            }
+            write_good(files.path());
+            spoil(&path);
+            let faults = load().expect_err(file);
+            let [fault] = faults.as_slice() else { panic!("{file}: {faults:#?}") };
+            let around = match file {
+                "body" => "",
+                _ if file.starts_with("up") || file.starts_with("hosts") => CLUSTER,
+                _ => CHAIN,
+            };
+            let line = 1 + text.lines().position(|line| line.contains(path.to_str().unwrap())).unwrap();
+            for part in [&format!("--config-yaml:{line}:"), around, field, path.to_str().unwrap(), reason] {
+                assert!(fault.contains(part), "{file}: no {part:?} in {fault}");
+            }
+            // The other way to ask says the same.
+            let lines = verdicts(&[Source::new("--config-yaml", &text)], read_files);
+            let rejected = lines.iter().filter(|line| matches!(line.verdict, Verdict::Rejected { .. }));
+            let rejected: Vec<_> = rejected.map(|line| line.to_string().replacen("rejected: ", "", 1)).collect();
+            assert_eq!(rejected, faults);
+            if path.is_dir() {
+                std::fs::remove_dir(&path).unwrap();
+            }
+        }
+    }
 }

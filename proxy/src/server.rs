@@ -25,7 +25,6 @@ use crate::configuration::{BindError, Configuration};
 use crate::process::Process;
 use crate::telemetry::access_log::{AccessLogs, NewStream, service};
 use crate::telemetry::stats::Stats;
-use crate::tls::TlsError;
 use crate::worker::{Command, Worker, Workers};
 use crate::xds;
 
@@ -35,16 +34,6 @@ pub enum StartError {
     /// A socket.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// TLS of a listener or a cluster.
-    #[error("{kind} {name}: transport_socket: {source}")]
-    Tls {
-        /// `listener` or `cluster`.
-        kind: &'static str,
-        /// Its name.
-        name: Arc<str>,
-        /// What is wrong.
-        source: TlsError,
-    },
     /// An access log.
     #[error(transparent)]
     AccessLog(#[from] crate::telemetry::access_log::OpenError),

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use outrigger_engine::source::{Source, Verdict, verdicts};
 
+use crate::bootstrap::read_files;
+
 /// Says for every field of the bootstrap whether it is used, harmless (and why) or rejected (and why), with its line
 /// and column. The exit code is 1 if a field is rejected, or if there is nothing to read.
 pub fn validate(config_path: Option<&Path>, config_yaml: Option<&str>) -> ExitCode {
@@ -37,7 +39,7 @@ fn write_verdicts(config_path: Option<&Path>, config_yaml: Option<&str>, out: &m
     }
     let (mut used, mut harmless, mut rejected) = (0u32, 0u32, 0u32);
     let mut out = io::BufWriter::new(out);
-    for line in verdicts(&sources) {
+    for line in verdicts(&sources, read_files) {
         writeln!(out, "{line}")?;
         let count = match line.verdict {
             Verdict::Used => &mut used,

@@ -45,7 +45,7 @@ fn details(source: &DataSource) -> Vec<CertificateDetails> {
         DataSource::File(path) => path,
         DataSource::Environment(_) => "<environment>",
     };
-    let read = material::read(source, "").and_then(|pem| material::certificates(&pem, ""));
+    let read = material::Pem { field: "", source }.certificates();
     read.unwrap_or_default().iter().filter_map(|der| certificate(der, path)).collect()
 }
 

@@ -80,28 +80,18 @@ impl Applier {
         }
     }
 
-    /// Takes in what the bootstrap configures; one thing that cannot be is the end.
+    /// Takes in what the bootstrap configures, whose files were read with it; one thing that cannot be is the end.
     pub(super) fn start(
         &mut self,
         clusters: Vec<Arc<Cluster>>,
         listeners: Vec<Arc<Listener>>,
     ) -> Result<(), StartError> {
         for cluster in clusters {
-            resource::prepare_cluster(&cluster).map_err(|source| StartError::Tls {
-                kind: "cluster",
-                name: cluster.name.clone(),
-                source,
-            })?;
             let name = cluster.name.clone();
             self.static_clusters.insert(name.clone());
             self.set_cluster(&name, 0, || Ok::<_, StartError>(cluster))?;
         }
         for listener in listeners {
-            resource::prepare_chains(listener.chains()).map_err(|source| StartError::Tls {
-                kind: "listener",
-                name: listener.name.clone(),
-                source,
-            })?;
             self.open(&listener)?;
             let name = listener.name.clone();
             self.static_listeners.insert(name.clone());

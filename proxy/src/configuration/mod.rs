@@ -9,7 +9,7 @@ mod apply;
 pub mod channel;
 mod file;
 pub mod record;
-mod resource;
+pub(crate) mod resource;
 mod sockets;
 
 use std::rc::Rc;

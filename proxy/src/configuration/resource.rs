@@ -34,18 +34,21 @@ pub(super) fn fingerprint(resource: &Resource) -> u64 {
 }
 
 pub(super) fn cluster(resource: &Resource) -> Result<Arc<Cluster>, Reasons> {
-    let cluster = read(resource, |message: ClusterMessage, at| Cluster::convert(message, at))?;
-    prepare_cluster(&cluster).map_err(|error| vec![format!("transport_socket: {error}")])?;
+    let cluster = read(resource, |message: ClusterMessage, at| {
+        let cluster = Cluster::convert(message, at)?;
+        prepare_cluster(&cluster, at);
+        Some(cluster)
+    })?;
     Ok(Arc::new(cluster))
 }
 
 /// The chains that `previous` has too are taken over.
 pub(super) fn listener(resource: &Resource, previous: Option<&Listener>) -> Result<Listener, Reasons> {
-    let mut listener = read(resource, |message: ListenerMessage, at| {
+    read(resource, |message: ListenerMessage, at| {
         if message.name.is_empty() {
             at.field("name").reject("", "must not be empty");
         }
-        let listener = Listener::convert(message, at)?;
+        let mut listener = Listener::convert(message, at)?;
         for chain in listener.chains() {
             if let NetworkFilter::Http(manager) = &chain.filter
                 && let RouteSource::Inline(table) = &manager.routes
@@ -53,13 +56,12 @@ pub(super) fn listener(resource: &Resource, previous: Option<&Listener>) -> Resu
                 table.load_bodies(&bootstrap::read, &at.field("route_config"));
             }
         }
+        if let Some(previous) = previous {
+            listener.keep_chains(previous);
+        }
+        prepare_listener(&listener, at);
         Some(listener)
-    })?;
-    if let Some(previous) = previous {
-        listener.keep_chains(previous);
-    }
-    prepare_chains(listener.chains()).map_err(|error| vec![format!("transport_socket: {error}")])?;
-    Ok(listener)
+    })
 }
 
 pub(super) fn endpoints(resource: &Resource) -> Result<LoadAssignment, Reasons> {
@@ -75,22 +77,39 @@ pub(super) fn routes(resource: &Resource) -> Result<Arc<RouteTable>, Reasons> {
     Ok(Arc::new(table))
 }
 
-/// Makes what connects by TLS, where the cluster wants it.
-pub(super) fn prepare_cluster(cluster: &Cluster) -> Result<(), TlsError> {
-    if let Some(tls) = &cluster.tls {
-        tls.made.keep(TlsConnector::new(tls, cluster.auto_san_validation, &cluster.protocol)?);
+/// Makes what connects by TLS, where the cluster at `at` wants it: reads certificates, keys and trust.
+pub(crate) fn prepare_cluster(cluster: &Cluster, at: &At<'_>) {
+    let Some(tls) = &cluster.tls else { return };
+    match TlsConnector::new(tls, cluster.auto_san_validation, &cluster.protocol) {
+        Ok(connector) => tls.made.keep(connector),
+        Err(error) => reject(&error, at),
     }
-    Ok(())
 }
 
-/// Makes what accepts TLS, for the chains that want it and do not have it.
-pub(super) fn prepare_chains<'l>(chains: impl Iterator<Item = &'l Arc<FilterChain>>) -> Result<(), TlsError> {
-    for tls in chains.filter_map(|chain| chain.tls.as_ref()) {
-        if tls.made.get::<TlsAcceptor>().is_none() {
-            tls.made.keep(TlsAcceptor::new(tls)?);
-        }
+/// Makes what accepts TLS, for the chains of the listener at `at` that want it and do not have it.
+pub(crate) fn prepare_listener(listener: &Listener, at: &At<'_>) {
+    let chains = at.field("filter_chains");
+    for (index, chain) in listener.filter_chains.iter().enumerate() {
+        prepare_chain(chain, &chains.index(index));
     }
-    Ok(())
+    if let Some(chain) = &listener.default_filter_chain {
+        prepare_chain(chain, &at.field("default_filter_chain"));
+    }
+}
+
+fn prepare_chain(chain: &FilterChain, at: &At<'_>) {
+    let Some(tls) = &chain.tls else { return };
+    if tls.made.get::<TlsAcceptor>().is_some() {
+        return;
+    }
+    match TlsAcceptor::new(tls) {
+        Ok(acceptor) => tls.made.keep(acceptor),
+        Err(error) => reject(&error, at),
+    }
+}
+
+fn reject(error: &TlsError, at: &At<'_>) {
+    at.field("transport_socket").field("typed_config").field(&error.field).reject("", &error.reason);
 }
 
 fn read<M, T>(resource: &Resource, convert: impl FnOnce(M, &At<'_>) -> Option<T>) -> Result<T, Reasons>

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use outrigger_engine::config::listener::Listener;
 use outrigger_engine::stream_info::Address;
 
-use crate::listener::socket::{ListenError, ListenSocket, listen};
+use crate::listener::socket::{ListenError, ListenSocket, SocketSettings, bind, listen};
 use crate::worker::{Command, SocketId, Workers};
 
 /// What a listener binds. Where the kernel chooses the port, the address alone does not say which.
@@ -20,7 +20,16 @@ struct Bound {
     owner: Arc<str>,
     /// Where it listens, the port being the one that the kernel chose.
     address: Address,
+    settings: SocketSettings,
     /// One for each worker, until the workers have them.
+    sockets: Vec<ListenSocket>,
+    /// Those of a listener that wants other settings: bound, and not listening before it is in force.
+    next: Option<Next>,
+}
+
+#[derive(Debug)]
+struct Next {
+    settings: SocketSettings,
     sockets: Vec<ListenSocket>,
 }
 
@@ -58,6 +67,27 @@ fn keys(listener: &Listener) -> impl Iterator<Item = Key> {
     })
 }
 
+impl Bound {
+    /// The new sockets take over; what waits in the old ones is served, then they close.
+    fn exchange(&mut self, next: Next, id: &mut SocketId, workers: &Workers) {
+        let Next { settings, sockets } = next;
+        for socket in &sockets {
+            if let Err(error) = socket.listen(settings) {
+                tracing::warn!(target: "config", "listener {}: {}: its sockets stay: {error}", self.owner, self.address);
+                return;
+            }
+        }
+        if self.sockets.is_empty() {
+            let old = self.id;
+            workers.tell(|| Command::Close(old));
+            self.id = *id;
+            *id += 1;
+        }
+        self.settings = settings;
+        self.sockets = sockets;
+    }
+}
+
 impl Sockets {
     /// Binds what `listener` needs and is not bound yet. `is_there` says of another listener whether it is still
     /// configured. What was bound and is not used in the end goes with the next [`Sockets::settle`].
@@ -68,11 +98,16 @@ impl Sockets {
         is_there: impl Fn(&str) -> bool,
     ) -> Result<(), BindError> {
         for key in keys(listener) {
-            if let Some(bound) = self.bound.get(&key) {
+            let settings = SocketSettings::new(listener, &key.0);
+            if let Some(bound) = self.bound.get_mut(&key) {
                 if bound.owner != listener.name && is_there(&bound.owner) {
                     let (address, owner) = (bound.address.clone(), bound.owner.clone());
                     return Err(BindError::Taken { address, owner });
                 }
+                bound.next = match bound.settings == settings {
+                    true => None,
+                    false => Some(Next { settings, sockets: bind(listener, &bound.address, workers)? }),
+                };
                 continue;
             }
             let sockets = listen(listener, &key.0, workers)?;
@@ -80,7 +115,7 @@ impl Sockets {
             let address = address.unwrap_or_else(|| key.0.clone());
             let (id, owner) = (self.next, listener.name.clone());
             self.next += 1;
-            self.bound.insert(key, Bound { id, owner, address, sockets });
+            self.bound.insert(key, Bound { id, owner, address, settings, sockets, next: None });
         }
         Ok(())
     }
@@ -96,6 +131,10 @@ impl Sockets {
         for listener in in_force.values() {
             for key in keys(listener) {
                 if let Some(bound) = self.bound.get_mut(&key) {
+                    let settings = SocketSettings::new(listener, &key.0);
+                    if let Some(next) = bound.next.take_if(|next| next.settings == settings) {
+                        bound.exchange(next, &mut self.next, workers);
+                    }
                     let (id, name) = (bound.id, &listener.name);
                     if !bound.sockets.is_empty() {
                         let sockets = std::mem::take(&mut bound.sockets).into_iter();
@@ -125,5 +164,119 @@ impl Sockets {
             (listener.name.clone(), addresses)
         };
         in_force.values().filter(|listener| listener.bind_to_port).map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_engine::config::report::Report;
+    use outrigger_proto::envoy::config::core::v3 as core;
+    use outrigger_proto::envoy::config::listener::v3 as pb;
+    use outrigger_proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+    use outrigger_proto::prost::{Message, Name};
+    use outrigger_proto::prost_types::Any;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn listener(change: impl FnOnce(&mut pb::Listener)) -> Arc<Listener> {
+        let address = core::SocketAddress {
+            address: "127.0.0.1".into(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
+            ..Default::default()
+        };
+        let proxy = tcp::TcpProxy {
+            stat_prefix: "t".into(),
+            cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster("c".into())),
+            ..Default::default()
+        };
+        let config = Any {
+            type_url: format!("type.googleapis.com/{}", tcp::TcpProxy::full_name()),
+            value: proxy.encode_to_vec(),
+        };
+        let filter = pb::Filter { name: "tcp".into(), config_type: Some(pb::filter::ConfigType::TypedConfig(config)) };
+        let mut message = pb::Listener {
+            name: "in".into(),
+            address: Some(core::Address { address: Some(core::address::Address::SocketAddress(address)) }),
+            filter_chains: vec![pb::FilterChain { filters: vec![filter], ..Default::default() }],
+            ..Default::default()
+        };
+        change(&mut message);
+        let report = Report::new();
+        let converted = Listener::convert(message, &report.root());
+        Arc::new(converted.unwrap_or_else(|| panic!("{:?}", report.into_parts().0)))
+    }
+
+    fn in_force(listener: &Arc<Listener>) -> BTreeMap<Arc<str>, Arc<Listener>> {
+        BTreeMap::from([(listener.name.clone(), listener.clone())])
+    }
+
+    /// What the only worker is told: what happens to which socket.
+    fn told(commands: &mut mpsc::UnboundedReceiver<Command>) -> (Vec<String>, Vec<ListenSocket>) {
+        let (mut told, mut sockets) = (Vec::new(), Vec::new());
+        while let Ok(command) = commands.try_recv() {
+            match command {
+                Command::Accept { id, socket, .. } => {
+                    told.push(format!("accept {id}"));
+                    sockets.push(socket);
+                }
+                Command::Close(id) => told.push(format!("close {id}")),
+                other => told.push(format!("{other:?}")),
+            }
+        }
+        (told, sockets)
+    }
+
+    #[test]
+    fn other_settings_mean_other_sockets_on_the_same_port() {
+        let (workers, mut receivers) = Workers::new(1);
+        let commands = &mut receivers[0];
+        let mut sockets = Sockets::default();
+        let first = listener(|_| {});
+        sockets.bind(&first, 1, |_| true).unwrap();
+        sockets.settle(&in_force(&first), [].iter(), &workers);
+        let (was_told, old) = told(commands);
+        assert_eq!(was_told, ["accept 0"]);
+        let address = old[0].local_address().unwrap();
+
+        let free = listener(|message| {
+            message.freebind = Some(true);
+            message.tcp_backlog_size = Some(7);
+        });
+        sockets.bind(&free, 1, |_| true).unwrap();
+        sockets.settle(&in_force(&first), [&free].into_iter(), &workers);
+        assert_eq!(told(commands).0, [""; 0], "not before it is in force");
+        sockets.settle(&in_force(&free), [].iter(), &workers);
+        let (was_told, new) = told(commands);
+        assert_eq!(was_told, ["close 0", "accept 1"]);
+        assert_eq!(new[0].local_address().unwrap(), address);
+        let ListenSocket::Tcp(socket) = &new[0] else { panic!() };
+        assert!(socket2::SockRef::from(socket).freebind_v4().unwrap());
+
+        sockets.bind(&free, 1, |_| true).unwrap();
+        sockets.settle(&in_force(&free), [].iter(), &workers);
+        assert_eq!(told(commands).0, [""; 0], "the same again changes nothing");
+    }
+
+    #[test]
+    fn what_never_came_into_force_leaves_nothing() {
+        let (workers, mut receivers) = Workers::new(1);
+        let mut sockets = Sockets::default();
+        let first = listener(|_| {});
+        sockets.bind(&first, 1, |_| true).unwrap();
+        sockets.settle(&in_force(&first), [].iter(), &workers);
+        let (_, old) = told(&mut receivers[0]);
+        let other = listener(|message| message.tcp_backlog_size = Some(7));
+        sockets.bind(&other, 1, |_| true).unwrap();
+        // Only the old one listens, so it gets every connection.
+        let Address::Ip(address) = old[0].local_address().unwrap() else { panic!() };
+        let ListenSocket::Tcp(socket) = &old[0] else { panic!() };
+        for _ in 0..20 {
+            let client = std::net::TcpStream::connect(address).unwrap();
+            assert_eq!(socket.accept().unwrap().1, client.local_addr().unwrap());
+        }
+        sockets.bind(&first, 1, |_| true).unwrap();
+        sockets.settle(&in_force(&first), [].iter(), &workers);
+        assert_eq!(told(&mut receivers[0]).0, [""; 0]);
     }
 }

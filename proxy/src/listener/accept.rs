@@ -12,7 +12,7 @@ use outrigger_engine::stream_info::Address;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::active::{Accepting, WorkerListener};
 use super::connection;
@@ -109,11 +109,31 @@ pub async fn accept_loop(accepting: Rc<Accepting>, socket: ListenSocket) {
             None => break,
         }
     }
+    let warn = |error: &io::Error| {
+        tracing::warn!(target: "connection", "listener {}: closing: accept: {error}", name());
+    };
+    let patience = accepting.listener.borrow().worker.process.args.drain_time();
+    take_rest(|| acceptor.accept_now(), |accepted| serve(&accepting, accepted), warn, patience).await;
+}
+
+/// Takes what waits in the queue of a socket that is to be closed: with it, they would be reset. Where descriptors are
+/// short it waits for some, for `patience` at most.
+async fn take_rest<T>(
+    mut accept: impl FnMut() -> io::Result<T>,
+    mut serve: impl FnMut(T),
+    mut warn: impl FnMut(&io::Error),
+    patience: Duration,
+) {
+    let deadline = Instant::now() + patience;
     loop {
-        match acceptor.accept_now() {
-            Ok(accepted) => serve(&accepting, accepted),
+        match accept() {
+            Ok(accepted) => serve(accepted),
             Err(error) if is_connection_error(&error) => {}
-            Err(_) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || Instant::now() >= deadline => return,
+            Err(error) => {
+                warn(&error);
+                sleep(BACKOFF).await;
+            }
         }
     }
 }
@@ -140,4 +160,41 @@ fn serve(accepting: &Accepting, (io, local, remote): Accepted) {
         }
     }
     spawn_local(connection::serve(listener, io, local, remote));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    fn error(number: i32) -> io::Result<u32> {
+        Err(io::Error::from_raw_os_error(number))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_served_even_if_descriptors_are_short_for_a_while() {
+        let mut queue = VecDeque::from([
+            Ok(1),
+            error(libc::EMFILE),
+            error(libc::ECONNABORTED),
+            error(libc::ENFILE),
+            Ok(2),
+            error(libc::EAGAIN),
+            Ok(3),
+        ]);
+        let (mut served, mut warned) = (Vec::new(), 0);
+        let began = Instant::now();
+        let accept = || queue.pop_front().unwrap();
+        take_rest(accept, |connection| served.push(connection), |_| warned += 1, Duration::from_secs(600)).await;
+        assert_eq!((served, warned), (vec![1, 2], 2));
+        assert_eq!(began.elapsed(), 2 * BACKOFF, "it waits, and does not spin");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_never_recovers_is_given_up_after_the_drain_time() {
+        let began = Instant::now();
+        take_rest(|| error(libc::EMFILE), |_| panic!("there is none"), |_| {}, Duration::from_secs(10)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(10));
+    }
 }

@@ -179,13 +179,20 @@ pub struct Accepting {
 pub struct WorkerListeners {
     by_name: RefCell<HashMap<Arc<str>, Rc<WorkerListener>>>,
     sockets: RefCell<HashMap<SocketId, Rc<Accepting>>>,
+    /// Sockets whose listener had gone again when they came: they listen, and the next word about them says whose they are.
+    unowned: RefCell<HashMap<SocketId, ListenSocket>>,
 }
 
 impl WorkerListeners {
     /// Accepts on a socket from now on.
     pub fn accept(&self, worker: &Rc<Worker>, id: SocketId, name: &Arc<str>, socket: ListenSocket) {
-        // One that has gone again needs no socket.
-        let Some(listener) = self.named(worker, name) else { return };
+        match self.named(worker, name) {
+            Some(listener) => self.accept_for(listener, id, socket),
+            None => _ = self.unowned.borrow_mut().insert(id, socket),
+        }
+    }
+
+    fn accept_for(&self, listener: Rc<WorkerListener>, id: SocketId, socket: ListenSocket) {
         let accepting = Rc::new(Accepting { listener: RefCell::new(listener), closing: Rc::default() });
         spawn_local(accept_loop(accepting.clone(), socket));
         self.sockets.borrow_mut().insert(id, accepting);
@@ -193,15 +200,21 @@ impl WorkerListeners {
 
     /// Gives the connections of an address to another listener.
     pub fn own(&self, worker: &Rc<Worker>, id: SocketId, name: &Arc<str>) {
-        if let Some(listener) = self.named(worker, name)
-            && let Some(accepting) = self.sockets.borrow().get(&id)
-        {
+        let Some(listener) = self.named(worker, name) else { return };
+        if let Some(accepting) = self.sockets.borrow().get(&id) {
             accepting.listener.replace(listener);
+            return;
+        }
+        let unowned = self.unowned.borrow_mut().remove(&id);
+        if let Some(socket) = unowned {
+            self.accept_for(listener, id, socket);
         }
     }
 
     /// Closes a socket when its queue is empty.
     pub fn close(&self, id: SocketId) {
+        // Nobody is there to serve what waits in it.
+        self.unowned.borrow_mut().remove(&id);
         if let Some(accepting) = self.sockets.borrow_mut().remove(&id) {
             accepting.closing.set();
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use outrigger_engine::config::listener::Listener;
 use outrigger_engine::stream_info::Address;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// A bound and listening socket, not yet in a runtime.
 #[derive(Debug)]
@@ -28,6 +28,14 @@ impl ListenSocket {
         }
     }
 
+    /// Begins to listen, where `listener` was bound without. Connections come from now on.
+    pub fn listen(&self, settings: SocketSettings) -> io::Result<()> {
+        match self {
+            ListenSocket::Tcp(socket) => SockRef::from(socket).listen(settings.queue()),
+            ListenSocket::Unix(_) => Ok(()),
+        }
+    }
+
     /// Where it listens; the port is the one that the kernel chose for port 0.
     pub fn local_address(&self) -> io::Result<Address> {
         match self {
@@ -40,6 +48,35 @@ impl ListenSocket {
     }
 }
 
+/// What a listener wants of its TCP sockets. Who wants something else needs other sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketSettings {
+    /// `tcp_backlog_size`: connections that wait, if the kernel allows so many.
+    pub backlog: Option<u32>,
+    /// `transparent`
+    pub transparent: bool,
+    /// `freebind`
+    pub freebind: bool,
+}
+
+impl SocketSettings {
+    /// Those of `listener` on `address`; Unix sockets have none.
+    pub fn new(listener: &Listener, address: &Address) -> Self {
+        match address {
+            Address::Ip(_) => SocketSettings {
+                backlog: listener.backlog,
+                transparent: listener.transparent,
+                freebind: listener.freebind,
+            },
+            Address::Pipe(_) => SocketSettings::default(),
+        }
+    }
+
+    fn queue(self) -> i32 {
+        self.backlog.map_or(i32::MAX, |b| i32::try_from(b).unwrap_or(i32::MAX))
+    }
+}
+
 /// An address could not be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("listener {listener}: cannot listen on {address}: {source}")]
@@ -49,15 +86,28 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// One socket per worker for `address` of `listener`.
+/// One socket per worker for `address` of `listener`, listening.
 pub fn listen(listener: &Listener, address: &Address, workers: usize) -> Result<Vec<ListenSocket>, ListenError> {
+    let settings = SocketSettings::new(listener, address);
+    let sockets = bind(listener, address, workers)?;
+    for socket in &sockets {
+        let fail = |source| ListenError { listener: listener.name.clone(), address: address.clone(), source };
+        socket.listen(settings).map_err(fail)?;
+    }
+    Ok(sockets)
+}
+
+/// One socket per worker for `address` of `listener`. No connection comes to those of TCP before they listen; until then
+/// others may have the address too.
+pub fn bind(listener: &Listener, address: &Address, workers: usize) -> Result<Vec<ListenSocket>, ListenError> {
     let fail = |source| ListenError { listener: listener.name.clone(), address: address.clone(), source };
+    let settings = SocketSettings::new(listener, address);
     let mut sockets = Vec::with_capacity(workers);
     match address {
         Address::Ip(wanted) => {
             let mut wanted = *wanted;
             for _ in 0..workers {
-                let socket = tcp(&wanted, listener).map_err(fail)?;
+                let socket = tcp(&wanted, settings).map_err(fail)?;
                 // The first one may have been given a port by the kernel; the others join it.
                 wanted = socket.local_addr().map_err(fail)?;
                 sockets.push(ListenSocket::Tcp(socket));
@@ -74,7 +124,7 @@ pub fn listen(listener: &Listener, address: &Address, workers: usize) -> Result<
     Ok(sockets)
 }
 
-fn tcp(address: &SocketAddr, listener: &Listener) -> io::Result<TcpListener> {
+fn tcp(address: &SocketAddr, settings: SocketSettings) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -82,15 +132,13 @@ fn tcp(address: &SocketAddr, listener: &Listener) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if listener.transparent && address.is_ipv4() {
+    if settings.transparent && address.is_ipv4() {
         socket.set_ip_transparent_v4(true)?;
     }
-    if listener.freebind && address.is_ipv4() {
+    if settings.freebind && address.is_ipv4() {
         socket.set_freebind_v4(true)?;
     }
     socket.bind(&(*address).into())?;
-    let backlog = listener.backlog.map_or(i32::MAX, |b| i32::try_from(b).unwrap_or(i32::MAX));
-    socket.listen(backlog)?;
     Ok(socket.into())
 }
 

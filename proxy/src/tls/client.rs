@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 use tokio_rustls::TlsStream;
 
 use super::verify::HostVerifier;
-use super::{TlsError, material, provider, versions};
+use super::{TlsError, VALIDATION, material, provider, versions};
 use crate::io::Io;
 
 /// Makes TLS connections for one cluster. Cheap to clone.
@@ -30,7 +30,9 @@ impl TlsConnector {
     pub fn new(tls: &UpstreamTls, check_name: bool, protocol: &HttpProtocol) -> Result<Self, TlsError> {
         let common = &tls.common;
         let provider = provider(common);
-        let verifier = Arc::new(HostVerifier::new(common.validation.as_ref(), check_name, &provider)?);
+        let verifier = HostVerifier::new(common.validation.as_ref(), check_name, &provider)
+            .map_err(|error| error.within(VALIDATION))?;
+        let verifier = Arc::new(verifier);
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions(common))
             .map_err(|error| TlsError::new("common_tls_context.tls_params", error))?
@@ -38,7 +40,8 @@ impl TlsConnector {
             .with_custom_certificate_verifier(verifier);
         let mut config = match common.certificates.first() {
             Some(certificate) => {
-                let key = material::certified_key(certificate, &provider)?;
+                let key = material::certified_key(certificate, &provider)
+                    .map_err(|error| error.within("common_tls_context.tls_certificates[0]"))?;
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
             }
             None => builder.with_no_client_auth(),

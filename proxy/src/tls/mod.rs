@@ -9,24 +9,34 @@ pub(crate) mod material;
 pub mod server;
 mod verify;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use outrigger_engine::config::tls::{CipherSuite, CommonTls, Curve, TlsVersion};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
+/// Where a context says what it asks of peers.
+const VALIDATION: &str = "common_tls_context.validation_context";
+
 /// A TLS context that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct TlsError {
     /// The field, from the context on.
-    field: &'static str,
-    reason: String,
+    pub field: String,
+    /// What is wrong, with the name of the file.
+    pub reason: String,
 }
 
 impl TlsError {
-    fn new(field: &'static str, reason: impl ToString) -> Self {
-        TlsError { field, reason: reason.to_string() }
+    fn new(field: &str, reason: impl Display) -> Self {
+        TlsError { field: field.to_owned(), reason: reason.to_string() }
+    }
+
+    /// The same, of a field of the message `around`.
+    fn within(self, around: impl Display) -> Self {
+        TlsError { field: format!("{around}.{}", self.field), ..self }
     }
 }
 

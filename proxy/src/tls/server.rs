@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsStream;
 
 use super::verify::ClientVerifier;
-use super::{TlsError, info, material, provider, versions};
+use super::{TlsError, VALIDATION, info, material, provider, versions};
 use crate::io::Io;
 
 /// Takes TLS connections for one filter chain. Cheap to clone; all workers share it, so that a ticket of one is good
@@ -46,7 +46,12 @@ impl TlsAcceptor {
         let keys = common
             .certificates
             .iter()
-            .map(|certificate| material::certified_key(certificate, &provider))
+            .enumerate()
+            .map(|(index, certificate)| {
+                let list = "common_tls_context.tls_certificates";
+                material::certified_key(certificate, &provider)
+                    .map_err(|error| error.within(format_args!("{list}[{index}]")))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let Some(first) = keys.first().cloned() else {
             return Err(TlsError::new("common_tls_context.tls_certificates", "at least one is required"));
@@ -56,7 +61,8 @@ impl TlsAcceptor {
             .map_err(|error| TlsError::new("common_tls_context.tls_params", error))?;
         let builder = match &common.validation {
             Some(validation) => {
-                let verifier = ClientVerifier::new(validation, tls.require_client_certificate, &provider)?;
+                let verifier = ClientVerifier::new(validation, tls.require_client_certificate, &provider)
+                    .map_err(|error| error.within(VALIDATION))?;
                 builder.with_client_cert_verifier(Arc::new(verifier))
             }
             None if tls.require_client_certificate => {

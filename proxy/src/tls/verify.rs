@@ -1,5 +1,6 @@
 //! What a peer's certificate must be: its chain, its names, its hashes. One set of rules for both sides.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use outrigger_engine::config::tls::{CertificateValidation, SanType, SubjectAltNameMatcher};
@@ -14,6 +15,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::material::Pem;
 use super::{TlsError, material};
 
 /// The rules beyond the chain.
@@ -73,6 +75,16 @@ fn rule_matches(rule: &SubjectAltNameMatcher, name: &GeneralName<'_>) -> bool {
         }
         _ => false,
     }
+}
+
+/// Trust anchors and revocation lists that are no verifier together.
+fn unusable(validation: &CertificateValidation, error: impl Display) -> TlsError {
+    let pem = match (&validation.crl, &validation.trusted_ca) {
+        (Some(source), _) => Pem { field: "crl", source },
+        (None, Some(source)) => Pem { field: "trusted_ca", source },
+        (None, None) => return TlsError::new("trusted_ca", error),
+    };
+    pem.error(error)
 }
 
 fn bad(error: CertificateError) -> Error {
@@ -159,7 +171,7 @@ impl HostVerifier {
                         builder = builder.only_check_end_entity_revocation();
                     }
                 }
-                Some(builder.build().map_err(|error| TlsError::new("validation_context", error))?)
+                Some(builder.build().map_err(|error| unusable(validation, error))?)
             }
             None => None,
         };
@@ -220,7 +232,7 @@ impl ClientVerifier {
                         builder = builder.only_check_end_entity_revocation();
                     }
                 }
-                Some(builder.build().map_err(|error| TlsError::new("validation_context", error))?)
+                Some(builder.build().map_err(|error| unusable(validation, error))?)
             }
             None => None,
         };

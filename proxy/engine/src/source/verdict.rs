@@ -12,7 +12,7 @@ use super::locate::Locator;
 use super::schema::{self, Field, Kind, Schema};
 use super::tree::{Map, Node, Value};
 use crate::config::bootstrap::Bootstrap;
-use crate::config::report::{Location, Report};
+use crate::config::report::{At, Location, Report};
 
 /// A field and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,10 +57,13 @@ impl Display for FieldVerdict {
 }
 
 /// Reads a bootstrap and says what becomes of each field that it sets, in the order of the texts. A message that is
-/// rejected or harmless as a whole is one line.
-pub fn verdicts(sources: &[Source<'_>]) -> Vec<FieldVerdict> {
+/// rejected or harmless as a whole is one line. `further` looks at a bootstrap that is good so far, as at the files that it
+/// names, and rejects what it finds.
+pub fn verdicts(sources: &[Source<'_>], further: impl FnOnce(&Bootstrap, &At<'_>)) -> Vec<FieldVerdict> {
     let report = Report::new();
-    Bootstrap::read(sources, &report);
+    if let Some(bootstrap) = Bootstrap::read(sources, &report).filter(|_| !report.is_rejected()) {
+        further(&bootstrap, &report.root());
+    }
     let locator = Locator::new(sources);
     let schema = Schema::new(outrigger_proto::DESCRIPTORS);
     let mut leaves = Leaves { schema: &schema, source: None, elements: HashMap::new(), found: Vec::new() };
@@ -212,7 +215,7 @@ nod: {}
 ";
         let more =
             "watchdog: {miss_timeout: 3s}\nadmin: {allow_paths: [{exact: /stats}]}\nnode: {client_features: [c]}\n";
-        let lines = verdicts(&[Source::new("b.yaml", text), Source::new("more", more)]);
+        let lines = verdicts(&[Source::new("b.yaml", text), Source::new("more", more)], |_, _| {});
         let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
         assert_eq!(
             lines,

@@ -90,7 +90,7 @@ proptest! {
         let text = changes.iter().fold(FULL.to_owned(), |text, change| apply(&text, change));
         let sources = [Source::new("mutated.yaml", &text)];
         let loaded = Bootstrap::load(&sources);
-        let lines = verdicts(&sources);
+        let lines = verdicts(&sources, |_, _| {});
         let rejected = lines.iter().any(|line| matches!(line.verdict, outrigger_engine::source::Verdict::Rejected { .. }));
         prop_assert_eq!(loaded.is_err(), rejected);
     }
