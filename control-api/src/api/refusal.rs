@@ -66,7 +66,7 @@ fn describe(violations: &[Violation]) -> String {
         1 => "a field is wrong".to_owned(),
         count => format!("{count} fields are wrong"),
     };
-    // A status travels in a header, which has a bound: the details name every field.
+    // A status travels in a header, which has a bound: the details name more of them.
     for violation in violations.iter().take(10) {
         // Writing to a String cannot fail.
         _ = write!(text, "; {}: {}", violation.place, violation.description());
@@ -85,6 +85,7 @@ impl From<Refusal> for Status {
                 // The bound of a header list in common gRPC clients is 8 KB, in base64.
                 let mut room = 4_000_usize;
                 let mut named = Vec::new();
+                let count = violations.len();
                 for violation in violations {
                     let named_one = FieldViolation::new(violation.field.as_str(), violation.description());
                     let Some(left) = room.checked_sub(named_one.field.len() + named_one.description.len() + 8) else {
@@ -92,6 +93,10 @@ impl From<Refusal> for Status {
                     };
                     room = left;
                     named.push(named_one);
+                }
+                if named.len() < count {
+                    let rest = format!("and {} more, which have no place in one answer", count - named.len());
+                    named.push(FieldViolation::new("", rest));
                 }
                 let mut details = ErrorDetails::new();
                 details.set_bad_request(named);

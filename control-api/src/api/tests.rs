@@ -206,6 +206,19 @@ async fn a_watch_shows_what_is_and_what_becomes() {
 }
 
 #[tokio::test]
+async fn a_watch_shows_an_object_with_the_status_that_get_shows() {
+    let bench = Bench::new();
+    let request = WatchRequest { kind: "HTTPRoute".to_owned(), after_revision: Some(0), ..WatchRequest::default() };
+    let mut events = bench.api.watch(Request::new(request)).await.unwrap().into_inner();
+    let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\n\
+                 spec: {parentRefs: [{group: '', kind: Service, name: nowhere}]}\n";
+    bench.apply(route).await.unwrap();
+    let shown = events.next().await.unwrap().unwrap().object.unwrap();
+    assert_eq!(shown, bench.get("HTTPRoute", "r").await.unwrap());
+    assert!(format!("{shown:?}").contains("NoMatchingParent"), "{shown:?}");
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_after_a_restart_as_long_as_the_log_reaches_back() {
     let mut bench = Bench::new();
     for port in 80..84 {

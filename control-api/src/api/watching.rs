@@ -88,14 +88,16 @@ async fn follow(
         }
     };
     loop {
-        // Seen before the log is read: what comes meanwhile wakes this once more.
-        in_force.borrow_and_update();
+        // Seen before the log is read: what comes meanwhile wakes this once more. The log may be ahead; what is not in
+        // force yet has no status to show.
+        let set = Arc::clone(&in_force.borrow_and_update());
         loop {
-            let entries = read(&log, revision).await.map_err(Refusal::Log)?;
+            let mut entries = read(&log, revision).await.map_err(Refusal::Log)?;
+            entries.retain(|entry| entry.revision <= set.revision);
             let Some(last) = entries.last() else { break };
             revision = last.revision;
             for entry in entries {
-                let Some(event) = of_entry(&entry, &selection)? else { continue };
+                let Some(event) = of_entry(&entry, &set, &selection)? else { continue };
                 if out.send(Ok(event)).await.is_err() {
                     return Ok(());
                 }
@@ -117,14 +119,17 @@ async fn read(log: &Log, revision: u64) -> Result<Vec<Entry>, LogError> {
     read.unwrap_or_else(|_| Ok(Vec::new()))
 }
 
-fn of_entry(entry: &Entry, selection: &Selection) -> Result<Option<WatchResponse>, Status> {
+fn of_entry(entry: &Entry, set: &InForce, selection: &Selection) -> Result<Option<WatchResponse>, Status> {
     let (kind, record) = match &entry.change {
         Change::Put(_, record) => (Event::Applied, record),
         Change::Remove(_, record) => (Event::Deleted, record),
     };
     let object = objects::of_record(record).map_err(|error| Status::internal(format!("a damaged record: {error}")))?;
-    let wanted = Key::of(&object).is_some_and(|key| selection.holds(&key));
-    Ok(wanted.then(|| event(kind, entry.revision, Some(object))))
+    let Some(key) = Key::of(&object).filter(|key| selection.holds(key)) else { return Ok(None) };
+    // With its status, unless it has changed again since.
+    let held = set.objects.get(&key).filter(|held| held.record.revision == entry.revision);
+    let object = held.map_or(object, |held| set.show(&key, held));
+    Ok(Some(event(kind, entry.revision, Some(object))))
 }
 
 fn event(event: Event, revision: u64, object: Option<Object>) -> WatchResponse {

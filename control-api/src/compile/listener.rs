@@ -22,7 +22,16 @@ pub(super) enum Serve<'a> {
     /// HTTP, every request answered with 503 and this text: what is called is not there.
     Unavailable(String),
     /// Bytes to this cluster.
-    Bytes(&'a str),
+    Bytes(&'a str, Tunnel),
+}
+
+/// How long bytes go to and fro; `None` is what the proxy does by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tunnel {
+    /// Without a byte in either direction; zero is any time.
+    pub(super) idle_timeout: Option<Duration>,
+    /// Altogether; zero is any time.
+    pub(super) max_duration: Option<Duration>,
 }
 
 /// A listener at one address.
@@ -30,9 +39,11 @@ pub(super) fn listener(name: &str, at: SocketAddr, direction: TrafficDirection, 
     use hcm::http_connection_manager::RouteSpecifier;
     let inline = |action| RouteSpecifier::RouteConfig(everything(name, action));
     let filter = match serve {
-        Serve::Bytes(cluster) => filter(&tcp::TcpProxy {
+        Serve::Bytes(cluster, tunnel) => filter(&tcp::TcpProxy {
             stat_prefix: name.to_owned(),
             cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
+            idle_timeout: tunnel.idle_timeout.and_then(duration),
+            max_downstream_connection_duration: tunnel.max_duration.filter(|time| !time.is_zero()).and_then(duration),
             ..Default::default()
         }),
         Serve::Routes(table) => filter(&manager(

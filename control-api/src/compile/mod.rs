@@ -25,12 +25,9 @@ use outrigger_engine::route::RouteTable;
 use outrigger_engine::xds::Kind;
 use prost::Message;
 
+use self::listener::Tunnel;
 use crate::model::{Key, Model, Name, Protocol, Status, Stored, Target};
 use crate::xds::{Resource, View};
-
-/// Clusters under this name are never sent: a share of requests that goes there is answered at once, and no proxy waits
-/// for it.
-pub const NEVER_SENT: &str = "outrigger.invalid/";
 
 /// The whole mesh, compiled. Every node's view is a part of it.
 #[derive(Debug)]
@@ -53,6 +50,8 @@ struct Port {
     targets: BTreeSet<u16>,
     name: String,
     protocol: Protocol,
+    /// Where HTTP is not spoken.
+    tunnel: Tunnel,
     /// Of its cluster and endpoints.
     cluster: Arc<str>,
     /// Its route tables by the namespace of the callers; `None` for all others. Empty where HTTP is not spoken.
@@ -85,7 +84,7 @@ impl Mesh {
                 let message = cluster::eds(&cluster, port.protocol, &port.policy);
                 compiler.add(Kind::Cluster, &cluster, message, Cluster::convert);
                 let message = endpoints::assignment(&cluster, &port.endpoints);
-                compiler.add(Kind::Endpoints, &cluster, message, LoadAssignment::convert);
+                compiler.add(Kind::Endpoints, &cluster, message, LoadAssignment::convert_discovered);
                 let mut routes = BTreeMap::new();
                 if port.protocol.is_http() {
                     // Callers of a namespace without routes of its own have those for all, or none.
@@ -119,6 +118,7 @@ impl Mesh {
                     targets,
                     name: port.port.name.clone(),
                     protocol: port.protocol,
+                    tunnel: Tunnel { idle_timeout: port.policy.idle_timeout, max_duration: port.policy.max_duration },
                     cluster,
                     routes,
                 });

@@ -22,7 +22,9 @@ use outrigger_proto::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, s
 
 use super::message::{any, duration};
 use super::rewrite::{Rewrite, full, rewrite};
-use super::{NEVER_SENT, resource_name};
+use outrigger_engine::snapshot::NEVER_SENT;
+
+use super::resource_name;
 use crate::model::{
     Backend, Entry, HeaderOps, Match, PathMatch, PolicyValues, Port, Redirect, RetryCause, Rule, RuleRetry, Text,
 };

@@ -11,7 +11,7 @@ use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::core::v3::{Node, TrafficDirection};
 use prost::Message;
 
-use super::listener::{Serve, listener};
+use super::listener::{Serve, Tunnel, listener};
 use super::{Mesh, Port, cluster, resource};
 use crate::model::{Name, Protocol};
 use crate::node::{Inbound, NodeConfig, To};
@@ -47,7 +47,7 @@ impl Builder<'_> {
         let protocol = ports.iter().find(|own| own.targets.contains(&port)).map_or(Protocol::Http, |own| own.protocol);
         let name = format!("inbound/{}", inbound.listen);
         self.add(Kind::Cluster, &name, &cluster::application(&name, protocol, inbound.application));
-        let serve = if protocol.is_http() { Serve::Application(&name) } else { Serve::Bytes(&name) };
+        let serve = if protocol.is_http() { Serve::Application(&name) } else { Serve::Bytes(&name, Tunnel::default()) };
         let message = listener(&name, inbound.listen, TrafficDirection::Inbound, serve);
         self.add(Kind::Listener, &name, &message);
     }
@@ -60,7 +60,7 @@ impl Builder<'_> {
             Err(why) => Serve::Unavailable(why),
             Ok(port) if !port.protocol.is_http() => {
                 self.take_cluster(&port.cluster);
-                Serve::Bytes(&port.cluster)
+                Serve::Bytes(&port.cluster, port.tunnel)
             }
             Ok(port) => {
                 let own = port.routes.get(&Some(Arc::clone(namespace)));

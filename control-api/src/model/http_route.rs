@@ -193,9 +193,12 @@ fn convert_parents(messages: &[pb::ParentReference], route: &Name, list: &At<'_>
             check(&at.field("sectionName"), section, dns_subdomain);
         }
         let number = number.and_then(|number| port(&at.field("port"), number));
-        // Linkerd's users write `core` for the group of Services.
-        if !(kind == "Service" && ["", "core"].contains(&group)) {
+        // Gateways and other kinds are for others to read. Linkerd's users write `core` for the group of Services.
+        if kind != "Service" {
             continue;
+        }
+        if !["", "core"].contains(&group) {
+            at.field("group").reject(group, "must be \"\", the group of Services; it is not that if left out");
         }
         let namespace = namespace.as_deref().filter(|text| !text.is_empty()).unwrap_or(&route.namespace);
         let parent = ParentRef {

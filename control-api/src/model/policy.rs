@@ -110,8 +110,8 @@ values! {
     max_duration: Duration = "connection.maxDuration";
     /// TCP keep-alive.
     tcp_keepalive: Keepalive = "connection.tcpKeepalive";
-    /// In place of the protocol that the port's `appProtocol` says.
-    protocol: Protocol = "connection.protocol";
+    /// In place of the protocol that the port's `appProtocol` says; `None` is that one, whatever more general policies say.
+    protocol: Option<Protocol> = "connection.protocol";
 }
 
 /// `balancing`, replaced as a whole.
@@ -259,11 +259,12 @@ fn convert_targets(messages: &[pb::PolicyTargetReference], policy: &Name, list: 
         let other = namespace.as_deref().filter(|other| !other.is_empty() && **other != *policy.namespace);
         let why = "policies of callers in another namespace come later";
         not_yet(&at.field("namespace"), other.is_some(), other.unwrap_or_default(), why);
-        targets.push(TargetRef {
-            written: message.clone(),
-            service: Name::new(&policy.namespace, name),
-            section: section_name.clone().filter(|text| !text.is_empty()),
-        });
+        let service = Name::new(&policy.namespace, name);
+        let section = section_name.clone().filter(|text| !text.is_empty());
+        if targets.iter().any(|other: &TargetRef| other.service == service && other.section == section) {
+            at.reject(&service, "another reference of this policy names it already");
+        }
+        targets.push(TargetRef { written: message.clone(), service, section });
     }
     targets
 }
@@ -438,10 +439,11 @@ impl PolicyValues {
             });
         }
         self.protocol = match protocol.as_deref() {
-            None | Some("Auto") => None,
-            Some("HTTP1") => Some(Protocol::Http1),
-            Some("HTTP2") => Some(Protocol::Http2),
-            Some("TCP") => Some(Protocol::Tcp),
+            None => None,
+            Some("Auto") => Some(None),
+            Some("HTTP1") => Some(Some(Protocol::Http1)),
+            Some("HTTP2") => Some(Some(Protocol::Http2)),
+            Some("TCP") => Some(Some(Protocol::Tcp)),
             Some(other) => {
                 at.field("protocol").reject(other, "must be Auto, HTTP1, HTTP2 or TCP");
                 None

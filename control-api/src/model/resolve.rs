@@ -179,7 +179,7 @@ impl Model {
             }
         }
         for port in self.services.values_mut().flat_map(|service| &mut service.ports) {
-            if let Some(protocol) = port.policy.protocol {
+            if let Some(Some(protocol)) = port.policy.protocol {
                 port.protocol = protocol;
             }
         }
@@ -290,20 +290,22 @@ impl Model {
             }
             parents.push((route, generation, statuses));
         }
-        let mut shadowed: Vec<Shadowed> = Vec::new();
+        let mut shadowed: BTreeMap<(Name, usize), Vec<Shadowed>> = BTreeMap::new();
         for ((service, port, callers), mut routes) in attached {
             // Two references of one route to one port attach it once.
             routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
             let (entries, losers) = precedence::order(&routes);
-            shadowed.extend(losers);
+            shadowed.entry((service.clone(), port)).or_default().extend(losers);
             if let Some(port) = self.services.get_mut(&service).and_then(|service| service.ports.get_mut(port)) {
                 port.routes.insert(callers, entries);
             }
         }
         for (route, generation, mut statuses) in parents {
-            if let Some(message) = shadowed_message(&route, &shadowed) {
-                for status in &mut statuses {
-                    status.conditions.push(condition("Shadowed", true, "Shadowed", message.as_str(), generation));
+            for (status, parent) in statuses.iter_mut().zip(&route.route.parents) {
+                let ports = self.resolve_parent(&route.route, parent).unwrap_or_default();
+                let there = ports.into_iter().filter_map(|port| shadowed.get(&(parent.service.clone(), port)));
+                if let Some(message) = shadowed_message(&route, there.flatten()) {
+                    status.conditions.push(condition("Shadowed", true, "Shadowed", message, generation));
                 }
             }
             let key = Key { kind: Kind::HttpRoute, name: route.route.name.clone() };
@@ -400,13 +402,12 @@ fn rule_list(rules: &[usize]) -> String {
 }
 
 /// Which matches of a route no request reaches, and what is asked before them.
-fn shadowed_message(route: &Arc<ResolvedRoute>, shadowed: &[Shadowed]) -> Option<String> {
+fn shadowed_message<'a>(route: &Arc<ResolvedRoute>, shadowed: impl Iterator<Item = &'a Shadowed>) -> Option<String> {
     let place = |entry: &Entry| {
         let rule = entry.rule().map(|rule| rule.index).unwrap_or_default();
         format!("spec.rules[{rule}].matches[{}]", entry.matching)
     };
     let mut messages: Vec<String> = shadowed
-        .iter()
         .filter(|shadowed| Arc::ptr_eq(&shadowed.loser.route, route))
         .map(|Shadowed { loser, winner }| {
             format!(

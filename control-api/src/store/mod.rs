@@ -98,6 +98,13 @@ pub enum StoreError {
     },
 }
 
+fn open_file(path: &Path) -> Result<Database, StoreError> {
+    Database::create(path).map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+        error => StoreError::Database { path: path.to_owned(), error: Box::new(error.into()) },
+    })
+}
+
 /// The only writer of the file.
 #[derive(Debug)]
 pub struct Store {
@@ -116,15 +123,25 @@ impl Store {
     pub fn open(directory: &Path, log_entries: u64) -> Result<(Self, Records), StoreError> {
         std::fs::create_dir_all(directory).map_err(|error| StoreError::Io { path: directory.to_owned(), error })?;
         let path = directory.join("outrigger.redb");
-        let database = match Database::create(&path) {
-            Ok(database) => Arc::new(database),
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse(path)),
-            Err(error) => return Err(StoreError::Database { path, error: Box::new(error.into()) }),
+        // A file that is not whole has another name: killed while it makes its file, a process makes it anew.
+        let draft = directory.join("outrigger.redb.new");
+        let is_new = !path.exists();
+        let database = match open_file(if is_new { &draft } else { &path }) {
+            Err(StoreError::Database { .. }) if is_new => {
+                std::fs::remove_file(&draft).map_err(|error| StoreError::Io { path: draft.clone(), error })?;
+                open_file(&draft)?
+            }
+            opened => opened?,
         };
-        let mut store = Self { path, database, revision: 0, log_entries };
+        let mut store = Self { path, database: Arc::new(database), revision: 0, log_entries };
         let format = store.prepare().map_err(|error| store.error(error))?;
         if format != FORMAT_NUMBER {
             return Err(StoreError::Format { path: store.path, found: format });
+        }
+        if is_new {
+            std::fs::rename(&draft, &store.path)
+                .and_then(|()| std::fs::File::open(directory)?.sync_all())
+                .map_err(|error| StoreError::Io { path: store.path.clone(), error })?;
         }
         let records = store.load().map_err(|error| store.error(error))?;
         Ok((store, records))
@@ -263,6 +280,17 @@ mod tests {
         let (store, records) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
         assert_eq!(store.revision(), 3);
         assert_eq!(records, Records::from([(key("b"), record(3, 1, "three"))]));
+    }
+
+    #[test]
+    fn a_file_that_was_never_finished_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        // What redb leaves between the first two writes of a new file.
+        std::fs::write(directory.path().join("outrigger.redb.new"), [0; 4096]).unwrap();
+        let (store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
+        drop(store);
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>(), ["outrigger.redb"]);
     }
 
     #[test]

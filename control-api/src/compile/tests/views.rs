@@ -1,7 +1,9 @@
 //! What a node gets.
 
 use outrigger_engine::config::cluster::Cluster;
-use outrigger_engine::config::listener::Listener;
+use std::time::Duration;
+
+use outrigger_engine::config::listener::{Listener, NetworkFilter};
 use outrigger_proto::envoy::config::cluster::v3 as cluster_pb;
 use outrigger_proto::envoy::config::core::v3::Node;
 use outrigger_proto::envoy::config::listener::v3 as listener_pb;
@@ -112,6 +114,20 @@ fn bytes_pass_without_routes() {
         let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
         converted(&view, Kind::Listener, name, convert).unwrap();
     }
+}
+
+#[test]
+fn the_times_of_a_connection_hold_for_bytes_too() {
+    let raw = "apiVersion: v1\nkind: Service\nmetadata: {name: orders}\n\
+               spec: {selector: {app: a}, ports: [{port: 90, appProtocol: tcp}]}\n---\n\
+               apiVersion: outrigger.dev/v1alpha1\nkind: ServicePolicy\nmetadata: {name: long}\n\
+               spec: {targetRefs: [{kind: Service, name: orders}], connection: {idleTimeout: 24h, maxDuration: 48h}}";
+    let view = shop(raw).view(&node("default", &[], &["orders=127.0.0.1:9101"]));
+    let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
+    let listener = converted(&view, Kind::Listener, "outbound/127.0.0.1:9101", convert).unwrap();
+    let NetworkFilter::Tcp(proxy) = &listener.chains().next().unwrap().filter else { panic!("{listener:?}") };
+    assert_eq!(proxy.idle_timeout, Some(Duration::from_hours(24)));
+    assert_eq!(proxy.max_downstream_connection_duration, Some(Duration::from_hours(48)));
 }
 
 #[test]

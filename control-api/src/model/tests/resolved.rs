@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use outrigger_proto::outrigger::control::v1 as pb;
 
-use crate::model::{Health, Key, Kind, Model, Name, Status};
+use crate::model::{Health, Key, Kind, Model, Name, Protocol, Status};
 use crate::testing::objects;
 
 const SHOP: &str = "
@@ -167,6 +167,29 @@ fn a_match_that_no_request_reaches_names_the_winner() {
         "Shadowed=True Shadowed: spec.rules[0].matches[0] is never reached: HTTPRoute default/newer-in-name has the same in spec.rules[0].matches[0]; \
          spec.rules[0].matches[1] is never reached: HTTPRoute default/newer-in-name has the same in spec.rules[0].matches[1]"
     );
+}
+
+#[test]
+fn a_match_is_shadowed_at_one_parent_and_not_at_another() {
+    let parent = |name: &str| format!("{{group: '', kind: Service, name: {name}}}");
+    let both = format!("parentRefs: [{}, {}]", parent("products"), parent("users"));
+    let model = build(&(route("first", &format!("parentRefs: [{}]", parent("users"))) + &route("second", &both)));
+    let Status::Route(status) = &model.statuses[&Key { kind: Kind::HttpRoute, name: Name::new("default", "second") }]
+    else {
+        panic!("a route")
+    };
+    let shadowed = |conditions: &[pb::Condition]| conditions.iter().any(|condition| condition.r#type == "Shadowed");
+    assert_eq!(status.parents.iter().map(|parent| shadowed(&parent.conditions)).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn a_port_may_go_back_to_the_protocol_that_it_says_itself() {
+    let text =
+        "targetRefs: [{group: '', kind: Service, name: products, sectionName: http}], connection: {protocol: Auto}";
+    let whole = "targetRefs: [{group: '', kind: Service, name: products}], connection: {protocol: HTTP2}";
+    let model = build(&(policy("port", text) + &policy("whole", whole)));
+    let protocol = |port| model.port(&Name::new("default", "products"), port).unwrap().protocol;
+    assert_eq!((protocol(80), protocol(81)), (Protocol::Http, Protocol::Http2));
 }
 
 #[test]

@@ -292,12 +292,30 @@ fn policies() {
     ] {
         assert_eq!(policy(&format!("balancing: {{{text}}}")), [format!("spec.balancing.{expected}")]);
     }
+    let twice = "apiVersion: outrigger.dev/v1alpha1\nkind: ServicePolicy\nmetadata: {name: p}\nspec: {targetRefs: [{kind: Service, name: s}, {kind: Service, name: s, group: core}]}";
+    assert_eq!(problems(twice), ["spec.targetRefs[1]: default/s: another reference of this policy names it already"]);
     let other = "apiVersion: outrigger.dev/v1alpha1\nkind: ServicePolicy\nmetadata: {name: p}\nspec: {targetRefs: [{kind: Pod, name: s, namespace: other}]}";
     assert_eq!(
         problems(other),
         [
             "spec.targetRefs[0].kind: Pod: must be Service",
             "spec.targetRefs[0].namespace: other: not in this version: policies of callers in another namespace come later",
+        ]
+    );
+}
+
+#[test]
+fn a_parent_of_kind_service_says_its_group() {
+    let route = |parent: &str| {
+        let head = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}";
+        problems(&format!("{head}\nspec: {{parentRefs: [{{{parent}, name: s}}]}}"))
+    };
+    assert!(route("group: '', kind: Service").is_empty());
+    assert!(route("kind: Gateway").is_empty(), "for others to read");
+    assert_eq!(
+        route("kind: Service"),
+        [
+            "spec.parentRefs[0].group: gateway.networking.k8s.io: must be \"\", the group of Services; it is not that if left out"
         ]
     );
 }

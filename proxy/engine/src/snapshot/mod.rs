@@ -31,7 +31,7 @@ use crate::route::RouteTable;
 use crate::xds::{Interest, Kind};
 
 /// Names of clusters that are not meant to exist: nobody waits for them.
-const NEVER: &str = "outrigger.invalid/";
+pub const NEVER_SENT: &str = "outrigger.invalid/";
 
 /// A route table that is exchanged while listeners use it.
 pub type Routes = ArcSwap<RouteTable>;
@@ -343,7 +343,7 @@ impl Warmer {
 
 /// The clusters among `named` that are neither there nor meant to be missing.
 fn missing(named: impl Iterator<Item = Arc<str>>, clusters: &HashMap<Arc<str>, Arc<ClusterState>>) -> Vec<Arc<str>> {
-    let absent = |name: &Arc<str>| !clusters.contains_key(name) && !name.starts_with(NEVER);
+    let absent = |name: &Arc<str>| !clusters.contains_key(name) && !name.starts_with(NEVER_SENT);
     let missing: HashSet<_> = named.filter(absent).collect();
     let mut missing: Vec<_> = missing.into_iter().collect();
     missing.sort_unstable();
