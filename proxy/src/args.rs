@@ -68,7 +68,8 @@ pub struct ServeArgs {
     /// How long a drain may take, seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub drain_time_s: u64,
-    /// Accepted for Envoy's sake: in this version a drain asks all connections to close at once.
+    /// How connections of what is drained (filter chains that go, `/drain_listeners?graceful`) are told to end. SIGTERM tells
+    /// all at once.
     #[arg(long, value_enum, default_value = "gradual")]
     pub drain_strategy: DrainStrategy,
     /// Accepted for Envoy's sake: nothing is shared between processes here.
@@ -97,7 +98,7 @@ pub enum Mode {
 /// `--drain-strategy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DrainStrategy {
-    /// In this version the same as `immediate`.
+    /// Ever more of them as the drain time passes.
     Gradual,
     /// All at once.
     Immediate,

@@ -242,7 +242,7 @@ async fn drain(
                 if !graceful {
                     stop_listeners(inbound_only);
                 } else {
-                    process.workers.tell(|| Command::Drain);
+                    process.workers.tell(|| Command::DrainListeners);
                     if !skip_exit && stop.is_none() {
                         stop = Some((tokio::time::Instant::now() + process.args.drain_time(), inbound_only));
                     }

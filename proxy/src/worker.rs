@@ -23,6 +23,7 @@ pub use self::command::{Command, SocketId, Workers};
 use crate::alarm::Alarm;
 use crate::cluster::WorkerCluster;
 use crate::listener::active::WorkerListeners;
+use crate::listener::drain::Drain;
 use crate::process::Process;
 use crate::telemetry::access_log::WorkerLogs;
 use crate::telemetry::stats::WorkerStats;
@@ -44,6 +45,7 @@ pub struct Worker {
     random: Cell<[u64; 2]>,
     date: RefCell<(u64, HeaderValue)>,
     drain: Rc<LocalEvent>,
+    listener_drain: Drain,
     connection_ids: Cell<u64>,
 }
 
@@ -65,6 +67,7 @@ impl Worker {
             random: Cell::new(seed),
             date: RefCell::new((u64::MAX, HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))),
             drain: Rc::default(),
+            listener_drain: Drain::default(),
             connection_ids: Cell::new(0),
         })
     }
@@ -84,10 +87,12 @@ impl Worker {
             Command::Accept { id, listener, socket } => self.listeners.accept(self, id, &listener, socket),
             Command::Own { id, listener } => self.listeners.own(self, id, &listener),
             Command::Close(id) => self.listeners.close(id),
-            Command::Drain => {
-                self.drain.set();
-                self.listeners.drain();
+            Command::DrainListeners => {
+                let args = &self.process.args;
+                self.listener_drain.begin(args.drain_strategy, args.drain_time());
+                self.listeners.drain(&self.listener_drain);
             }
+            Command::Drain => self.drain.set(),
             Command::StopListeners { inbound_only } => self.listeners.stop(inbound_only),
             Command::Stop => {}
         }
@@ -155,7 +160,12 @@ impl Worker {
         date.1.clone()
     }
 
-    /// Set when this thread drains.
+    /// Begun when listeners are drained while the process stays.
+    pub fn listener_drain(&self) -> &Drain {
+        &self.listener_drain
+    }
+
+    /// Set when the process drains, to end.
     pub fn drain(&self) -> &Rc<LocalEvent> {
         &self.drain
     }

@@ -52,8 +52,13 @@ impl HttpContext {
 
     /// Whether the connection shall end after the response at hand.
     pub fn is_closing(&self) -> bool {
+        self.is_to_end() || self.is_too_old() || self.chain.drain.closes(|| self.worker.random())
+    }
+
+    /// Whether it has served all that it may, or the process is to end.
+    fn is_to_end(&self) -> bool {
         let used_up = self.hcm.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max);
-        used_up || self.is_too_old() || self.chain.drain.is_set()
+        used_up || self.worker.drain().is_set()
     }
 
     /// Whether the connection has lived for as long as it may.
@@ -363,7 +368,10 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
         return;
     };
     let mut alarm = cx.worker.take_alarm();
-    let mut registration = None;
+    let worker_drain = cx.worker.drain();
+    let mut registrations = None;
+    // Its place in a gradual drain.
+    let lot = cx.worker.random();
     let mut idle_since = Instant::now();
     let mut draining = false;
     let oldest = hcm.max_connection_duration.map(|max| cx.started + max);
@@ -372,11 +380,12 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             if let Poll::Ready(incoming) = connection.poll_incoming(task) {
                 return Poll::Ready(NextStream::Incoming(incoming));
             }
-            registration.get_or_insert_with(|| cx.chain.drain.register(task.waker()));
+            registrations.get_or_insert_with(|| (worker_drain.register(task.waker()), cx.chain.drain.register(task.waker())));
             if !draining && cx.is_too_old() {
                 return Poll::Ready(NextStream::TooOld);
             }
-            if !draining && cx.is_closing() {
+            let drains = cx.chain.drain.moment(lot);
+            if !draining && (cx.is_to_end() || drains.is_some_and(|at| at <= Instant::now())) {
                 return Poll::Ready(NextStream::Drain);
             }
             if draining {
@@ -389,9 +398,10 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                     None
                 }
             };
-            let deadline = [idle, oldest].into_iter().flatten().min();
-            alarm.poll(task, deadline).map(|()| match idle {
-                Some(idle) if Some(idle) == deadline => NextStream::Idle,
+            let deadline = [idle, oldest, drains].into_iter().flatten().min();
+            alarm.poll(task, deadline).map(|()| match deadline {
+                _ if deadline == drains => NextStream::Drain,
+                _ if deadline == idle => NextStream::Idle,
                 _ => NextStream::TooOld,
             })
         })

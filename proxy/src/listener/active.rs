@@ -2,15 +2,14 @@
 //!
 //! A socket belongs to an address and looks at the listener of now for every connection. A connection belongs to its
 //! filter chain: as long as that is in force nothing happens to it, whatever else changes; when it goes, the connection
-//! ends with its next answer (`connection: close`) or GOAWAY, and at the latest after the drain time. One that idles is not
-//! closed before: its next request may be on its way.
+//! ends with an answer (`connection: close`) or GOAWAY as `--drain-strategy` says, and at the latest after the drain time.
+//! One that idles is not closed before: its next request may be on its way.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::Cache;
 use outrigger_engine::config::hcm::RouteSource;
@@ -21,7 +20,9 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::accept::accept_loop;
+use super::drain::Drain;
 use super::socket::ListenSocket;
+use crate::args::ServeArgs;
 use crate::telemetry::stats::ListenerStats;
 use crate::worker::{LocalEvent, SocketId, Worker};
 
@@ -53,7 +54,7 @@ impl WorkerListener {
         let make = || {
             let chain = WorkerChain::new(chain.clone(), &self.worker);
             if self.gone.get() {
-                chain.retire(self.worker.process.args.drain_time());
+                chain.retire(&self.worker.process.args);
             }
             chain
         };
@@ -68,7 +69,7 @@ impl WorkerListener {
                 Some(next) if next.config.chains().any(|kept| Arc::ptr_eq(kept, &chain.config)) => {
                     next.chains.borrow_mut().insert(key, chain);
                 }
-                _ => chain.retire(self.worker.process.args.drain_time()),
+                _ => chain.retire(&self.worker.process.args),
             }
         }
     }
@@ -79,8 +80,8 @@ impl WorkerListener {
 pub struct WorkerChain {
     /// Its configuration.
     pub config: Arc<FilterChain>,
-    /// Set when its connections are to end with their next answer.
-    pub drain: Rc<LocalEvent>,
+    /// Begins when its connections are to end, each with an answer or a GOAWAY.
+    pub drain: Drain,
     /// Set when those that are left are to end now.
     pub end: Rc<LocalEvent>,
     routes: LocalRoutes,
@@ -92,10 +93,8 @@ impl WorkerChain {
             NetworkFilter::Http(manager) => LocalRoutes::new(&manager.routes),
             NetworkFilter::Tcp(_) => LocalRoutes::None,
         };
-        let chain = WorkerChain { config, drain: Rc::default(), end: Rc::default(), routes };
-        if worker.drain().is_set() {
-            chain.drain.set();
-        }
+        let chain = WorkerChain { config, drain: Drain::default(), end: Rc::default(), routes };
+        chain.drain.join(worker.listener_drain());
         Rc::new(chain)
     }
 
@@ -115,8 +114,9 @@ impl WorkerChain {
         }
     }
 
-    fn retire(self: &Rc<Self>, drain_time: Duration) {
-        self.drain.set();
+    fn retire(self: &Rc<Self>, args: &ServeArgs) {
+        let drain_time = args.drain_time();
+        self.drain.begin(args.drain_strategy, drain_time);
         let chain = Rc::downgrade(self);
         spawn_local(async move {
             sleep(drain_time).await;
@@ -253,10 +253,10 @@ impl WorkerListeners {
         });
     }
 
-    /// All connections are to end after what they are doing.
-    pub fn drain(&self) {
+    /// The connections of all listeners are to end as `drain` says.
+    pub fn drain(&self, drain: &Drain) {
         for listener in self.by_name.borrow().values() {
-            listener.chains.borrow().values().for_each(|chain| chain.drain.set());
+            listener.chains.borrow().values().for_each(|chain| chain.drain.join(drain));
         }
     }
 

@@ -3,5 +3,6 @@
 pub mod accept;
 pub mod active;
 pub mod connection;
+pub mod drain;
 pub mod inspect;
 pub mod socket;

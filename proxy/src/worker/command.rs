@@ -41,7 +41,9 @@ pub enum Command {
     },
     /// Accept what waits, and then no more.
     Close(SocketId),
-    /// Idle connections close, the others after their requests.
+    /// Connections end as `--drain-strategy` says; the process stays.
+    DrainListeners,
+    /// The process is to end: idle connections close, the others after their requests.
     Drain,
     /// No connection is accepted any more, but by listeners that are not `INBOUND` where only those are meant.
     StopListeners {

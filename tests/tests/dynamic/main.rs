@@ -7,3 +7,4 @@ mod admin;
 mod changes;
 mod listeners;
 mod mesh;
+mod shutdown;

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -140,7 +141,7 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// Starts it with these files, each the resources of a kind.
     pub(crate) fn start(files: &[(&str, Value)]) -> Self {
-        Self::start_with(files, &["--drain-time-s", "600"])
+        Self::start_with(files, &["--drain-time-s", "600", "--drain-strategy", "immediate"])
     }
 
     /// As [`Mesh::start`], with arguments.
@@ -167,6 +168,17 @@ impl Mesh {
             panic!("{said}");
         }
         Mesh { directory, process }
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        self.process.terminate();
+    }
+
+    /// How the process ends.
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        let status = self.process.wait(PATIENCE);
+        status.unwrap_or_else(|| panic!("it does not end:\n{}", self.process.output()))
     }
 
     /// Replaces the resources of a kind.

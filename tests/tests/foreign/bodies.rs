@@ -54,9 +54,14 @@ fn head(stream: &mut TcpStream) -> (String, Vec<u8>) {
     }
 }
 
+/// The time that so many bytes take.
+fn due(bytes: usize) -> Duration {
+    Duration::from_secs_f64(bytes as f64 / RATE as f64)
+}
+
 /// Waits until so many bytes may have passed since `began`.
 fn pace(began: Instant, bytes: usize) {
-    let due = began + Duration::from_secs_f64(bytes as f64 / RATE as f64);
+    let due = began + due(bytes);
     while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         std::thread::park_timeout(left);
     }
@@ -100,8 +105,55 @@ fn resident(process: u32) -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() << 10
 }
 
+/// The same over a connection of HTTP/2.
+fn exchange_http2(port: u16, length: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut requests = requests.ready().await.unwrap();
+        let request = http::Request::post("http://a.test/").header("content-length", length).body(()).unwrap();
+        let (response, mut body) = requests.send_request(request, false).unwrap();
+        let writing = tokio::spawn(async move {
+            let began = Instant::now();
+            let mut sent = 0;
+            while sent < length {
+                let n = PIECE.min(length - sent);
+                body.reserve_capacity(n);
+                let granted = std::future::poll_fn(|cx| body.poll_capacity(cx)).await.unwrap().unwrap().min(n);
+                sent += granted;
+                body.send_data(bytes::Bytes::from_static(&[b'x'; PIECE]).slice(..granted), sent == length).unwrap();
+                tokio::time::sleep_until((began + due(sent)).into()).await;
+            }
+        });
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        let began = Instant::now();
+        let mut got = 0;
+        while let Some(piece) = body.data().await {
+            let piece = piece.unwrap();
+            got += piece.len();
+            tokio::time::sleep_until((began + due(got)).into()).await;
+            body.flow_control().release_capacity(piece.len()).unwrap();
+        }
+        assert_eq!(got, length);
+        writing.await.unwrap();
+    });
+}
+
 #[test]
 fn twenty_slow_bodies_each_way_do_not_pile_up() {
+    slow_bodies("HTTP/1", exchange);
+}
+
+#[test]
+fn twenty_slow_bodies_over_http2_do_not_pile_up() {
+    slow_bodies("HTTP/2", exchange_http2);
+}
+
+fn slow_bodies(protocol: &str, exchange: fn(u16, usize)) {
     let length = std::env::var("OUTRIGGER_BODY_MB").map_or(1, |mb| mb.parse::<usize>().unwrap()) * 1_000_000;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let upstream = listener.local_addr().unwrap().port();
@@ -128,5 +180,6 @@ fn twenty_slow_bodies_each_way_do_not_pile_up() {
         assert!(ended.iter().all(Result::is_ok));
     });
     let grown = peak.load(Ordering::Relaxed) - before;
+    println!("{protocol}: {CLIENTS} bodies of {length} bytes each way: the proxy grew by {} KB", grown >> 10);
     assert!(grown <= GROWTH, "the proxy grew by {grown} bytes");
 }
