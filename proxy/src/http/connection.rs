@@ -380,7 +380,8 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             if let Poll::Ready(incoming) = connection.poll_incoming(task) {
                 return Poll::Ready(NextStream::Incoming(incoming));
             }
-            registrations.get_or_insert_with(|| (worker_drain.register(task.waker()), cx.chain.drain.register(task.waker())));
+            registrations
+                .get_or_insert_with(|| (worker_drain.register(task.waker()), cx.chain.drain.register(task.waker())));
             if !draining && cx.is_too_old() {
                 return Poll::Ready(NextStream::TooOld);
             }
