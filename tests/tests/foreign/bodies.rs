@@ -8,6 +8,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::task::spawn_local;
+
 use crate::{Proxy, Setup};
 
 const CLIENTS: usize = 20;
@@ -108,14 +110,14 @@ fn resident(process: u32) -> u64 {
 /// The same over a connection of HTTP/2.
 fn exchange_http2(port: u16, length: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    tokio::task::LocalSet::new().block_on(&runtime, async {
         let stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
         let (requests, connection) = h2::client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
+        spawn_local(connection);
         let mut requests = requests.ready().await.unwrap();
         let request = http::Request::post("http://a.test/").header("content-length", length).body(()).unwrap();
         let (response, mut body) = requests.send_request(request, false).unwrap();
-        let writing = tokio::spawn(async move {
+        let writing = spawn_local(async move {
             let began = Instant::now();
             let mut sent = 0;
             while sent < length {
