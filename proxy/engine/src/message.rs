@@ -4,6 +4,7 @@
 //! about ten of them, and a scan over ten interned names costs less than building a map for each message. Order and
 //! repetition survive, which Envoy keeps too and clients notice.
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 /// The protocol of one hop, as `%PROTOCOL%` prints it.
@@ -77,90 +78,129 @@ pub struct ResponseHead {
     pub headers: Headers,
 }
 
-/// A list of header fields in the order of the wire. Names are lower case, as `HeaderName` keeps them.
+/// A list of header fields in the order of the wire. Names are lower case, as `HeaderName` keeps them; how the peer spelled
+/// them is beside the list, where somebody asked for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(HeaderName, HeaderValue)>);
+pub struct Headers {
+    fields: Vec<(HeaderName, HeaderValue)>,
+    spelling: Option<Box<Spelling>>,
+}
+
+/// How an HTTP/1 peer spelled a message's head: what `PreserveCaseFormatterConfig` keeps for the next hop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spelling {
+    /// The names as they came, `Host` among them. The first of a name counts.
+    pub names: Vec<Bytes>,
+    /// Names that did not come from the peer are written `Like-This`.
+    pub others_in_proper_case: bool,
+    /// The reason phrase of a response, where it is kept.
+    pub reason: Option<Bytes>,
+}
+
+impl Spelling {
+    /// The spelling of `name`, if the peer sent it.
+    pub fn of(&self, name: &str) -> Option<&[u8]> {
+        self.names.iter().find(|kept| kept.eq_ignore_ascii_case(name.as_bytes())).map(|kept| &kept[..])
+    }
+}
 
 impl Headers {
     /// An empty list.
     pub const fn new() -> Self {
-        Headers(Vec::new())
+        Headers { fields: Vec::new(), spelling: None }
     }
 
     /// An empty list with room for `n` fields.
     pub fn with_capacity(n: usize) -> Self {
-        Headers(Vec::with_capacity(n))
+        Headers { fields: Vec::with_capacity(n), spelling: None }
+    }
+
+    /// How the peer spelled them, if that is known.
+    pub fn spelling(&self) -> Option<&Spelling> {
+        self.spelling.as_deref()
+    }
+
+    /// Notes how the peer spelled them.
+    pub fn set_spelling(&mut self, spelling: Spelling) {
+        self.spelling = Some(Box::new(spelling));
+    }
+
+    /// Notes the reason phrase beside the spelling, if that is kept.
+    pub fn set_reason(&mut self, reason: Bytes) {
+        if let Some(spelling) = &mut self.spelling {
+            spelling.reason = Some(reason).filter(|reason| !reason.is_empty());
+        }
     }
 
     /// The number of fields, repeated names counted each time.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.fields.len()
     }
 
     /// Whether there is no field.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fields.is_empty()
     }
 
     /// The first value of `name`.
     pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v)
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, v)| v)
     }
 
     /// All values of `name`, in order.
     pub fn get_all<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a HeaderValue> + 'a {
-        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v)
+        self.fields.iter().filter(move |(n, _)| n == name).map(|(_, v)| v)
     }
 
     /// Whether `name` is there.
     pub fn contains(&self, name: &HeaderName) -> bool {
-        self.0.iter().any(|(n, _)| n == name)
+        self.fields.iter().any(|(n, _)| n == name)
     }
 
     /// Adds a field at the end.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        self.0.push((name, value));
+        self.fields.push((name, value));
     }
 
     /// Sets `name` to exactly one value: the first field of that name takes it in its place, others go; else it is
     /// added at the end.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
-        match self.0.iter().position(|(n, _)| *n == name) {
+        match self.fields.iter().position(|(n, _)| *n == name) {
             Some(first) => {
-                if let Some(field) = self.0.get_mut(first) {
+                if let Some(field) = self.fields.get_mut(first) {
                     field.1 = value;
                 }
                 let mut at = 0;
-                self.0.retain(|(n, _)| {
+                self.fields.retain(|(n, _)| {
                     at += 1;
                     at - 1 <= first || *n != name
                 });
             }
-            None => self.0.push((name, value)),
+            None => self.fields.push((name, value)),
         }
     }
 
     /// Removes every field of `name`; the first removed value comes back.
     pub fn remove(&mut self, name: &HeaderName) -> Option<HeaderValue> {
-        let first = self.0.iter().position(|(n, _)| n == name)?;
-        let (_, value) = self.0.remove(first);
-        self.0.retain(|(n, _)| n != name);
+        let first = self.fields.iter().position(|(n, _)| n == name)?;
+        let (_, value) = self.fields.remove(first);
+        self.fields.retain(|(n, _)| n != name);
         Some(value)
     }
 
     /// Keeps the fields that `keep` accepts.
     pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
-        self.0.retain(|(n, v)| keep(n, v));
+        self.fields.retain(|(n, v)| keep(n, v));
     }
 
     /// The fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.0.iter().map(|(n, v)| (n, v))
+        self.fields.iter().map(|(n, v)| (n, v))
     }
 
     /// The bytes of names and values together, as limits on header size count them.
     pub fn byte_size(&self) -> usize {
-        self.0.iter().map(|(n, v)| n.as_str().len() + v.len()).sum()
+        self.fields.iter().map(|(n, v)| n.as_str().len() + v.len()).sum()
     }
 }
 
@@ -169,13 +209,13 @@ impl IntoIterator for Headers {
     type IntoIter = std::vec::IntoIter<(HeaderName, HeaderValue)>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.fields.into_iter()
     }
 }
 
 impl FromIterator<(HeaderName, HeaderValue)> for Headers {
     fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(fields: I) -> Self {
-        Headers(fields.into_iter().collect())
+        Headers { fields: fields.into_iter().collect(), spelling: None }
     }
 }
 
@@ -185,6 +225,15 @@ mod tests {
 
     fn headers(fields: &[(&'static str, &'static str)]) -> Headers {
         fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn the_first_spelling_of_a_name_counts() {
+        let names = ["HoSt", "x-A", "X-a"].map(|name| Bytes::from_static(name.as_bytes())).to_vec();
+        let spelling = Spelling { names, ..Spelling::default() };
+        assert_eq!(spelling.of("host"), Some(&b"HoSt"[..]));
+        assert_eq!(spelling.of("x-a"), Some(&b"x-A"[..]));
+        assert_eq!(spelling.of("x-b"), None);
     }
 
     #[test]

@@ -299,6 +299,11 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             Outcome::Reply(upgrade_failed())
         }
         _ if upgrade == Some(false) => Outcome::Reply(upgrade_failed()),
+        // Whose bytes they are, the request's or the next protocol's, two servers may read in two ways.
+        _ if upgrade == Some(true) && !body.is_end() => {
+            let reply = LocalReply::new(StatusCode::BAD_REQUEST, "", "http1.body_disallowed");
+            Outcome::Reply(reply.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR))
+        }
         Lookup::NoVirtualHost | Lookup::NoRoute(_) => {
             cx.stats.no_route.inc();
             Outcome::Reply(not_found())

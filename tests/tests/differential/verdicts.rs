@@ -98,17 +98,13 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
         scenarios: &["upstream_answers_a_status_of_two_digits", "upstream_answers_101_unasked"],
     },
     Differs {
-        title: "Who resets too many streams is told so",
-        what: "Envoy ends such a connection with INTERNAL_ERROR. We say ENHANCE_YOUR_CALM.",
-        better: "whoever looks for the reason on the client's side.",
-        scenarios: &["hostile_h2_rapid_reset"],
-    },
-    Differs {
         title: "An HTTP/2 connection that ends for the client's fault says so",
         what: "Envoy closes the connection after some faults without a word. We send GOAWAY with the code first, as RFC 9113, \
-               section 5.4.1, wants.",
+               section 5.4.1, wants, or RST_STREAM where it is a stream's window that overflows (section 6.9.1). Who resets too \
+               many streams hears ENHANCE_YOUR_CALM, from Envoy INTERNAL_ERROR.",
         better: "whoever looks for the fault on the client's side.",
         scenarios: &[
+            "hostile_h2_rapid_reset",
             "hostile_h2_headers_on_an_even_stream",
             "hostile_h2_headers_on_stream_zero",
             "hostile_h2_reset_of_an_idle_stream",
@@ -118,6 +114,7 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
             "hostile_h2_window_update_of_zero",
             "hostile_h2_window_update_of_zero_on_a_stream",
             "hostile_h2_window_that_overflows",
+            "hostile_h2_window_of_a_stream_that_overflows",
             "hostile_h2_push_promise_from_a_client",
             "hostile_h2_goaway_on_a_stream",
         ],
@@ -132,8 +129,9 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
     Differs {
         title: "One stream too many ends alone",
         what: "Envoy closes a connection on which the client opens more streams than it may. We refuse the stream \
-               (REFUSED_STREAM), as RFC 9113, section 5.1.2, wants. An upstream's answer without a status ends its stream only, \
-               too.",
+               (REFUSED_STREAM), as RFC 9113, section 5.1.2, wants, and close the connection where it goes on: a refused stream \
+               counts like one that the client has reset. An upstream's answer without a status ends its stream only, too, as \
+               section 8.1.1 has it.",
         better: "the other requests on the connection.",
         scenarios: &["h2_too_many_streams", "h2_upstream_answers_without_a_status"],
     },
@@ -171,11 +169,12 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
         scenarios: &["h2_to_h2_head_and_204"],
     },
     Differs {
-        title: "A declined upgrade is an ordinary answer",
-        what: "Envoy replaces a 200 to an upgrade by one without a body, and closes both connections. We pass the answer on \
-               (RFC 9110, section 7.8: a server may ignore Upgrade).",
-        better: "the client, which sees what the server said.",
-        scenarios: &["upgrade_is_declined_by_the_upstream"],
+        title: "Who asks for an upgrade is answered",
+        what: "Envoy replaces a 200 to an upgrade by one without a body, and closes both connections; and of a request with a \
+               body that asks for an upgrade it keeps the body, for which the server waits. We pass the 200 on (RFC 9110, \
+               section 7.8: a server may ignore Upgrade), and answer such a request with 400 ourselves.",
+        better: "the client, which sees what the server said, and does not wait for what never comes.",
+        scenarios: &["upgrade_is_declined_by_the_upstream", "hostile_upgrade_with_a_body"],
     },
     Differs {
         title: "TLS failures in our TLS library's words",

@@ -164,7 +164,7 @@ fn slow_bodies(protocol: &str, exchange: fn(u16, usize)) {
             std::thread::spawn(move || echo(stream));
         }
     });
-    let proxy = Proxy::start(&Setup { upstream: Some(upstream), ..Setup::default() });
+    let proxy = Proxy::start(&Setup { upstream, ..Setup::default() });
     exchange(proxy.port(), 1000);
     let before = resident(proxy.process.id());
     let peak = AtomicU64::new(before);

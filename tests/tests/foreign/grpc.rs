@@ -23,7 +23,7 @@ fn grpcurl_lists_calls_and_hears_an_error() {
     let serving = Server::builder().add_service(health).add_service(reflection);
     runtime.spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
 
-    let proxy = Proxy::start(&Setup { upstream: Some(upstream), http2_upstream: true, ..Setup::default() });
+    let proxy = Proxy::start(&Setup { upstream, http2_upstream: true, ..Setup::default() });
     let address = format!("127.0.0.1:{}", proxy.port());
     let grpcurl = |arguments: &[&str]| run(program.clone(), &[&["-plaintext", "-max-time", "30"], arguments].concat());
 

@@ -23,7 +23,7 @@ use outrigger_tests::process::Process;
 use outrigger_tests::tls::material;
 use serde_json::{Value, json};
 
-/// A proxy with one listener, and one cluster behind it where there is an upstream.
+/// A proxy with one listener, and one cluster behind it.
 struct Proxy {
     process: Process,
     port: Reserved,
@@ -36,8 +36,8 @@ struct Setup {
     /// `codec_type`; `AUTO` by default.
     codec: Option<&'static str>,
     tls: bool,
-    /// The upstream's port; without one the proxy answers by itself.
-    upstream: Option<u16>,
+    /// The upstream's port.
+    upstream: u16,
     /// The upstream speaks HTTP/2.
     http2_upstream: bool,
 }
@@ -63,12 +63,7 @@ impl Proxy {
 
 fn bootstrap(setup: &Setup, port: u16, admin: &std::path::Path) -> Value {
     let address = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
-    let action = match setup.upstream {
-        Some(_) => json!({"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}}),
-        None => {
-            json!({"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "hello there"}}})
-        }
-    };
+    let action = json!({"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}});
     let mut chain = json!({"filters": [{
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
@@ -99,12 +94,11 @@ fn bootstrap(setup: &Setup, port: u16, admin: &std::path::Path) -> Value {
             },
         });
     }
-    let clusters: Vec<Value> = setup.upstream.map(|upstream| cluster(setup, address(upstream))).into_iter().collect();
     json!({
         "admin": {"address": {"pipe": {"path": admin}}},
         "static_resources": {
             "listeners": [{"name": "foreign", "address": address(port), "filter_chains": [chain]}],
-            "clusters": clusters,
+            "clusters": [cluster(setup, address(setup.upstream))],
         },
     })
 }

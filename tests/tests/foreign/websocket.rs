@@ -63,7 +63,7 @@ fn messages_pass_both_ways_and_the_end_is_clean() {
     let mut server = node().args(["-e", SERVER]).stdout(Stdio::piped()).spawn().unwrap();
     let mut port = String::new();
     BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut port).unwrap();
-    let proxy = Proxy::start(&Setup { upstream: Some(port.trim().parse().unwrap()), ..Setup::default() });
+    let proxy = Proxy::start(&Setup { upstream: port.trim().parse().unwrap(), ..Setup::default() });
     let output = node().args(["-e", CLIENT, &proxy.port().to_string()]).output().unwrap();
     let _ = server.kill();
     let _ = server.wait();

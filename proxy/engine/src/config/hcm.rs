@@ -173,6 +173,14 @@ pub enum HeaderCase {
     Lower,
     /// `Content-Type`.
     ProperCaseWords,
+    /// As the peer spelled them that sent the message: `PreserveCaseFormatterConfig`. Messages that are written are lower
+    /// case where the other hop does not keep this.
+    Preserved {
+        /// `forward_reason_phrase`
+        reason: bool,
+        /// `formatter_type_on_envoy_headers: PROPER_CASE`: names that the peer did not send are `Like-This`.
+        others_in_proper_case: bool,
+    },
 }
 
 /// `http2_protocol_options`, with Envoy's defaults.

@@ -5,8 +5,11 @@ use std::time::Duration;
 use http::HeaderValue;
 use outrigger_proto::envoy::config::core::v3 as pb;
 use outrigger_proto::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
+use outrigger_proto::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
+use outrigger_proto::envoy::extensions::http::header_formatters::preserve_case::v3::preserve_case_formatter_config::FormatterTypeOnEnvoyHeaders;
 
 use super::{HeaderCase, Http1Options, Http2Options};
+use crate::config::any;
 use crate::config::report::At;
 use crate::config::value::{Seconds, duration};
 use crate::{harmless, unsupported};
@@ -51,15 +54,35 @@ fn header_case(message: Option<pb::http1_protocol_options::HeaderKeyFormat>, at:
     let Some(message) = message else { return HeaderCase::Lower };
     match message.header_format {
         Some(HeaderFormat::ProperCaseWords(_)) => HeaderCase::ProperCaseWords,
-        Some(HeaderFormat::StatefulFormatter(_)) => {
-            at.field("stateful_formatter").reject("", "not in this version: write proper_case_words");
-            HeaderCase::Lower
-        }
+        Some(HeaderFormat::StatefulFormatter(extension)) => preserved(extension, &at.field("stateful_formatter")),
         None => {
             at.reject("", "one of proper_case_words, stateful_formatter is required");
             HeaderCase::Lower
         }
     }
+}
+
+fn preserved(extension: pb::TypedExtensionConfig, at: &At<'_>) -> HeaderCase {
+    let pb::TypedExtensionConfig { name: _, typed_config } = extension;
+    let at = at.field("typed_config");
+    let Some(config) = typed_config else {
+        at.reject("", "must be set");
+        return HeaderCase::Lower;
+    };
+    if !any::is::<PreserveCaseFormatterConfig>(&config) {
+        any::reject_type(&config, &at);
+        return HeaderCase::Lower;
+    }
+    let Some(config) = any::decode(&config, &at) else { return HeaderCase::Lower };
+    let PreserveCaseFormatterConfig { forward_reason_phrase, formatter_type_on_envoy_headers: others } = config;
+    let others_in_proper_case = match FormatterTypeOnEnvoyHeaders::try_from(others) {
+        Ok(others) => others == FormatterTypeOnEnvoyHeaders::ProperCase,
+        Err(_) => {
+            at.field("formatter_type_on_envoy_headers").reject(others, "no such value");
+            false
+        }
+    };
+    HeaderCase::Preserved { reason: forward_reason_phrase, others_in_proper_case }
 }
 
 /// A header's value; `None` where it is empty or was rejected.

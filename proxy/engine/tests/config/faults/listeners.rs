@@ -156,6 +156,12 @@ pub(super) const FAULTS: &[Fault] = &[
         "header_key_format",
         "one of proper_case_words",
     ),
+    (
+        "header_key_format: { proper_case_words: {} }",
+        "header_key_format: { stateful_formatter: { name: preserve_case } }",
+        "header_key_format.stateful_formatter.typed_config",
+        "must be set",
+    ),
     ("upgrade_type: websocket", "upgrade_type: CONNECT", "upgrade_configs[0].upgrade_type", "not in this version"),
     ("upgrade_type: websocket", "upgrade_type: \"\"", "upgrade_configs[0].upgrade_type", "must be a token"),
     (

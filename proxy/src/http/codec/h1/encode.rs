@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Method, StatusCode};
 use outrigger_engine::config::hcm::HeaderCase;
-use outrigger_engine::message::{Headers, RequestHead, ResponseHead};
+use outrigger_engine::message::{Headers, RequestHead, ResponseHead, Spelling};
 
 use super::head::parse_length;
 use super::transport::Output;
@@ -72,6 +72,7 @@ impl Encoder {
         };
         let out = out.tail();
         out.extend_from_slice(b"0\r\n");
+        let case = Case::new(case, trailers);
         for (name, value) in trailers.iter() {
             field(out, name.as_str(), value.as_bytes(), case);
         }
@@ -106,13 +107,14 @@ pub(super) fn response(out: &mut Output, head: &ResponseHead, end: bool, context
     let out = out.tail();
     out.reserve(head.headers.byte_size().saturating_add(head.headers.len().saturating_mul(4)).saturating_add(128));
     let status = head.status;
-    match (status, http10) {
-        (StatusCode::OK, false) => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
-        (_, http10) => {
+    let case = Case::new(case, &head.headers);
+    match (status, http10, case.reason()) {
+        (StatusCode::OK, false, None) => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
+        (_, http10, phrase) => {
             out.extend_from_slice(if http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
             out.extend_from_slice(status.as_str().as_bytes());
             out.push(b' ');
-            out.extend_from_slice(reason(status).as_bytes());
+            out.extend_from_slice(phrase.unwrap_or_else(|| reason(status).as_bytes()));
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -157,6 +159,7 @@ pub(super) fn request(out: &mut Output, head: &RequestHead, end: bool, case: Hea
     out.push(b' ');
     out.extend_from_slice(if connect { host } else { head.path.as_bytes() });
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    let case = Case::new(case, &head.headers);
     field(out, "host", host, case);
     let length = fields(out, &head.headers, case, false);
     let encoder = if connect {
@@ -177,7 +180,7 @@ pub(super) fn request(out: &mut Output, head: &RequestHead, end: bool, case: Hea
 }
 
 /// Writes fields but those of framing, which come from the encoder; `content-length` is written and comes back.
-fn fields(out: &mut Vec<u8>, headers: &Headers, case: HeaderCase, drop_connection: bool) -> Option<u64> {
+fn fields(out: &mut Vec<u8>, headers: &Headers, case: Case<'_>, drop_connection: bool) -> Option<u64> {
     let mut length = None;
     for (name, value) in headers.iter() {
         match *name {
@@ -198,22 +201,55 @@ fn fields(out: &mut Vec<u8>, headers: &Headers, case: HeaderCase, drop_connectio
     length
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8], case: HeaderCase) {
-    match case {
-        HeaderCase::Lower => out.extend_from_slice(name.as_bytes()),
-        HeaderCase::ProperCaseWords => {
-            // Upper case at the start and after whatever is neither a letter nor a digit.
-            let mut upper = true;
-            out.extend(name.bytes().map(|b| {
-                let b = if upper { b.to_ascii_uppercase() } else { b };
-                upper = !b.is_ascii_alphanumeric();
-                b
-            }));
+/// How the names of one message are written.
+#[derive(Clone, Copy, Debug)]
+enum Case<'a> {
+    Lower,
+    ProperCaseWords,
+    As(&'a Spelling),
+}
+
+impl<'a> Case<'a> {
+    /// What the sender's spelling says, where it was kept, comes before what the receiver's side is configured to have.
+    fn new(configured: HeaderCase, headers: &'a Headers) -> Self {
+        match (headers.spelling(), configured) {
+            (Some(spelling), _) => Case::As(spelling),
+            (None, HeaderCase::ProperCaseWords) => Case::ProperCaseWords,
+            (None, HeaderCase::Lower | HeaderCase::Preserved { .. }) => Case::Lower,
         }
+    }
+
+    fn reason(self) -> Option<&'a [u8]> {
+        match self {
+            Case::As(spelling) => spelling.reason.as_deref(),
+            Case::Lower | Case::ProperCaseWords => None,
+        }
+    }
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8], case: Case<'_>) {
+    match case {
+        Case::Lower => out.extend_from_slice(name.as_bytes()),
+        Case::ProperCaseWords => in_proper_case(out, name),
+        Case::As(spelling) => match spelling.of(name) {
+            Some(kept) => out.extend_from_slice(kept),
+            None if spelling.others_in_proper_case => in_proper_case(out, name),
+            None => out.extend_from_slice(name.as_bytes()),
+        },
     }
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Upper case at the start and after whatever is neither a letter nor a digit.
+fn in_proper_case(out: &mut Vec<u8>, name: &str) {
+    let mut upper = true;
+    out.extend(name.bytes().map(|b| {
+        let b = if upper { b.to_ascii_uppercase() } else { b };
+        upper = !b.is_ascii_alphanumeric();
+        b
+    }));
 }
 
 /// `n` in hexadecimal, and CR LF.

@@ -10,7 +10,8 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Scheme};
+use outrigger_engine::config::hcm::HeaderCase;
+use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Scheme, Spelling};
 
 use super::body::Length;
 use super::{ClientSettings, Limits, ServerSettings};
@@ -82,7 +83,7 @@ pub(super) fn request(bytes: &[u8], settings: &ServerSettings) -> Result<Option<
         if !block.has_clean_lines(parsed.headers) {
             return Err(CODEC_ERROR);
         }
-        let mut fields = Fields::parse(&block, parsed.headers)?;
+        let mut fields = Fields::parse(&block, parsed.headers, settings.options.header_case)?;
         let method = known_method(method).ok_or(CODEC_ERROR)?;
         let protocol = protocol(version);
         let connect = method == Method::CONNECT;
@@ -145,7 +146,11 @@ pub(super) fn response(
         let (Some(code), Some(version)) = (parsed.code, parsed.version) else { return Err(CODEC_ERROR) };
         let status = StatusCode::from_u16(code).map_err(|_| CODEC_ERROR)?;
         let block = Block::new(bytes, used).ok_or(CODEC_ERROR)?;
-        let mut fields = Fields::parse(&block, parsed.headers)?;
+        let mut fields = Fields::parse(&block, parsed.headers, settings.header_case)?;
+        if let HeaderCase::Preserved { reason: true, .. } = settings.header_case {
+            let phrase = parsed.reason.unwrap_or_default().as_bytes();
+            fields.headers.set_reason(block.slice(phrase).ok_or(CODEC_ERROR)?);
+        }
         if let Some(host) = fields.host.take() {
             fields.headers.append(HOST, host);
         }
@@ -360,12 +365,17 @@ impl Block {
 
     /// `part`, which lies in the head.
     fn value(&self, part: &[u8]) -> Option<HeaderValue> {
+        HeaderValue::from_maybe_shared(self.slice(part)?).ok().or_else(|| unfold(part))
+    }
+
+    /// The bytes of `part`, which lies in the head.
+    fn slice(&self, part: &[u8]) -> Option<Bytes> {
         if part.is_empty() {
-            return Some(HeaderValue::from_static(""));
+            return Some(Bytes::new());
         }
         let from = part.as_ptr().addr().checked_sub(self.start)?;
         let to = from.checked_add(part.len()).filter(|to| *to <= self.bytes.len())?;
-        HeaderValue::from_maybe_shared(self.bytes.slice(from..to)).ok().or_else(|| unfold(part))
+        Some(self.bytes.slice(from..to))
     }
 }
 
@@ -393,11 +403,16 @@ struct Fields {
 }
 
 impl Fields {
-    fn parse(block: &Block, parsed: &[httparse::Header<'_>]) -> Result<Fields, Fault> {
+    fn parse(block: &Block, parsed: &[httparse::Header<'_>], case: HeaderCase) -> Result<Fields, Fault> {
         let headers = Headers::with_capacity(parsed.len().saturating_add(SPARE_FIELDS));
         let mut fields = Fields { headers, ..Fields::default() };
         for field in parsed {
             fields.add(block, field).ok_or(CODEC_ERROR)?;
+        }
+        if let HeaderCase::Preserved { others_in_proper_case, .. } = case {
+            let names: Option<_> = parsed.iter().map(|field| block.slice(field.name.as_bytes())).collect();
+            let names = names.ok_or(CODEC_ERROR)?;
+            fields.headers.set_spelling(Spelling { names, others_in_proper_case, reason: None });
         }
         Ok(fields)
     }
@@ -447,14 +462,13 @@ impl Fields {
         match (self.transfer_encodings, self.content_length) {
             (0, None) => Ok(Length::None),
             (0, Some(n)) => Ok(Length::Known(n)),
-            (1, both) if self.chunked => match both {
-                None => Ok(Length::Chunked),
-                Some(_) if allow_both => {
+            (_, Some(_)) if !(allow_both && self.chunked) => Err(BOTH_LENGTHS),
+            (1, both) if self.chunked => {
+                if both.is_some() {
                     self.headers.remove(&CONTENT_LENGTH);
-                    Ok(Length::Chunked)
                 }
-                Some(_) => Err(BOTH_LENGTHS),
-            },
+                Ok(Length::Chunked)
+            }
             _ => Err(BAD_TRANSFER_ENCODING),
         }
     }

@@ -14,8 +14,9 @@ use outrigger_engine::message::{Headers, RequestHead};
 
 use super::head::{self, BAD_MESSAGE, Limits, Refused};
 use super::keepalive::Keepalive;
+use super::link::{Link, Policy};
 use super::upgrade;
-use super::wire::{Link, Policy, Wire};
+use super::wire::Wire;
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, gone, stream_error};
 use crate::http::codec::{self, CloseReason, Owner, OwnerRef, Reply, ResetBy, ResetCode, StreamError};
 use crate::io::Io;

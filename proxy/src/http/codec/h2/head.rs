@@ -2,7 +2,7 @@
 //! leaves out. Names and values change hands without a copy; pseudo-headers are small and are copied.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request, response};
 use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Scheme};
@@ -184,11 +184,21 @@ fn is_hop_by_hop(name: &HeaderName, value: &HeaderValue) -> bool {
         || (*name == TE && value != "trailers")
 }
 
+/// Whether a field has another value in each message, or soon has another one for good. In the table of HPACK it would only
+/// be in the way: the crate compares a value with all those of its name that are in the table, some fifty, before it puts
+/// it there. The crate leaves out what is sensitive.
+fn is_never_repeated(name: &HeaderName) -> bool {
+    *name == DATE || matches!(name.as_str(), "x-request-id" | "traceparent" | "x-b3-traceid" | "x-b3-spanid")
+}
+
 /// The list as the `h2` crate takes it. Fields of an HTTP/1 hop are left out.
 pub(super) fn map(headers: Headers) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
+    for (name, mut value) in headers {
         if !is_hop_by_hop(&name, &value) {
+            if is_never_repeated(&name) {
+                value.set_sensitive(true);
+            }
             map.append(name, value);
         }
     }
@@ -300,6 +310,15 @@ mod tests {
             assert_eq!(sent.headers().get_all("x").iter().collect::<Vec<_>>(), ["1", "2"]);
             assert_eq!(sent.uri().authority().map(|a| a.as_str()), authority.as_ref().and_then(|a| a.to_str().ok()));
         }
+    }
+
+    #[test]
+    fn only_what_may_come_again_goes_into_the_table() {
+        let sent = map(["date", "x-request-id", "x-a"]
+            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")))
+            .into_iter()
+            .collect());
+        assert_eq!(sent.values().map(HeaderValue::is_sensitive).collect::<Vec<_>>(), [true, true, false]);
     }
 
     #[test]

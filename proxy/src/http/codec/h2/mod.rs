@@ -1,13 +1,15 @@
 //! HTTP/2, downstream and upstream, over the `h2` crate.
 //!
-//! The crate does framing, HPACK, flow control and stream states. Around it stand: `wire`, which watches the frames
-//! pass and enforces Envoy's limits on floods; `block`, which sees what the crate drops of a client's heads; `head`, which converts heads and refuses what Envoy refuses; and here
-//! the halves of a stream, which the server and the client share.
+//! The crate does framing, HPACK, flow control and stream states. Around it stand: `wire`, through which the frames pass;
+//! `link`, which judges them as Envoy does, floods included; `block`, which sees what the crate drops of a client's heads;
+//! `head`, which converts heads and refuses what Envoy refuses; and here the halves of a stream, which the server and the
+//! client share.
 
 mod block;
 mod client;
 mod head;
 mod keepalive;
+mod link;
 mod scan;
 mod server;
 mod upgrade;
@@ -28,7 +30,7 @@ pub(in crate::http) use self::scan::is_flood;
 pub use self::server::{End, Incoming, Responder, ServerConnection, ServerSettings};
 
 use self::head::{BAD_MESSAGE, Limits, Refused};
-use self::wire::Link;
+use self::link::Link;
 use super::{Frame, ResetCode, StreamError};
 
 /// Bytes of a stream's body that wait in our memory for the peer's window.

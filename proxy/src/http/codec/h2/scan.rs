@@ -20,6 +20,9 @@ const WINDOW_UPDATE: u8 = 8;
 /// CONTINUATION.
 pub(super) const CONTINUATION: u8 = 9;
 
+/// Bytes of a frame's header.
+const HEAD: usize = 9;
+
 /// END_STREAM, of HEADERS and DATA.
 pub(super) const FLAG_END_STREAM: u8 = 1;
 const FLAG_ACK: u8 = 1;
@@ -62,6 +65,17 @@ pub(super) struct FrameHead {
 }
 
 impl FrameHead {
+    fn parse(head: [u8; HEAD]) -> Self {
+        let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = head;
+        FrameHead {
+            length: u32::from_be_bytes([0, l0, l1, l2]),
+            kind,
+            flags,
+            stream: u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff,
+            payload: [0; 8],
+        }
+    }
+
     /// The code of RST_STREAM.
     pub(super) fn reset_code(&self) -> u32 {
         let [a, b, c, d, ..] = self.payload;
@@ -94,21 +108,27 @@ impl FrameHead {
     }
 }
 
+/// A GOAWAY frame.
+pub(super) fn goaway(last: u32, code: u32) -> [u8; 17] {
+    let ([a, b, c, d], [e, f, g, h]) = (last.to_be_bytes(), code.to_be_bytes());
+    [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h]
+}
+
 /// Where in a stream of frames the next byte is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scanner {
     /// Bytes to skip: the preface, or the rest of a payload.
     skip: u32,
-    head: [u8; 9],
+    head: [u8; HEAD],
     /// Bytes of `head`, then of the wanted payload, that are there.
-    have: u32,
+    have: usize,
     frame: FrameHead,
 }
 
 impl Scanner {
     /// Starts after `skip` bytes, the preface of 24.
     pub(super) fn new(skip: u32) -> Self {
-        Scanner { skip, head: [0; 9], have: 0, frame: FrameHead::default() }
+        Scanner { skip, head: [0; HEAD], have: 0, frame: FrameHead::default() }
     }
 
     /// How many bytes come before the next frame begins; `None` within a frame header.
@@ -119,40 +139,39 @@ impl Scanner {
     /// Walks over `bytes` up to the end of the next frame header (and wanted payload). Returns how many bytes were
     /// taken, and the frame if there is one.
     pub(super) fn next(&mut self, bytes: &[u8]) -> (usize, Option<FrameHead>) {
-        let mut taken = 0;
-        if self.skip > 0 {
-            let n = (self.skip as usize).min(bytes.len());
-            self.skip -= n as u32;
-            taken = n;
+        let mut taken = (self.skip as usize).min(bytes.len());
+        self.skip -= taken as u32;
+        if self.have < HEAD {
+            let n = fill(self.head.get_mut(self.have..).unwrap_or_default(), bytes.get(taken..).unwrap_or_default());
+            self.have += n;
+            taken += n;
+            if self.have < HEAD {
+                return (taken, None);
+            }
+            self.frame = FrameHead::parse(self.head);
         }
-        for byte in bytes.get(taken..).unwrap_or_default() {
-            if self.have < 9 {
-                if let Some(slot) = self.head.get_mut(self.have as usize) {
-                    *slot = *byte;
-                }
-            } else if let Some(slot) = self.frame.payload.get_mut(self.have as usize - 9) {
-                *slot = *byte;
-            }
-            self.have += 1;
-            taken += 1;
-            if self.have == 9 {
-                let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
-                self.frame = FrameHead {
-                    length: u32::from_be_bytes([0, l0, l1, l2]),
-                    kind,
-                    flags,
-                    stream: u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff,
-                    payload: [0; 8],
-                };
-            }
-            if self.have >= 9 && self.have - 9 == self.frame.wanted() {
-                self.skip = self.frame.length - self.frame.wanted();
-                self.have = 0;
-                return (taken, Some(self.frame));
-            }
+        let wanted = self.frame.wanted();
+        let place = self.frame.payload.get_mut(self.have - HEAD..wanted as usize).unwrap_or_default();
+        let missing = place.len();
+        let n = fill(place, bytes.get(taken..).unwrap_or_default());
+        self.have += n;
+        taken += n;
+        if n < missing {
+            return (taken, None);
         }
-        (taken, None)
+        self.skip = self.frame.length - wanted;
+        self.have = 0;
+        (taken, Some(self.frame))
     }
+}
+
+/// Copies as much of `bytes` as `place` has room for.
+fn fill(place: &mut [u8], bytes: &[u8]) -> usize {
+    let n = place.len().min(bytes.len());
+    if let (Some(place), Some(bytes)) = (place.get_mut(..n), bytes.get(..n)) {
+        place.copy_from_slice(bytes);
+    }
+    n
 }
 
 /// Counts of what a peer sent, against Envoy's limits.

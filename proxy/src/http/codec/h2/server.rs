@@ -14,8 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::head::{self, Limits, Refused};
 use super::keepalive::Keepalive;
+use super::link::{Link, Policy};
 use super::upgrade;
-use super::wire::{Link, Policy, Wire};
+use super::wire::Wire;
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, reset, stream_error};
 use crate::http::codec::{self, Exchange, ResetCode, StreamError};
 use crate::io::Io;
@@ -108,9 +109,11 @@ struct Streams {
 }
 
 impl Streams {
-    /// Envoy's rule against rapid resets: more than half of 500 streams, or of all where there were more.
-    fn too_many_premature(&self) -> bool {
-        self.premature.get() > 0 && self.premature.get() * 2 >= self.finished.get().max(PREMATURE_RESET_STREAMS)
+    /// Envoy's rule against rapid resets: more than half of 500 streams, or of all where there were more. What was `refused`
+    /// counts like a stream that the client has reset: it knows how many it may open.
+    fn too_many_premature(&self, refused: u64) -> bool {
+        let premature = self.premature.get() + refused;
+        premature > 0 && premature * 2 >= (self.finished.get() + refused).max(PREMATURE_RESET_STREAMS)
     }
 }
 
@@ -160,7 +163,7 @@ impl ServerConnection {
         if let Some(end) = self.end {
             return Poll::Ready(Incoming::End(end));
         }
-        if self.streams.too_many_premature() {
+        if self.streams.too_many_premature(self.link.refused()) {
             return self.end(End::Protocol("too_many_premature_resets"));
         }
         if let Some(keepalive) = &mut self.keepalive
@@ -185,8 +188,11 @@ impl ServerConnection {
             if accepted.is_pending() && self.link.settle_doubt() {
                 continue;
             }
+            if accepted.is_pending() && self.streams.too_many_premature(self.link.refused()) {
+                return self.end(End::Protocol("too_many_premature_resets"));
+            }
             if accepted.is_pending()
-                && self.link.settle_later()
+                && self.link.settle_later(cx)
                 && let Some(details) = self.link.violation()
             {
                 return Poll::Ready(self.violated(details));

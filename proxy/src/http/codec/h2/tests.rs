@@ -604,6 +604,26 @@ fn rapid_resets_end_the_connection() {
 }
 
 #[test]
+fn who_opens_more_streams_than_it_may_again_and_again_loses_the_connection() {
+    run(async {
+        let mut settings = server_settings();
+        settings.http2.max_concurrent_streams = 1;
+        let mut frames = request(1, false, &[]);
+        for stream in (3..203).step_by(2) {
+            frames.extend(request(stream, true, &[]));
+        }
+        let (sent, seen, end) = raw(settings.clone(), &frames).await;
+        assert_eq!((seen, end), (vec![], End::Closed), "the streams that were too many end alone");
+        assert!(sent.iter().filter(|(kind, _, code)| (*kind, *code) == (3, 7)).count() >= 100, "{sent:?}");
+        for stream in (203..1403).step_by(2) {
+            frames.extend(request(stream, true, &[]));
+        }
+        let (_, seen, end) = raw(settings, &frames).await;
+        assert_eq!((seen, end), (vec![], End::Protocol("too_many_premature_resets")));
+    });
+}
+
+#[test]
 fn an_upgrade_is_an_extended_connect_on_the_wire_and_an_upgrade_to_the_pipeline() {
     run(async {
         let (a, b) = duplex(PIPE);

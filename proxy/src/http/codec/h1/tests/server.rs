@@ -363,6 +363,29 @@ async fn spells_names_in_proper_case() {
 }
 
 #[tokio::test]
+async fn what_the_sender_spelled_comes_before_what_the_receiver_is_configured_to_have() {
+    let kept = HeaderCase::Preserved { reason: true, others_in_proper_case: true };
+    let mut settings = settings();
+    settings.options.header_case = kept;
+    let (mut peer, mut connection) = server(settings);
+    peer.write_all(b"GET / HTTP/1.1\r\nHoSt: x\r\nx-ONE: 1\r\nx-two: 2\r\nX-One: 3\r\n\r\n").await.unwrap();
+    let Exchange { mut head, mut responder, .. } = request(&mut connection).await;
+    head.headers.append(HeaderName::from_static("x-added"), HeaderValue::from_static("4"));
+
+    let upstream = ClientSettings { header_case: kept, ..client_settings() };
+    let (mut host, mut stream, _pool) = client(upstream);
+    stream.send_head(&head, true).unwrap();
+    host.write_all(b"HTTP/1.1 200 Fine\r\nSERVER: h\r\nContent-length: 0\r\n\r\n").await.unwrap();
+    let Reply::Response(answer, _) = reply(&mut stream).await.unwrap() else { panic!("informational") };
+    let sent = "GET / HTTP/1.1\r\nHoSt: x\r\nx-ONE: 1\r\nx-two: 2\r\nx-ONE: 3\r\nX-Added: 4\r\n\r\n";
+    assert_eq!(written(&mut host).await, sent);
+
+    responder.send_head(answer, true).unwrap();
+    poll_fn(|cx| responder.poll_flush(cx)).await.unwrap();
+    assert_eq!(written(&mut peer).await, "HTTP/1.1 200 Fine\r\nSERVER: h\r\nContent-length: 0\r\n\r\n");
+}
+
+#[tokio::test]
 async fn a_body_that_is_not_as_long_as_announced_closes() {
     for (body, end) in [("toolong", true), ("s", true)] {
         let (mut peer, mut connection) = server(settings());
