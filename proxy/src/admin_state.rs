@@ -118,9 +118,8 @@ impl AdminState for Process {
         let snapshot = self.snapshot.load();
         let mut clusters: Vec<_> = snapshot.clusters.values().collect();
         clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-        let dynamic = self.record.of(Kind::Cluster);
         for cluster in clusters {
-            let added_via_api = dynamic.contains_key(&*cluster.config.name);
+            let added_via_api = self.record.contains(Kind::Cluster, &cluster.config.name);
             visit(ClusterStatus { added_via_api, ..cluster_status(cluster) });
         }
     }

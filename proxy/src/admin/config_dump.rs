@@ -1,7 +1,5 @@
 //! `/config_dump`: what is configured, as `envoy.admin.v3.ConfigDump`.
 
-use std::collections::BTreeMap;
-
 use outrigger_engine::xds::{Kind, shown_name};
 use outrigger_proto::envoy::admin::v3::{
     BootstrapConfigDump, ClientResourceStatus, ClustersConfigDump, EndpointsConfigDump, ListenersConfigDump,
@@ -191,7 +189,7 @@ impl Dumps<'_> {
         RoutesConfigDump { static_route_configs: routes.map(dump).collect(), ..Default::default() }
     }
 
-    fn dynamic_clusters(&self, statuses: &BTreeMap<String, Status>, dump: &mut ClustersConfigDump) {
+    fn dynamic_clusters(&self, statuses: &[(String, Status)], dump: &mut ClustersConfigDump) {
         for (name, status) in statuses.iter().filter(|(name, _)| self.wants(name)) {
             let entry = |shown: Shown| DynamicCluster {
                 version_info: shown.version_info,
@@ -241,7 +239,7 @@ impl Dumps<'_> {
         }
     }
 
-    fn dynamic_routes(&self, statuses: &BTreeMap<String, Status>, dump: &mut RoutesConfigDump) {
+    fn dynamic_routes(&self, statuses: &[(String, Status)], dump: &mut RoutesConfigDump) {
         for (name, status) in statuses.iter().filter(|(name, _)| self.wants(name)) {
             let shown = Shown::new(Kind::Routes, name, status);
             dump.dynamic_route_configs.push(DynamicRouteConfig {

@@ -278,7 +278,7 @@ fn what_is_refused_is_named_in_a_bounded_number_of_metrics() {
     let fake = Fake::new();
     let refuse = |name: &str, reason: String| {
         let resource = Resource { name: name.into(), version: "1".into(), body: Bytes::new() };
-        fake.record.rejected(Kind::Cluster, &resource, reason, SystemTime::now());
+        fake.record.rejected(Kind::Cluster, None, &resource, reason, SystemTime::now());
     };
     refuse("", "type: \"x\": one\ntwo".into());
     refuse("long", "ü".repeat(1000));

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outrigger_engine::balance::ClusterState;
 use outrigger_engine::config::cluster::Cluster;
+use outrigger_engine::config::config_source::Origin;
 use outrigger_engine::config::hcm::RouteSource;
 use outrigger_engine::config::listener::{FilterChain, Listener, NetworkFilter};
-use outrigger_engine::snapshot::{Applied, Effect, Snapshot, Warmer};
+use outrigger_engine::snapshot::{Applied, Effect, Reference, Snapshot, Warmer};
 use outrigger_engine::xds::{Interest, Kind, Rejection, Resource, Update};
 
 use super::resource::{self, Reasons};
@@ -49,7 +50,7 @@ pub(super) struct Applier {
     /// The counters of each cluster, so that unused ones show too.
     cluster_stats: HashMap<Arc<str>, Arc<Scope<ClusterStats>>>,
     /// The counters of each route configuration, once for each `stat_prefix` that takes it.
-    rds_stats: HashMap<Arc<str>, Vec<Arc<Scope<RdsStats>>>>,
+    rds_stats: HashMap<Reference, Vec<Arc<Scope<RdsStats>>>>,
     /// The files that listeners log to, open as long as one is configured to.
     log_files: HashMap<Arc<str>, Vec<Arc<LogFile>>>,
     /// The listeners that are configured, in force or not yet.
@@ -101,59 +102,48 @@ impl Applier {
     }
 
     /// Applies what came, each resource by itself. `unreadable` came with it and could not even be decoded.
-    pub(super) fn apply(&mut self, update: Update, unreadable: Vec<Rejection>) -> Vec<Rejection> {
+    pub(super) fn apply(&mut self, origin: &Origin, update: Update, unreadable: Vec<Rejection>) -> Vec<Rejection> {
         let (started, now) = (Instant::now(), SystemTime::now());
         let Update { kind, changed, removed } = update;
         let mut rejections = Vec::new();
         // An address must be free before another listener takes it; everything else is made before the old one breaks.
         if kind == Kind::Listener {
-            self.remove(kind, &removed);
+            self.remove(kind, origin, &removed);
         }
         for resource in &changed {
-            let applied = self.set(kind, resource);
+            let reference = Reference { name: resource.name.as_str().into(), origin: origin.clone() };
+            let applied = self.set(kind, &reference, resource);
             if kind == Kind::Routes {
-                self.count_routes(&resource.name, &applied);
+                self.count_routes(&reference, &applied);
             }
+            let of = by_name(kind, origin);
             match applied {
                 Ok(Applied::Unchanged) => {
-                    self.process.record.repeated(kind, resource);
+                    self.process.record.repeated(kind, of, resource);
                     if kind == Kind::Cluster {
                         self.process.record.kept(kind, resource, now);
                     }
                 }
                 Ok(Applied::Added | Applied::Modified) => {
-                    self.process.record.accepted(kind, resource, now);
+                    self.process.record.accepted(kind, of, resource, now);
                 }
                 Err(reasons) => {
-                    self.reject(kind, resource, &reasons, now);
+                    self.reject(kind, origin, resource, &reasons, now);
                     rejections.push(Rejection { name: resource.name.clone(), reasons });
                 }
             }
         }
         if kind != Kind::Listener {
-            self.remove(kind, &removed);
+            self.remove(kind, origin, &removed);
         }
         for Rejection { name, reasons } in unreadable {
             let body = Default::default();
             let nothing = Resource { name: name.clone(), version: String::new(), body };
-            self.reject(kind, &nothing, &reasons, now);
+            self.reject(kind, origin, &nothing, &reasons, now);
             rejections.push(Rejection { name, reasons });
         }
         let stats = self.kinds.entry(kind).or_insert_with(|| self.process.stats.xds(kind.service()));
         stats.shared.rejected.add(rejections.len() as u64);
-        // A first version that is bad is as none: whoever waits for it goes on. What is known stays.
-        for Rejection { name, .. } in &rejections {
-            match kind {
-                Kind::Endpoints => self.warmer.remove_endpoints(name),
-                Kind::Routes => self.warmer.remove_routes(name),
-                Kind::Cluster | Kind::Listener => {}
-            }
-        }
-        if kind == Kind::Endpoints {
-            for cluster in rejections.iter().flat_map(|rejection| self.warmer.clusters_of(&rejection.name)) {
-                self.process.stats.cluster(cluster.config.stat_name()).shared.update_rejected.inc();
-            }
-        }
         if let Some(stats) = self.subscription(kind) {
             match rejections.is_empty() {
                 true => stats.update_success.inc(),
@@ -165,9 +155,16 @@ impl Applier {
         rejections
     }
 
-    fn reject(&self, kind: Kind, resource: &Resource, reasons: &[String], now: SystemTime) {
+    fn reject(&mut self, kind: Kind, origin: &Origin, resource: &Resource, reasons: &[String], now: SystemTime) {
         let name = &resource.name;
-        if self.process.record.rejected(kind, resource, reasons.join("\n"), now) {
+        let reference = Reference { name: name.as_str().into(), origin: origin.clone() };
+        self.warmer.refuse(kind, &reference);
+        if kind == Kind::Endpoints {
+            for cluster in self.warmer.clusters_of(&reference) {
+                self.process.stats.cluster(cluster.config.stat_name()).shared.update_rejected.inc();
+            }
+        }
+        if self.process.record.rejected(kind, by_name(kind, origin), resource, reasons.join("\n"), now) {
             tracing::warn!(target: "config", "{kind:?} {name:?} is rejected: {}", reasons.join("; "));
         } else {
             tracing::debug!(target: "config", "{kind:?} {name:?} is rejected once more");
@@ -211,10 +208,10 @@ impl Applier {
             match effect {
                 Effect::Subscribe(interest) => {
                     if !interest.wanted {
-                        if interest.kind == Kind::Routes {
-                            self.rds_stats.remove(interest.name.as_str());
-                        }
-                        self.process.record.removed(interest.kind, &interest.name);
+                        let Interest { kind, name, source, .. } = &interest;
+                        let reference = Reference { name: name.as_str().into(), origin: source.origin.clone() };
+                        self.rds_stats.remove(&reference);
+                        self.process.record.removed(*kind, Some(&source.origin), name);
                     }
                     wanted.interests.push(interest);
                 }
@@ -227,7 +224,7 @@ impl Applier {
                     scope.shared.membership_change.inc();
                     changed_hosts.push(cluster);
                 }
-                Effect::InForce(kind, name) => self.process.record.in_force(kind, &name),
+                Effect::InForce(kind, name, origin) => self.process.record.in_force(kind, origin.as_ref(), &name),
             }
         }
         if !changed_hosts.is_empty() {
@@ -278,7 +275,8 @@ impl Applier {
         }
         self.sockets_changed |= listeners;
         if listeners {
-            self.log_files.retain(|name, _| snapshot.listeners.contains_key(name));
+            // One that waits is configured too.
+            self.log_files.retain(|name, _| self.listener_names.contains(name));
         }
     }
 
@@ -291,7 +289,7 @@ impl Applier {
         self.process.addresses.store(Arc::new(self.sockets.addresses(in_force)));
     }
 
-    fn set(&mut self, kind: Kind, resource: &Resource) -> Result<Applied, Reasons> {
+    fn set(&mut self, kind: Kind, reference: &Reference, resource: &Resource) -> Result<Applied, Reasons> {
         let name = resource.name.as_str();
         let version = resource::fingerprint(resource);
         match kind {
@@ -301,7 +299,7 @@ impl Applier {
                 }
                 self.set_cluster(name, version, || resource::cluster(resource))
             }
-            Kind::Endpoints => self.warmer.set_endpoints(name, version, || resource::endpoints(resource)),
+            Kind::Endpoints => self.warmer.set_endpoints(reference, version, || resource::endpoints(resource)),
             Kind::Listener => {
                 if self.static_listeners.contains(name) {
                     return Err(vec!["name: a listener of the bootstrap has this name".to_owned()]);
@@ -326,7 +324,7 @@ impl Applier {
                 }
                 applied
             }
-            Kind::Routes => self.warmer.set_routes(name, version, Instant::now(), || resource::routes(resource)),
+            Kind::Routes => self.warmer.set_routes(reference, version, Instant::now(), || resource::routes(resource)),
         }
     }
 
@@ -386,15 +384,16 @@ impl Applier {
             let NetworkFilter::Http(manager) = &chain.filter else { continue };
             let RouteSource::Rds(rds) = &manager.routes else { continue };
             let scope = self.process.stats.rds(&manager.stat_prefix, &rds.name);
-            let scopes = self.rds_stats.entry(rds.name.clone()).or_default();
+            let reference = Reference { name: rds.name.clone(), origin: rds.source.origin.clone() };
+            let scopes = self.rds_stats.entry(reference).or_default();
             if !scopes.iter().any(|known| Arc::ptr_eq(known, &scope)) {
                 scopes.push(scope);
             }
         }
     }
 
-    fn count_routes(&self, name: &str, applied: &Result<Applied, Reasons>) {
-        for scope in self.rds_stats.get(name).into_iter().flatten() {
+    fn count_routes(&self, routes: &Reference, applied: &Result<Applied, Reasons>) {
+        for scope in self.rds_stats.get(routes).into_iter().flatten() {
             match applied {
                 Ok(applied) => {
                     scope.shared.update_success.inc();
@@ -414,7 +413,8 @@ impl Applier {
         Ok(())
     }
 
-    fn remove(&mut self, kind: Kind, names: &[String]) {
+    fn remove(&mut self, kind: Kind, origin: &Origin, names: &[String]) {
+        let reference = |name: &str| Reference { name: name.into(), origin: origin.clone() };
         let stats = &self.process.stats;
         for name in names {
             match kind {
@@ -425,7 +425,7 @@ impl Applier {
                     if !self.warmer.snapshot().clusters.contains_key(name.as_str()) {
                         self.cluster_stats.remove(name.as_str());
                     }
-                    self.process.record.removed(kind, name);
+                    self.process.record.removed(kind, None, name);
                 }
                 Kind::Listener if !self.static_listeners.contains(name.as_str()) => {
                     if let Some(listener) = self.warmer.snapshot().listeners.get(name.as_str()) {
@@ -437,12 +437,12 @@ impl Applier {
                         stats.listener_manager.listener_removed.inc();
                         self.tls_changed = true;
                     }
-                    self.process.record.removed(kind, name);
+                    self.process.record.removed(kind, None, name);
                 }
                 // What was refused in favour of the bootstrap's is shown no longer.
-                Kind::Cluster | Kind::Listener => self.process.record.removed(kind, name),
-                Kind::Endpoints => self.warmer.remove_endpoints(name),
-                Kind::Routes => self.warmer.remove_routes(name),
+                Kind::Cluster | Kind::Listener => self.process.record.removed(kind, None, name),
+                Kind::Endpoints => self.warmer.remove_endpoints(&reference(name)),
+                Kind::Routes => self.warmer.remove_routes(&reference(name)),
             }
         }
     }
@@ -453,6 +453,14 @@ impl Applier {
             Kind::Listener => Some(&self.process.stats.lds),
             Kind::Endpoints | Kind::Routes => None,
         }
+    }
+}
+
+/// The source that tells resources of one name apart; clusters and listeners have one for all.
+fn by_name(kind: Kind, origin: &Origin) -> Option<&Origin> {
+    match kind {
+        Kind::Endpoints | Kind::Routes => Some(origin),
+        Kind::Cluster | Kind::Listener => None,
     }
 }
 

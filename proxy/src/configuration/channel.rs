@@ -1,6 +1,7 @@
 //! How a source of configuration (a management server's stream, a watched file) and the configuration task talk: pushes
 //! go in, each with a way back for what was rejected; names that the configuration needs come out.
 
+use outrigger_engine::config::config_source::Origin;
 use outrigger_engine::xds::{Interest, Rejection, Update};
 use tokio::sync::{mpsc, oneshot};
 
@@ -10,6 +11,8 @@ const WAITING: usize = 16;
 /// An update, and where its outcome goes.
 #[derive(Debug)]
 pub struct Push {
+    /// From where.
+    pub origin: Origin,
     /// What came.
     pub update: Update,
     /// Resources that came with it and could not be read at all.
@@ -23,22 +26,17 @@ pub struct Push {
 pub struct Feed(mpsc::Sender<Push>);
 
 impl Feed {
-    /// Has `update` applied, and says what was rejected. Updates of one source are to be applied one after the other.
-    /// `None` while the process ends.
+    /// Has an `update` from `origin` applied, and says what was rejected: resources of it, and those that came with it and
+    /// were `unreadable`. Updates of one source are to be applied one after the other. `None` while the process ends.
     ///
     /// An update without any resource counts too: it says that the source has answered, or that the wait for its first
     /// answer is over, which is what the start of the process waits for.
     ///
     /// For CDS and LDS the outcome is counted here (`update_success`, `update_rejected`, `update_time`,
     /// `update_duration`); attempts and failures are the source's to count.
-    pub async fn apply(&self, update: Update) -> Option<Vec<Rejection>> {
-        self.apply_with(update, Vec::new()).await
-    }
-
-    /// As [`Feed::apply`], with resources that could not be read at all: they are noted as rejected.
-    pub async fn apply_with(&self, update: Update, unreadable: Vec<Rejection>) -> Option<Vec<Rejection>> {
+    pub async fn apply(&self, origin: Origin, update: Update, unreadable: Vec<Rejection>) -> Option<Vec<Rejection>> {
         let (outcome, rejected) = oneshot::channel();
-        self.0.send(Push { update, unreadable, outcome }).await.ok()?;
+        self.0.send(Push { origin, update, unreadable, outcome }).await.ok()?;
         rejected.await.ok()
     }
 }

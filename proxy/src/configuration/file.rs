@@ -74,6 +74,7 @@ impl Files {
         let answered = Rc::new(Cell::new(false));
         if let Some(limit) = limit {
             let (feed, process, answered) = (self.feed.clone(), self.process.clone(), answered.clone());
+            let origin = Origin::Path(path.clone());
             spawn_local(async move {
                 sleep(limit).await;
                 if !answered.get() {
@@ -81,7 +82,8 @@ impl Files {
                     if let Some(stats) = subscription(&process, kind) {
                         stats.init_fetch_timeout.inc();
                     }
-                    _ = feed.apply(Update { kind, changed: Vec::new(), removed: Vec::new() }).await;
+                    let update = Update { kind, changed: Vec::new(), removed: Vec::new() };
+                    _ = feed.apply(origin, update, Vec::new()).await;
                 }
             });
         }
@@ -98,7 +100,11 @@ impl Files {
                     let removed = known.difference(&present).cloned().collect();
                     known = present;
                     answered.set(true);
-                    if feed.apply_with(Update { kind, changed: resources, removed }, unreadable).await.is_none() {
+                    if feed
+                        .apply(Origin::Path(path.clone()), Update { kind, changed: resources, removed }, unreadable)
+                        .await
+                        .is_none()
+                    {
                         return;
                     }
                 }
@@ -137,13 +143,14 @@ impl Files {
         file.more.notify_one();
         if let Some(limit) = source.initial_fetch_timeout {
             let (feed, file) = (self.feed.clone(), Rc::downgrade(file));
-            let (kind, name) = (*kind, name.clone());
+            let (kind, name, origin) = (*kind, name.clone(), source.origin.clone());
             spawn_local(async move {
                 sleep(limit).await;
                 let is_wanted = file.upgrade().is_some_and(|file| file.wanted.borrow().contains(&name));
                 if is_wanted {
                     // If it came meanwhile, this changes nothing.
-                    _ = feed.apply(Update { kind, changed: Vec::new(), removed: vec![name] }).await;
+                    let update = Update { kind, changed: Vec::new(), removed: vec![name] };
+                    _ = feed.apply(origin, update, Vec::new()).await;
                 }
             });
         }
@@ -169,7 +176,11 @@ async fn watch_named(named: Weak<Named>, kind: Kind, path: Arc<str>, feed: Feed,
             let faulty = unreadable.iter().filter(|rejection| wanted.contains(&rejection.name)).cloned().collect();
             (resources, faulty)
         };
-        if feed.apply_with(Update { kind, changed: resources, removed: Vec::new() }, faulty).await.is_none() {
+        if feed
+            .apply(Origin::Path(path.clone()), Update { kind, changed: resources, removed: Vec::new() }, faulty)
+            .await
+            .is_none()
+        {
             return;
         }
         loop {

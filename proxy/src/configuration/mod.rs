@@ -159,7 +159,9 @@ impl Configuration {
 fn one_step(applier: &mut Applier, event: Event, later: bool) -> Wanted {
     let mut done = None;
     match event {
-        Event::Push(Push { update, unreadable, outcome }) => done = Some((applier.apply(update, unreadable), outcome)),
+        Event::Push(Push { origin, update, unreadable, outcome }) => {
+            done = Some((applier.apply(&origin, update, unreadable), outcome));
+        }
         Event::Ready(cluster) => applier.cluster_ready(&cluster),
         Event::Time => {}
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use outrigger_engine::config::config_source::Origin;
 use outrigger_engine::config::listener::Listener;
 use outrigger_engine::xds::{Kind, Resource};
 
@@ -55,14 +56,29 @@ pub struct Record(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    kinds: BTreeMap<Kind, BTreeMap<String, Status>>,
+    kinds: BTreeMap<Kind, BTreeMap<String, Vec<Entry>>>,
     draining: Vec<Draining>,
 }
 
+/// What one source says under a name.
+#[derive(Debug)]
+struct Entry {
+    /// Of what is taken by name; `None` for clusters and listeners, which have one source.
+    origin: Option<Origin>,
+    status: Status,
+}
+
 impl Record {
-    /// Every resource of a kind, by name.
-    pub fn of(&self, kind: Kind) -> BTreeMap<String, Status> {
-        self.lock().kinds.get(&kind).cloned().unwrap_or_default()
+    /// Every resource of a kind, by name; a name that comes from several sources is there several times.
+    pub fn of(&self, kind: Kind) -> Vec<(String, Status)> {
+        let inner = self.lock();
+        let all = inner.kinds.get(&kind).into_iter().flatten();
+        all.flat_map(|(name, entries)| entries.iter().map(|entry| (name.clone(), entry.status.clone()))).collect()
+    }
+
+    /// Whether something of this name came, be it good or bad.
+    pub fn contains(&self, kind: Kind, name: &str) -> bool {
+        self.lock().kinds.get(&kind).is_some_and(|kind| kind.contains_key(name))
     }
 
     /// The listeners that drain.
@@ -73,9 +89,9 @@ impl Record {
     }
 
     /// A resource was accepted; it warms.
-    pub(super) fn accepted(&self, kind: Kind, resource: &Resource, now: SystemTime) {
+    pub(super) fn accepted(&self, kind: Kind, origin: Option<&Origin>, resource: &Resource, now: SystemTime) {
         let mut inner = self.lock();
-        let status = inner.kinds.entry(kind).or_default().entry(resource.name.clone()).or_default();
+        let status = inner.entry(kind, origin, &resource.name);
         status.error = None;
         status.warming = Some(version(resource, now));
     }
@@ -83,15 +99,16 @@ impl Record {
     /// A resource that was removed came back before it was out of force.
     pub(super) fn kept(&self, kind: Kind, resource: &Resource, now: SystemTime) {
         let mut inner = self.lock();
-        let statuses = inner.kinds.entry(kind).or_default();
-        let status = || Status { active: Some(version(resource, now)), ..Default::default() };
-        statuses.entry(resource.name.clone()).or_insert_with(status);
+        let status = inner.entry(kind, None, &resource.name);
+        if status.active.is_none() && status.warming.is_none() {
+            status.active = Some(version(resource, now));
+        }
     }
 
     /// A resource came that was there already.
-    pub(super) fn repeated(&self, kind: Kind, resource: &Resource) {
+    pub(super) fn repeated(&self, kind: Kind, origin: Option<&Origin>, resource: &Resource) {
         let mut inner = self.lock();
-        if let Some(status) = inner.kinds.get_mut(&kind).and_then(|kind| kind.get_mut(&resource.name)) {
+        if let Some(status) = inner.find(kind, origin, &resource.name) {
             status.error = None;
             if let Some(latest) = status.warming.as_mut().or(status.active.as_mut()) {
                 latest.version.clone_from(&resource.version);
@@ -100,9 +117,16 @@ impl Record {
     }
 
     /// A resource was refused. Says whether that is news: a server may repeat what it was told is bad.
-    pub(crate) fn rejected(&self, kind: Kind, resource: &Resource, details: String, now: SystemTime) -> bool {
+    pub(crate) fn rejected(
+        &self,
+        kind: Kind,
+        origin: Option<&Origin>,
+        resource: &Resource,
+        details: String,
+        now: SystemTime,
+    ) -> bool {
         let mut inner = self.lock();
-        let status = inner.kinds.entry(kind).or_default().entry(resource.name.clone()).or_default();
+        let status = inner.entry(kind, origin, &resource.name);
         let failure = Failure { refused: version(resource, now), details };
         let before = status.error.replace(failure);
         let (Some(before), Some(failure)) = (before, &status.error) else { return true };
@@ -115,7 +139,8 @@ impl Record {
         let (mut counts, mut first) = (BTreeMap::new(), Vec::new());
         for (kind, statuses) in &inner.kinds {
             let count = counts.entry(*kind).or_default();
-            for (name, failure) in statuses.iter().filter_map(|(name, status)| Some((name, status.error.as_ref()?))) {
+            let entries = statuses.iter().flat_map(|(name, entries)| entries.iter().map(move |entry| (name, entry)));
+            for (name, failure) in entries.filter_map(|(name, entry)| Some((name, entry.status.error.as_ref()?))) {
                 *count += 1;
                 if first.len() < limit {
                     first.push((*kind, name.clone(), failure.details.clone()));
@@ -126,9 +151,9 @@ impl Record {
     }
 
     /// What warmed is in force.
-    pub(super) fn in_force(&self, kind: Kind, name: &str) {
+    pub(super) fn in_force(&self, kind: Kind, origin: Option<&Origin>, name: &str) {
         let mut inner = self.lock();
-        if let Some(status) = inner.kinds.get_mut(&kind).and_then(|kind| kind.get_mut(name))
+        if let Some(status) = inner.find(kind, origin, name)
             && let Some(version) = status.warming.take()
         {
             status.active = Some(version);
@@ -136,9 +161,14 @@ impl Record {
     }
 
     /// There is no such resource any more.
-    pub(super) fn removed(&self, kind: Kind, name: &str) {
-        if let Some(kind) = self.lock().kinds.get_mut(&kind) {
-            kind.remove(name);
+    pub(super) fn removed(&self, kind: Kind, origin: Option<&Origin>, name: &str) {
+        let mut inner = self.lock();
+        let Some(statuses) = inner.kinds.get_mut(&kind) else { return };
+        if let Some(entries) = statuses.get_mut(name) {
+            entries.retain(|entry| entry.origin.as_ref() != origin);
+            if entries.is_empty() {
+                statuses.remove(name);
+            }
         }
     }
 
@@ -146,7 +176,7 @@ impl Record {
     /// its removal is noted.
     pub(super) fn drains(&self, listener: &Arc<Listener>) {
         let mut inner = self.lock();
-        let status = inner.kinds.get(&Kind::Listener).and_then(|listeners| listeners.get(&*listener.name));
+        let status = inner.find(Kind::Listener, None, &listener.name);
         let version = status.and_then(|status| status.active.clone());
         inner.draining.retain(|draining| draining.listener.strong_count() > 0);
         let (name, listener) = (listener.name.clone(), Arc::downgrade(listener));
@@ -156,6 +186,24 @@ impl Record {
     /// What was written is whole after every step, so a panic elsewhere spoils nothing.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn find(&mut self, kind: Kind, origin: Option<&Origin>, name: &str) -> Option<&mut Status> {
+        let entries = self.kinds.get_mut(&kind)?.get_mut(name)?;
+        entries.iter_mut().find(|entry| entry.origin.as_ref() == origin).map(|entry| &mut entry.status)
+    }
+
+    /// What is noted of a resource, made if nothing is.
+    fn entry(&mut self, kind: Kind, origin: Option<&Origin>, name: &str) -> &mut Status {
+        let entries = self.kinds.entry(kind).or_default().entry(name.to_owned()).or_default();
+        let index = entries.iter().position(|entry| entry.origin.as_ref() == origin).unwrap_or(entries.len());
+        if index == entries.len() {
+            entries.reserve_exact(1);
+            entries.push(Entry { origin: origin.cloned(), status: Status::default() });
+        }
+        &mut entries[index].status
     }
 }
 
@@ -177,29 +225,45 @@ pub(crate) mod tests {
     fn what_is_refused_once_more_is_no_news() {
         let (record, now) = (Record::default(), SystemTime::now());
         let refuse = |version, body, details: &str| {
-            record.rejected(Kind::Cluster, &resource("a", version, body), details.to_owned(), now)
+            record.rejected(Kind::Cluster, None, &resource("a", version, body), details.to_owned(), now)
         };
         assert!(refuse("1", "x", "bad"));
         assert!(!refuse("2", "x", "bad"), "the server only calls it otherwise");
         assert!(refuse("3", "y", "bad") && refuse("3", "y", "worse"));
-        record.accepted(Kind::Cluster, &resource("a", "4", "z"), now);
+        record.accepted(Kind::Cluster, None, &resource("a", "4", "z"), now);
         assert!(refuse("5", "y", "worse"));
     }
 
     #[test]
     fn what_comes_back_before_it_is_out_of_force_is_shown_in_force() {
         let (record, now) = (Record::default(), SystemTime::now());
-        let version = || record.of(Kind::Cluster).get("a").map(|status| status.active.clone().unwrap().version);
-        record.accepted(Kind::Cluster, &resource("a", "1", "x"), now);
-        record.in_force(Kind::Cluster, "a");
-        record.removed(Kind::Cluster, "a");
+        let version = || record.of(Kind::Cluster).pop().map(|(_, status)| status.active.unwrap().version);
+        record.accepted(Kind::Cluster, None, &resource("a", "1", "x"), now);
+        record.in_force(Kind::Cluster, None, "a");
+        record.removed(Kind::Cluster, None, "a");
         assert_eq!(version(), None);
-        record.repeated(Kind::Cluster, &resource("a", "2", "x"));
+        record.repeated(Kind::Cluster, None, &resource("a", "2", "x"));
         record.kept(Kind::Cluster, &resource("a", "2", "x"), now);
         assert_eq!(version().as_deref(), Some("2"));
         // It is what repetitions and changes find.
-        record.repeated(Kind::Cluster, &resource("a", "3", "x"));
+        record.repeated(Kind::Cluster, None, &resource("a", "3", "x"));
         record.kept(Kind::Cluster, &resource("a", "3", "x"), now);
         assert_eq!(version().as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn one_name_from_two_sources_is_two_resources() {
+        let (record, now) = (Record::default(), SystemTime::now());
+        let (ads, file) = (Origin::Ads, Origin::Path("/f".into()));
+        for origin in [&ads, &file] {
+            record.accepted(Kind::Routes, Some(origin), &resource("r", "1", "x"), now);
+        }
+        record.in_force(Kind::Routes, Some(&file), "r");
+        assert_eq!(record.of(Kind::Routes).iter().filter(|(_, status)| status.active.is_some()).count(), 1);
+        record.removed(Kind::Routes, Some(&ads), "r");
+        let left = record.of(Kind::Routes);
+        assert!(left.len() == 1 && left[0].1.active.is_some(), "{left:?}");
+        record.removed(Kind::Routes, Some(&file), "r");
+        assert!(!record.contains(Kind::Routes, "r"));
     }
 }

@@ -114,7 +114,8 @@ pub async fn run(
 fn nobody_sends(feed: &Feed, Interest { kind, name, .. }: Interest) {
     tracing::warn!(target: "config", "{kind:?} {name:?}: is to come by ads, and dynamic_resources.ads_config is not set");
     let feed = feed.clone();
-    spawn_local(async move { feed.apply(Update { kind, changed: Vec::new(), removed: vec![name] }).await });
+    let update = Update { kind, changed: Vec::new(), removed: vec![name] };
+    spawn_local(async move { feed.apply(Origin::Ads, update, Vec::new()).await });
 }
 
 /// The stream by which a kind comes from `origin`; `None` for what is not a stream, or not configured.

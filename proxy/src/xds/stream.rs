@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_engine::config::config_source::GrpcSource;
+use outrigger_engine::config::config_source::{GrpcSource, Origin};
 use outrigger_engine::xds::{Client, Interest, Kind, Reconnect, Rejection, Response, Variant, identify};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -88,8 +88,8 @@ impl Stream {
             if applying.is_none()
                 && let Some((update, unreadable)) = client.poll_update(now.into_std())
             {
-                let (kind, feed) = (update.kind, self.feed.clone());
-                applying = Some((kind, Box::pin(async move { feed.apply_with(update, unreadable).await })));
+                let (kind, feed, origin) = (update.kind, self.feed.clone(), self.origin());
+                applying = Some((kind, Box::pin(async move { feed.apply(origin, update, unreadable).await })));
             }
             if let Link::Up { outgoing, .. } = &mut link
                 && outgoing.is_none()
@@ -187,6 +187,14 @@ impl Stream {
                 }
                 Event::Time => {}
             }
+        }
+    }
+
+    /// What resources name to come by this stream.
+    fn origin(&self) -> Origin {
+        match self.kind {
+            None => Origin::Ads,
+            Some(_) => Origin::Grpc(self.source.clone()),
         }
     }
 

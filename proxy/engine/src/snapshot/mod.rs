@@ -24,7 +24,7 @@ use self::endpoints::Service;
 use self::routes::Configuration;
 use crate::balance::ClusterState;
 use crate::config::cluster::{Cluster, Discovery};
-use crate::config::config_source::ConfigSource;
+use crate::config::config_source::{ConfigSource, Origin};
 use crate::config::hcm::{Rds, RouteSource};
 use crate::config::listener::{Listener, NetworkFilter};
 use crate::route::RouteTable;
@@ -43,6 +43,21 @@ pub struct Snapshot {
     pub clusters: HashMap<Arc<str>, Arc<ClusterState>>,
     /// By name.
     pub listeners: BTreeMap<Arc<str>, Arc<Listener>>,
+}
+
+/// What a resource that others take by name is known by: one name from two sources is two resources.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reference {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Who has it.
+    pub origin: Origin,
+}
+
+impl Reference {
+    fn new(name: &Arc<str>, source: &ConfigSource) -> Self {
+        Reference { name: Arc::clone(name), origin: source.origin.clone() }
+    }
 }
 
 /// What is wanted of the world.
@@ -65,8 +80,8 @@ pub enum Effect {
     Exchange(Arc<Routes>, Arc<RouteTable>),
     /// This cluster has other hosts than before: what is kept for those that left can go.
     Hosts(Arc<ClusterState>),
-    /// What was accepted under this name is in force.
-    InForce(Kind, Arc<str>),
+    /// What was accepted under this name is in force; of what is taken by name, what came from this source.
+    InForce(Kind, Arc<str>, Option<Origin>),
 }
 
 /// On what a resource waits, as `/init_dump` shows it.
@@ -110,13 +125,13 @@ pub struct Warmer {
     waiting_listeners: BTreeMap<Arc<str>, (Arc<Listener>, Instant)>,
     leaving_clusters: BTreeMap<Arc<str>, Instant>,
     /// By the name that EDS has for them.
-    services: HashMap<Arc<str>, Service>,
+    services: HashMap<Reference, Service>,
     /// By the name that RDS has for them.
-    configurations: HashMap<Arc<str>, Configuration>,
+    configurations: HashMap<Reference, Configuration>,
     /// Route tables that wait for clusters.
-    waiting_routes: BTreeMap<Arc<str>, (Arc<RouteTable>, Instant)>,
+    waiting_routes: HashMap<Reference, (Arc<RouteTable>, Instant)>,
     /// What came into force since the last batch.
-    in_force: Vec<(Kind, Arc<str>)>,
+    in_force: Vec<(Kind, Arc<str>, Option<Origin>)>,
     effects: Vec<Effect>,
 }
 
@@ -136,7 +151,7 @@ impl Warmer {
             leaving_clusters: BTreeMap::new(),
             services: HashMap::new(),
             configurations: HashMap::new(),
-            waiting_routes: BTreeMap::new(),
+            waiting_routes: HashMap::new(),
             in_force: Vec::new(),
             effects: Vec::new(),
         }
@@ -253,19 +268,20 @@ impl Warmer {
         }
         // Routes come after the clusters that they name.
         self.effects.extend(exchanges);
-        self.effects.extend(self.in_force.drain(..).map(|(kind, name)| Effect::InForce(kind, name)));
+        self.effects.extend(self.in_force.drain(..).map(|(kind, name, origin)| Effect::InForce(kind, name, origin)));
         std::mem::take(&mut self.effects)
     }
 
     fn settle_listeners(&mut self, now: Instant) {
         let Warmer { waiting_listeners, snapshot, configurations, .. } = self;
-        let ready = waiting_listeners.extract_if(.., |_, (listener, until)| {
-            missing_routes(listener, configurations).is_empty()
+        let ready = waiting_listeners.extract_if(.., |name, (listener, until)| {
+            let has_another = snapshot.listeners.contains_key(name);
+            missing_routes(listener, has_another, configurations).is_empty()
                 && (now >= *until || missing(own_clusters(listener), &snapshot.clusters).is_empty())
         });
         let ready: Vec<_> = ready.collect();
         for (name, (listener, _)) in ready {
-            self.in_force.push((Kind::Listener, Arc::clone(&name)));
+            self.in_force.push((Kind::Listener, Arc::clone(&name), None));
             let replaced = self.snapshot.listeners.insert(name, listener);
             self.changed_listeners = true;
             if let Some(replaced) = replaced {
@@ -276,10 +292,10 @@ impl Warmer {
 
     /// When [`Warmer::settle`] has something to do, even if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
-        let listeners = self.waiting_listeners.values();
-        let listeners = listeners.filter(|(listener, _)| missing_routes(listener, &self.configurations).is_empty());
+        let listeners = self.waiting_listeners.iter();
+        let listeners = listeners.filter(|(name, (listener, _))| self.missing_routes(name, listener).is_empty());
         let routes = self.waiting_routes.values().map(|(_, until)| *until);
-        listeners.map(|(_, until)| *until).chain(routes).chain(self.leaving_clusters.values().copied()).min()
+        listeners.map(|(_, (_, until))| *until).chain(routes).chain(self.leaving_clusters.values().copied()).min()
     }
 
     /// What is in force, with what came since the last snapshot.
@@ -301,22 +317,38 @@ impl Warmer {
     pub fn waits(&self) -> Vec<Waits> {
         let clusters = self.warming_clusters.keys().map(|name| Waits::ClusterForHosts(Arc::clone(name)));
         let listeners = self.waiting_listeners.iter().map(|(name, (listener, _))| {
-            let routes = missing_routes(listener, &self.configurations);
+            let routes = self.missing_routes(name, listener);
             if routes.is_empty() {
                 Waits::ListenerForClusters(Arc::clone(name), missing(own_clusters(listener), &self.snapshot.clusters))
             } else {
                 Waits::ListenerForRoutes(Arc::clone(name), routes)
             }
         });
-        let routes = self.waiting_routes.iter().map(|(name, (table, _))| {
+        let mut routes: Vec<_> = self.waiting_routes.iter().collect();
+        routes.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let routes = routes.into_iter().map(|(routes, (table, _))| {
             let clusters = missing(table.cluster_names().cloned(), &self.snapshot.clusters);
-            Waits::RoutesForClusters(Arc::clone(name), clusters)
+            Waits::RoutesForClusters(Arc::clone(&routes.name), clusters)
         });
         clusters.chain(listeners).chain(routes).collect()
     }
 
+    /// A version of a resource that others take by name came and was refused. Who has nothing yet goes on without, for a
+    /// start must not hang on one fault; who would take the place of something that serves waits for a good one.
+    pub fn refuse(&mut self, kind: Kind, resource: &Reference) {
+        match kind {
+            Kind::Endpoints => self.refuse_endpoints(resource),
+            Kind::Routes => self.refuse_routes(resource),
+            Kind::Cluster | Kind::Listener => {}
+        }
+    }
+
+    fn missing_routes(&self, name: &str, listener: &Listener) -> Vec<Arc<str>> {
+        missing_routes(listener, self.snapshot.listeners.contains_key(name), &self.configurations)
+    }
+
     fn put_cluster(&mut self, name: Arc<str>, state: Arc<ClusterState>) {
-        self.in_force.push((Kind::Cluster, Arc::clone(&name)));
+        self.in_force.push((Kind::Cluster, Arc::clone(&name), None));
         if let Some(replaced) = self.snapshot.clusters.insert(Arc::clone(&name), state) {
             self.changed_clusters.push(name);
             self.release_endpoints(&replaced);
@@ -350,9 +382,16 @@ fn missing(named: impl Iterator<Item = Arc<str>>, clusters: &HashMap<Arc<str>, A
     missing
 }
 
-/// The route tables that a listener takes by name and of which nothing is known yet.
-fn missing_routes(listener: &Listener, configurations: &HashMap<Arc<str>, Configuration>) -> Vec<Arc<str>> {
-    let unknown = |rds: &&Rds| !configurations.get(&rds.name).is_some_and(Configuration::is_settled);
+/// The route tables that a listener takes by name and has to wait for. `has_another`: one of its name is in force.
+fn missing_routes(
+    listener: &Listener,
+    has_another: bool,
+    configurations: &HashMap<Reference, Configuration>,
+) -> Vec<Arc<str>> {
+    let unknown = |rds: &&Rds| {
+        let configuration = configurations.get(&Reference::new(&rds.name, &rds.source));
+        !configuration.is_some_and(|configuration| configuration.is_settled(has_another))
+    };
     rds_of(listener).filter(unknown).map(|rds| Arc::clone(&rds.name)).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Applied, Effect, Routes, Warmer, missing, rds_of};
+use super::{Applied, Effect, Reference, Routes, Warmer, missing, rds_of};
 use crate::config::config_source::ConfigSource;
 use crate::config::listener::Listener;
 use crate::route::RouteTable;
@@ -26,6 +26,8 @@ pub(super) struct Configuration {
 enum State {
     /// Nothing is known: listeners wait.
     Unknown,
+    /// All that came was refused: only listeners that take another's place wait on. To the others every request gets 404.
+    Refused,
     /// Nobody has one: every request gets 404.
     Absent,
     /// A table is in force.
@@ -33,25 +35,27 @@ enum State {
 }
 
 impl Configuration {
-    /// Whether listeners need not wait for it.
-    pub(super) fn is_settled(&self) -> bool {
-        self.state != State::Unknown
+    /// Whether a listener need not wait for it. `has_another`: one of the listener's name is in force.
+    pub(super) fn is_settled(&self, has_another: bool) -> bool {
+        match self.state {
+            State::Unknown => false,
+            State::Refused => !has_another,
+            State::Absent | State::InForce => true,
+        }
     }
 }
 
 impl Warmer {
-    /// The route table `name` has this version: the one that `make` makes, which is called only if it is another than
+    /// The route table has this version: the one that `make` makes, which is called only if it is another than
     /// before, and if some listener uses it.
     pub fn set_routes<E>(
         &mut self,
-        name: &str,
+        routes: &Reference,
         version: u64,
         now: Instant,
         make: impl FnOnce() -> Result<Arc<RouteTable>, E>,
     ) -> Result<Applied, E> {
-        let Some((name, _)) = self.configurations.get_key_value(name) else { return Ok(Applied::Unchanged) };
-        let name = Arc::clone(name);
-        let Some(configuration) = self.configurations.get_mut(&name) else { return Ok(Applied::Unchanged) };
+        let Some(configuration) = self.configurations.get_mut(routes) else { return Ok(Applied::Unchanged) };
         if configuration.version == Some(version) {
             return Ok(Applied::Unchanged);
         }
@@ -59,26 +63,37 @@ impl Warmer {
         let known = configuration.version.replace(version);
         // One that takes the place of another that waits has no more time than that had: however often there is a new one,
         // one of them comes into force.
-        let until = self.waiting_routes.get(&name).map_or(now + self.cluster_wait, |(_, until)| *until);
-        self.waiting_routes.insert(name, (table, until));
+        let until = self.waiting_routes.get(routes).map_or(now + self.cluster_wait, |(_, until)| *until);
+        self.waiting_routes.insert(routes.clone(), (table, until));
         Ok(known.map_or(Applied::Added, |_| Applied::Modified))
     }
 
-    /// Nobody has a route table `name`. Listeners that wait for it go on without routes; routes that are known stay, those
+    /// Nobody has the route table. Listeners that wait for it go on without routes; routes that are known stay, those
     /// that wait for clusters too.
-    pub fn remove_routes(&mut self, name: &str) {
-        if let Some(configuration) = self.configurations.get_mut(name)
-            && configuration.state == State::Unknown
+    pub fn remove_routes(&mut self, routes: &Reference) {
+        if let Some(configuration) = self.configurations.get_mut(routes)
+            && matches!(configuration.state, State::Unknown | State::Refused)
             && configuration.version.is_none()
         {
             configuration.state = State::Absent;
         }
     }
 
+    /// See [`Warmer::refuse`].
+    pub(super) fn refuse_routes(&mut self, routes: &Reference) {
+        if let Some(configuration) = self.configurations.get_mut(routes)
+            && configuration.state == State::Unknown
+            && configuration.version.is_none()
+        {
+            configuration.state = State::Refused;
+        }
+    }
+
     /// A listener is on its way into force.
     pub(super) fn take_routes(&mut self, listener: &Listener) {
         for rds in rds_of(listener) {
-            if let Some(configuration) = self.configurations.get_mut(&rds.name) {
+            let routes = Reference::new(&rds.name, &rds.source);
+            if let Some(configuration) = self.configurations.get_mut(&routes) {
                 configuration.users += 1;
                 // A chain that was in force before has it already, and it is the same.
                 _ = rds.table.set(Arc::clone(&configuration.table));
@@ -89,7 +104,7 @@ impl Warmer {
             _ = rds.table.set(Arc::clone(&table));
             let source = Arc::clone(&rds.source);
             let configuration = Configuration { source, version: None, state: State::Unknown, table, users: 1 };
-            self.configurations.insert(Arc::clone(&rds.name), configuration);
+            self.configurations.insert(routes, configuration);
             self.subscribe(Kind::Routes, &rds.name, &rds.source, true);
         }
     }
@@ -97,13 +112,14 @@ impl Warmer {
     /// A listener has gone; with the last one, the interest in its routes goes too.
     pub(super) fn release_routes(&mut self, listener: &Listener) {
         for rds in rds_of(listener) {
-            let Some(configuration) = self.configurations.get_mut(&rds.name) else { continue };
+            let routes = Reference::new(&rds.name, &rds.source);
+            let Some(configuration) = self.configurations.get_mut(&routes) else { continue };
             configuration.users -= 1;
             if configuration.users > 0 {
                 continue;
             }
-            if let Some(configuration) = self.configurations.remove(&rds.name) {
-                self.waiting_routes.remove(&rds.name);
+            if let Some(configuration) = self.configurations.remove(&routes) {
+                self.waiting_routes.remove(&routes);
                 self.subscribe(Kind::Routes, &rds.name, &configuration.source, false);
             }
         }
@@ -113,16 +129,18 @@ impl Warmer {
     /// yet; the others by the effects that come back.
     pub(super) fn settle_routes(&mut self, now: Instant) -> Vec<Effect> {
         let Warmer { waiting_routes, snapshot, .. } = self;
-        let ready = waiting_routes.extract_if(.., |_, (table, until)| {
+        let ready = waiting_routes.extract_if(|_, (table, until)| {
             now >= *until || missing(table.cluster_names().cloned(), &snapshot.clusters).is_empty()
         });
+        let mut ready: Vec<_> = ready.collect();
+        ready.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         let mut effects = Vec::new();
-        for (name, (table, _)) in ready {
-            let Some(configuration) = self.configurations.get_mut(&name) else { continue };
-            self.in_force.push((Kind::Routes, name));
+        for (routes, (table, _)) in ready {
+            let Some(configuration) = self.configurations.get_mut(&routes) else { continue };
+            self.in_force.push((Kind::Routes, routes.name, Some(routes.origin)));
             match std::mem::replace(&mut configuration.state, State::InForce) {
                 State::Unknown => configuration.table.store(table),
-                State::Absent | State::InForce => {
+                State::Refused | State::Absent | State::InForce => {
                     effects.push(Effect::Exchange(Arc::clone(&configuration.table), table));
                 }
             }

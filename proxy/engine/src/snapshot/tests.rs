@@ -129,14 +129,32 @@ fn a_removed_cluster_stays_for_a_while_and_may_come_back() {
 }
 
 fn by_eds(name: &str, timeout: &str) -> Arc<Cluster> {
+    by_eds_from(name, timeout, "ads: {}")
+}
+
+fn by_eds_from(name: &str, timeout: &str, source: &str) -> Arc<Cluster> {
     let text = format!(
         "static_resources: {{ clusters: [{{ name: {name}, type: EDS, connect_timeout: {timeout}, eds_cluster_config: \
-         {{ service_name: s, eds_config: {{ ads: {{}} }} }} }}] }}"
+         {{ service_name: s, eds_config: {{ {source} }} }} }}] }}"
     );
     Bootstrap::load(&[Source::new("b.yaml", &text)]).unwrap().clusters.remove(0)
 }
 
+/// A name that comes by the aggregated stream.
+fn by_ads(name: &str) -> Reference {
+    Reference { name: name.into(), origin: Origin::Ads }
+}
+
+/// A name that comes from a file.
+fn by_file(name: &str) -> Reference {
+    Reference { name: name.into(), origin: Origin::Path("/f".into()) }
+}
+
 fn endpoints(warmer: &mut Warmer, version: u64, ports: &[u16]) {
+    endpoints_of(warmer, &by_ads("s"), version, ports);
+}
+
+fn endpoints_of(warmer: &mut Warmer, service: &Reference, version: u64, ports: &[u16]) {
     let endpoint = |port: &u16| Endpoint {
         address: EndpointAddress::Ip(([127, 0, 0, 1], *port).into()),
         hostname: None,
@@ -150,7 +168,7 @@ fn endpoints(warmer: &mut Warmer, version: u64, ports: &[u16]) {
         endpoints: ports.iter().map(endpoint).collect(),
     };
     let assignment = LoadAssignment { localities: [group].into(), ..Default::default() };
-    warmer.set_endpoints("s", version, || Ok::<_, Infallible>(assignment)).unwrap();
+    warmer.set_endpoints(service, version, || Ok::<_, Infallible>(assignment)).unwrap();
 }
 
 /// The interests among the effects, and whether something is published.
@@ -185,7 +203,7 @@ fn a_cluster_of_eds_serves_when_its_endpoints_are_there_and_its_successor_starts
     // An update of the endpoints is no new snapshot, and hosts that stay are the same.
     endpoints(&mut warmer, 2, &[2, 3]);
     let effects = warmer.settle(now);
-    let [Effect::Hosts(cluster), Effect::InForce(Kind::Endpoints, _)] = &effects[..] else { panic!("{effects:?}") };
+    let [Effect::Hosts(cluster), Effect::InForce(Kind::Endpoints, ..)] = &effects[..] else { panic!("{effects:?}") };
     assert!(Arc::ptr_eq(cluster, &first));
     let after = ports(&first);
     assert_eq!((&after[0], after.len()), (&before[1], 2));
@@ -206,21 +224,25 @@ fn a_cluster_whose_endpoints_do_not_exist_serves_without_and_hosts_stay_when_end
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
     put(&mut warmer, "a", 1, by_eds("a", "1s"));
     assert!(settle(&mut warmer, now).0.is_none());
-    warmer.remove_endpoints("s");
+    warmer.remove_endpoints(&by_ads("s"));
     let cluster = settle(&mut warmer, now).0.unwrap().clusters["a"].clone();
     assert!(ports(&cluster).is_empty());
     endpoints(&mut warmer, 1, &[1]);
-    warmer.remove_endpoints("s");
+    warmer.remove_endpoints(&by_ads("s"));
     assert_eq!(ports(&cluster).len(), 1);
 }
 
 /// A listener that takes its routes `r` by name.
 fn by_rds(name: &str) -> Arc<Listener> {
+    by_rds_from(name, "ads: {}")
+}
+
+fn by_rds_from(name: &str, source: &str) -> Arc<Listener> {
     let text = format!(
         "static_resources: {{ listeners: [{{ name: {name}, address: {{ pipe: {{ path: /{name} }} }}, filter_chains: [{{ \
          filters: [{{ name: h, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.network.\
          http_connection_manager.v3.HttpConnectionManager, stat_prefix: h, rds: {{ route_config_name: r, config_source: \
-         {{ ads: {{}} }} }}, http_filters: [{{ name: r, typed_config: {{ \"@type\": \
+         {{ {source} }} }}, http_filters: [{{ name: r, typed_config: {{ \"@type\": \
          type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}] }} }}] }}] }}] }}"
     );
     Bootstrap::load(&[Source::new("b.yaml", &text)]).unwrap().listeners.remove(0)
@@ -249,7 +271,7 @@ fn table(cluster: &str) -> Arc<RouteTable> {
 }
 
 fn routes(warmer: &mut Warmer, version: u64, now: Instant, cluster: &str) {
-    warmer.set_routes("r", version, now, || Ok::<_, Infallible>(table(cluster))).unwrap();
+    warmer.set_routes(&by_ads("r"), version, now, || Ok::<_, Infallible>(table(cluster))).unwrap();
 }
 
 /// The table by RDS of a listener in force.
@@ -304,7 +326,7 @@ fn routes_wait_for_their_clusters_but_not_for_ever() {
     assert!(warmer.settle(now).is_empty(), "those in force go on serving");
     assert_eq!(warmer.waits(), [Waits::RoutesForClusters("r".into(), vec!["b".into()])]);
     assert_eq!(warmer.deadline(), Some(now + WAIT));
-    assert!(matches!(&warmer.settle(now + WAIT)[..], [Effect::Exchange(..), Effect::InForce(Kind::Routes, _)]));
+    assert!(matches!(&warmer.settle(now + WAIT)[..], [Effect::Exchange(..), Effect::InForce(Kind::Routes, ..)]));
     assert!(warmer.deadline().is_none());
 }
 
@@ -327,8 +349,90 @@ fn a_listener_whose_routes_do_not_exist_serves_without() {
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
     put_listener(&mut warmer, "l", 1, now, by_rds("l"));
     settle(&mut warmer, now);
-    warmer.remove_routes("r");
+    warmer.remove_routes(&by_ads("r"));
     let snapshot = settle(&mut warmer, now).0.unwrap();
     assert!(snapshot.listeners.contains_key("l"));
     assert_eq!(table_of(&snapshot, "l").load().cluster_names().count(), 0);
+}
+
+#[test]
+fn a_cluster_that_takes_its_endpoints_from_elsewhere_warms_anew_and_the_old_one_serves_meanwhile() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, by_eds("a", "1s"));
+    endpoints(&mut warmer, 1, &[1]);
+    let old = interests(&mut warmer, now).1.unwrap().clusters["a"].clone();
+    put(&mut warmer, "a", 2, by_eds_from("a", "1s", "path_config_source: { path: /f }"));
+    let mut subscribed = Vec::new();
+    for effect in warmer.settle(now) {
+        match effect {
+            Effect::Subscribe(interest) => subscribed.push((interest.source.origin.clone(), interest.wanted)),
+            other => panic!("nothing else happens yet: {other:?}"),
+        }
+    }
+    assert_eq!(subscribed, [(by_file("s").origin, true)]);
+    // What the old source says is the old cluster's.
+    endpoints(&mut warmer, 2, &[1, 2]);
+    assert_eq!(ports(&old).len(), 2);
+    assert_eq!(warmer.waits(), [Waits::ClusterForHosts("a".into())]);
+    warmer.settle(now);
+    endpoints_of(&mut warmer, &by_file("s"), 1, &[3, 4, 5]);
+    let (mut new, mut subscribed) = (None, Vec::new());
+    for effect in warmer.settle(now) {
+        match effect {
+            Effect::Subscribe(interest) => subscribed.push((interest.source.origin.clone(), interest.wanted)),
+            Effect::Publish { snapshot, .. } => new = Some(snapshot.clusters["a"].clone()),
+            _ => {}
+        }
+    }
+    assert_eq!(subscribed, [(Origin::Ads, false)], "nobody uses the old source any more");
+    assert_eq!((ports(&new.unwrap()).len(), ports(&old).len()), (3, 2));
+}
+
+#[test]
+fn a_listener_that_takes_its_routes_from_elsewhere_warms_anew_and_the_old_one_serves_meanwhile() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, named("a"));
+    put(&mut warmer, "b", 1, named("b"));
+    put_listener(&mut warmer, "l", 1, now, by_rds("l"));
+    routes(&mut warmer, 1, now, "a");
+    let old = settle(&mut warmer, now).0.unwrap();
+    put_listener(&mut warmer, "l", 2, now, by_rds_from("l", "path_config_source: { path: /f }"));
+    let (wanted, snapshot) = interests(&mut warmer, now);
+    assert_eq!((wanted, snapshot.is_none()), (vec![("r".to_owned(), true)], true));
+    assert_eq!(warmer.waits(), [Waits::ListenerForRoutes("l".into(), vec!["r".into()])]);
+    warmer.set_routes(&by_file("r"), 1, now, || Ok::<_, Infallible>(table("b"))).unwrap();
+    let (wanted, new) = interests(&mut warmer, now);
+    assert_eq!(wanted, [("r".to_owned(), false)], "the old source");
+    let clusters = |snapshot: &Snapshot| table_of(snapshot, "l").load().cluster_names().next().unwrap().to_string();
+    assert_eq!((clusters(&old), clusters(&new.unwrap())), ("a".to_owned(), "b".to_owned()));
+}
+
+#[test]
+fn what_has_no_predecessor_does_not_wait_for_what_was_refused() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, by_eds("a", "1s"));
+    put_listener(&mut warmer, "l", 1, now, by_rds("l"));
+    assert!(settle(&mut warmer, now).0.is_none());
+    warmer.refuse(Kind::Endpoints, &by_ads("s"));
+    warmer.refuse(Kind::Routes, &by_ads("r"));
+    put(&mut warmer, "b", 1, by_eds("b", "1s"));
+    let first = settle(&mut warmer, now).0.unwrap();
+    assert!(warmer.waits().is_empty());
+    assert!(ports(&first.clusters["a"]).is_empty() && first.clusters.contains_key("b"));
+    assert_eq!(table_of(&first, "l").load().cluster_names().count(), 0);
+    // The first good versions come into force, though these are in use.
+    endpoints(&mut warmer, 1, &[1]);
+    routes(&mut warmer, 1, now, "a");
+    let effects = warmer.settle(now);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Exchange(..))), "{effects:?}");
+    assert_eq!(ports(&first.clusters["a"]).len(), 1);
+
+    // Successors wait for something good, and what serves goes on.
+    put(&mut warmer, "a", 2, by_eds_from("a", "1s", "path_config_source: { path: /f }"));
+    put_listener(&mut warmer, "l", 2, now, by_rds_from("l", "path_config_source: { path: /f }"));
+    warmer.refuse(Kind::Endpoints, &by_file("s"));
+    warmer.refuse(Kind::Routes, &by_file("r"));
+    assert!(settle(&mut warmer, now).0.is_none());
+    let waits = [Waits::ClusterForHosts("a".into()), Waits::ListenerForRoutes("l".into(), vec!["r".into()])];
+    assert_eq!(warmer.waits(), waits);
 }

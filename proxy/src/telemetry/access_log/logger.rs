@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use outrigger_engine::config::access_log::{AccessLog, GrpcAccessLog, Sink as Target};
+use outrigger_engine::config::grpc_service::GrpcService;
 use outrigger_engine::format::FormatContext;
 use outrigger_proto::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
@@ -28,19 +29,36 @@ pub struct AccessLogs {
     new_streams: mpsc::UnboundedSender<NewStream>,
 }
 
-/// A log service that is in use. Logs that name the same cluster and log share a stream.
+/// What tells one stream to a log service from another: logs for which it is the same share one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct StreamId {
+    pub(super) service: GrpcService,
+    pub(super) log_name: Box<str>,
+    pub(super) kind: EntryKind,
+}
+
+impl StreamId {
+    fn new(config: &GrpcAccessLog, kind: EntryKind) -> Self {
+        StreamId { service: config.service.clone(), log_name: (*config.log_name).into(), kind }
+    }
+
+    fn is_of(&self, config: &GrpcAccessLog, kind: EntryKind) -> bool {
+        self.kind == kind && *self.log_name == *config.log_name && self.service == config.service
+    }
+}
+
+/// A log service that is in use.
 #[derive(Debug)]
 struct Service {
-    config: Arc<GrpcAccessLog>,
-    kind: EntryKind,
+    id: Arc<StreamId>,
     log: Weak<GrpcLog>,
 }
 
 /// A log for which the control thread is to keep a stream.
 #[derive(Debug)]
 pub struct NewStream {
-    /// The service.
-    pub(super) config: Arc<GrpcAccessLog>,
+    /// Of whom, and where to.
+    pub(super) id: Arc<StreamId>,
     /// Its entries.
     pub(super) stream: GrpcLogStream,
 }
@@ -72,17 +90,15 @@ impl AccessLogs {
         self.files.open(path).map_err(|error| OpenError { path: path.to_owned(), error })
     }
 
-    fn service(&self, config: &Arc<GrpcAccessLog>, kind: EntryKind) -> Arc<GrpcLog> {
+    fn service(&self, config: &GrpcAccessLog, kind: EntryKind) -> (Arc<StreamId>, Arc<GrpcLog>) {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         services.retain(|service| service.log.strong_count() > 0);
-        let same = |service: &&Service| {
-            service.kind == kind
-                && service.config.service == config.service
-                && service.config.log_name == config.log_name
-        };
-        if let Some(log) = services.iter().find(same).and_then(|service| service.log.upgrade()) {
-            return log;
+        if let Some(service) = services.iter().find(|service| service.id.is_of(config, kind))
+            && let Some(log) = service.log.upgrade()
+        {
+            return (Arc::clone(&service.id), log);
         }
+        let id = Arc::new(StreamId::new(config, kind));
         let (log, stream) = grpc_log(
             Arc::clone(&self.stats),
             self.node.clone(),
@@ -91,10 +107,10 @@ impl AccessLogs {
             config.buffer_size,
             config.flush_interval,
         );
-        services.push(Service { config: Arc::clone(config), kind, log: Arc::downgrade(&log) });
+        services.push(Service { id: Arc::clone(&id), log: Arc::downgrade(&log) });
         // Fails only while the process ends.
-        let _ = self.new_streams.send(NewStream { config: Arc::clone(config), stream });
-        log
+        let _ = self.new_streams.send(NewStream { id: Arc::clone(&id), stream });
+        (id, log)
     }
 
     /// Opens every file again, after something moved them away.
@@ -121,14 +137,35 @@ fn path(target: &Target) -> Option<&str> {
 #[derive(Debug)]
 pub struct WorkerLogs {
     logs: Arc<AccessLogs>,
-    buffers: RefCell<Vec<(Key, Option<LogBuffer>)>>,
+    buffers: RefCell<Vec<Entry>>,
 }
 
-/// What a buffer is found by.
+/// What a worker has of one log, as long as a configuration that names it is in use: in force, or of a connection that
+/// is still open.
+#[derive(Debug)]
+struct Entry {
+    key: Key,
+    /// `None`: the log cannot be opened.
+    buffer: Option<LogBuffer>,
+}
+
+/// What a buffer is found by, and a configuration that names the log.
 #[derive(Debug)]
 enum Key {
-    Path(Box<str>),
-    Service(Arc<GrpcAccessLog>, EntryKind),
+    Standard(&'static str),
+    Path(Box<str>, Weak<str>),
+    Service(Arc<StreamId>, Weak<GrpcAccessLog>),
+}
+
+impl Key {
+    /// Whether the configuration by which the log was last found is gone.
+    fn is_stale(&self) -> bool {
+        match self {
+            Key::Standard(_) => false,
+            Key::Path(_, config) => config.strong_count() == 0,
+            Key::Service(_, config) => config.strong_count() == 0,
+        }
+    }
 }
 
 impl WorkerLogs {
@@ -142,8 +179,8 @@ impl WorkerLogs {
         for log in configured.iter().filter(|log| log.wants(ctx, random)) {
             match &log.sink {
                 Target::File(path, format) => self.with_file(path, |out| format.write(out, ctx)),
-                Target::Stdout(format) => self.with_file(STDOUT, |out| format.write(out, ctx)),
-                Target::Stderr(format) => self.with_file(STDERR, |out| format.write(out, ctx)),
+                Target::Stdout(format) => self.with_standard(STDOUT, |out| format.write(out, ctx)),
+                Target::Stderr(format) => self.with_standard(STDERR, |out| format.write(out, ctx)),
                 Target::Grpc(service) if ctx.info.protocol.is_some() => {
                     self.with_service(service, EntryKind::Http, |out| append_entry(out, &http_entry(ctx, service)));
                 }
@@ -154,47 +191,83 @@ impl WorkerLogs {
         }
     }
 
-    fn with_file(&self, path: &str, write: impl FnOnce(&mut Vec<u8>)) {
-        let found = |key: &Key| matches!(key, Key::Path(known) if **known == *path);
-        self.with_buffer(found, write, || {
-            let file = self.logs.file(path).map_err(|error| tracing::error!("{error}"));
-            (Key::Path(path.into()), file.ok().map(|file| LogBuffer::new(Sink::File(file))))
-        });
+    fn with_standard(&self, path: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
+        let found = |key: &Key| matches!(key, Key::Standard(known) if *known == path);
+        self.with_buffer(found, write, |_| {}, || (Key::Standard(path), self.file(path)));
+    }
+
+    fn with_file(&self, path: &Arc<str>, write: impl FnOnce(&mut Vec<u8>)) {
+        let found = |key: &Key| matches!(key, Key::Path(known, _) if **known == **path);
+        let renew = |key: &mut Key| {
+            if let Key::Path(_, config) = key {
+                *config = Arc::downgrade(path);
+            }
+        };
+        let make = || (Key::Path((**path).into(), Arc::downgrade(path)), self.file(path));
+        self.with_buffer(found, write, renew, make);
+    }
+
+    fn file(&self, path: &str) -> Option<LogBuffer> {
+        let file = self.logs.file(path).map_err(|error| tracing::error!("{error}")).ok()?;
+        Some(LogBuffer::new(Sink::File(file)))
     }
 
     fn with_service(&self, service: &Arc<GrpcAccessLog>, kind: EntryKind, write: impl FnOnce(&mut Vec<u8>)) {
-        let found = |key: &Key| matches!(key, Key::Service(known, of) if Arc::ptr_eq(known, service) && *of == kind);
-        self.with_buffer(found, write, || {
-            let log = self.logs.service(service, kind);
-            (Key::Service(Arc::clone(service), kind), Some(LogBuffer::new(Sink::Grpc(log))))
+        let found = |key: &Key| match key {
+            // A weak reference keeps the address its own.
+            Key::Service(id, config) => {
+                id.kind == kind && (config.as_ptr() == Arc::as_ptr(service) || id.is_of(service, kind))
+            }
+            Key::Standard(_) | Key::Path(..) => false,
+        };
+        let renew = |key: &mut Key| {
+            if let Key::Service(_, config) = key {
+                *config = Arc::downgrade(service);
+            }
+        };
+        self.with_buffer(found, write, renew, || {
+            let (id, log) = self.logs.service(service, kind);
+            (Key::Service(id, Arc::downgrade(service)), Some(LogBuffer::new(Sink::Grpc(log))))
         });
     }
 
-    /// There are a few logs in a process, so that a scan finds one fastest.
+    /// There are a few logs in a process, so that a scan finds one fastest. `renew` notes another configuration of the
+    /// same log, where the one of before is gone.
     fn with_buffer(
         &self,
         found: impl Fn(&Key) -> bool,
         write: impl FnOnce(&mut Vec<u8>),
+        renew: impl FnOnce(&mut Key),
         make: impl FnOnce() -> (Key, Option<LogBuffer>),
     ) {
         let mut buffers = self.buffers.borrow_mut();
-        let index = buffers.iter().position(|(key, _)| found(key)).unwrap_or_else(|| {
-            buffers.push(make());
+        let index = buffers.iter().position(|entry| found(&entry.key)).unwrap_or_else(|| {
+            let (key, buffer) = make();
+            buffers.push(Entry { key, buffer });
             buffers.len() - 1
         });
-        if let Some((_, Some(buffer))) = buffers.get_mut(index) {
+        let Some(Entry { key, buffer }) = buffers.get_mut(index) else { return };
+        if key.is_stale() {
+            renew(key);
+        }
+        if let Some(buffer) = buffer {
             buffer.line(write);
         }
     }
 
-    /// Hands over what has waited for its log's interval (a second for files). To be called about once a second.
+    /// Hands over what has waited for its log's interval (a second for files), and lets go of logs that no configuration
+    /// names any more. To be called about once a second.
     pub fn flush_due(&self, now: Instant) {
-        self.buffers.borrow_mut().iter_mut().filter_map(|(_, buffer)| buffer.as_mut()).for_each(|b| b.flush_due(now));
+        let mut buffers = self.buffers.borrow_mut();
+        // What is dropped hands over the rest.
+        buffers.retain(|entry| !entry.key.is_stale());
+        buffers.iter_mut().filter_map(|entry| entry.buffer.as_mut()).for_each(|buffer| buffer.flush_due(now));
     }
 
     /// Hands over everything, as before the end.
     pub fn flush(&self) {
-        self.buffers.borrow_mut().iter_mut().filter_map(|(_, buffer)| buffer.as_mut()).for_each(LogBuffer::flush);
+        let mut buffers = self.buffers.borrow_mut();
+        buffers.iter_mut().filter_map(|entry| entry.buffer.as_mut()).for_each(LogBuffer::flush);
     }
 }
 
@@ -207,7 +280,7 @@ mod tests {
     use outrigger_engine::message::Protocol;
     use outrigger_engine::stream_info::{Address, ConnectionInfo, StreamInfo};
 
-    use outrigger_engine::config::grpc_service::{BackOff, GrpcService};
+    use outrigger_engine::config::grpc_service::BackOff;
 
     use super::*;
 
@@ -263,10 +336,38 @@ mod tests {
         assert!(error.to_string().contains("missing/log"), "{error}");
     }
 
-    #[tokio::test]
-    async fn logs_of_one_service_share_a_stream() {
-        let (logs, mut streams) = AccessLogs::new(Arc::new(Stats::new()), Node::default());
-        let service = |headers: &[&'static str]| GrpcAccessLog {
+    #[test]
+    fn a_file_is_closed_when_no_configuration_names_it_any_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log").to_str().unwrap().to_owned();
+        let (logs, _streams) = AccessLogs::new(Arc::new(Stats::new()), Node::default());
+        let worker = WorkerLogs::new(Arc::new(logs));
+        let log = |configured: &[AccessLog]| worker.log(configured, &FormatContext::new(&info(200), Duration::ZERO), 0);
+        let is_open = || worker.buffers.borrow().len() == 1;
+        let start = Instant::now();
+        let first = [file_log(&path, "first\n")];
+        log(&first);
+        // Another configuration of the same file keeps it open.
+        let second = [file_log(&path, "second\n")];
+        drop(first);
+        log(&second);
+        worker.flush_due(start);
+        assert!(is_open());
+        log(&second);
+        drop(second);
+        worker.flush_due(start + Duration::from_secs(1));
+        assert!(!is_open());
+        // Its writer ends with what it was given.
+        let lines = || std::fs::read_to_string(&path).unwrap();
+        let deadline = start + Duration::from_secs(60);
+        while lines() != "first\nsecond\nsecond\n" {
+            assert!(Instant::now() < deadline, "{}", lines());
+            std::thread::yield_now();
+        }
+    }
+
+    fn service(headers: &[&'static str]) -> AccessLog {
+        let service = GrpcAccessLog {
             log_name: "mesh".into(),
             service: GrpcService {
                 cluster: "als".into(),
@@ -281,12 +382,40 @@ mod tests {
             response_headers: Box::default(),
             response_trailers: Box::default(),
         };
-        let log = |service| AccessLog { filter: None, sink: Target::Grpc(Arc::new(service)) };
-        let configured = [log(service(&[])), log(service(&["x-team"]))];
+        AccessLog { filter: None, sink: Target::Grpc(Arc::new(service)) }
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_names_the_same_service_goes_on_with_its_stream_and_the_last_one_ends_it() {
+        let (logs, mut streams) = AccessLogs::new(Arc::new(Stats::new()), Node::default());
+        let worker = WorkerLogs::new(Arc::new(logs));
+        let log = |configured: &[AccessLog]| worker.log(configured, &FormatContext::new(&info(200), Duration::ZERO), 0);
+        let start = Instant::now();
+        for _ in 0..3 {
+            let configured = [service(&[])];
+            log(&configured);
+            assert_eq!(worker.buffers.borrow().len(), 1);
+        }
+        let NewStream { mut stream, .. } = streams.recv().await.unwrap();
+        worker.flush_due(start);
+        assert_eq!(worker.buffers.borrow().len(), 0);
+        for _ in 0..3 {
+            assert!(std::future::poll_fn(|cx| stream.poll_batch(cx)).await.is_some());
+        }
+        assert!(std::future::poll_fn(|cx| stream.poll_batch(cx)).await.is_none(), "the stream is over");
+        assert!(streams.try_recv().is_err(), "there was one stream only");
+        log(&[service(&[])]);
+        assert!(streams.try_recv().is_ok(), "it is opened again where it is wanted again");
+    }
+
+    #[tokio::test]
+    async fn logs_of_one_service_share_a_stream() {
+        let (logs, mut streams) = AccessLogs::new(Arc::new(Stats::new()), Node::default());
+        let configured = [service(&[]), service(&["x-team"])];
         let worker = WorkerLogs::new(Arc::new(logs));
         worker.log(&configured, &FormatContext::new(&info(200), Duration::ZERO), 0);
-        let NewStream { config, mut stream } = streams.recv().await.unwrap();
-        assert_eq!(&*config.service.cluster, "als");
+        let NewStream { id, mut stream } = streams.recv().await.unwrap();
+        assert_eq!(&*id.service.cluster, "als");
         for _ in 0..2 {
             assert!(std::future::poll_fn(|cx| stream.poll_batch(cx)).await.is_some());
         }

@@ -16,7 +16,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fr
 
 /// Sends the entries of a log until it is no longer configured.
 pub async fn send(worker: Rc<Worker>, log: NewStream) {
-    let NewStream { config, mut stream } = log;
+    let NewStream { id, mut stream } = log;
     let mut call = None::<Call>;
     let mut back_off = BACK_OFF.0;
     loop {
@@ -32,7 +32,7 @@ pub async fn send(worker: Rc<Worker>, log: NewStream) {
         loop {
             let (first, opened) = match call.take() {
                 Some(call) => (false, Ok(call)),
-                None => (true, Call::open(&worker, &config.service, METHOD).await),
+                None => (true, Call::open(&worker, &id.service, METHOD).await),
             };
             let sent = match opened {
                 Ok(mut opened) => opened.send_only(stream.message(&batch, first)).await.map(|()| opened),
@@ -45,7 +45,7 @@ pub async fn send(worker: Rc<Worker>, log: NewStream) {
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!("access log service in cluster {:?}: {error}", config.service.cluster);
+                    tracing::warn!("access log service in cluster {:?}: {error}", id.service.cluster);
                     sleep(back_off).await;
                     back_off = (back_off * 2).min(BACK_OFF.1);
                 }
