@@ -19,7 +19,7 @@ use crate::admin::certs;
 use crate::process::Process;
 use crate::server::StartError;
 use crate::telemetry::access_log::LogFile;
-use crate::telemetry::stats::{ClusterStats, RdsStats, Scope, SubscriptionStats, XdsStats};
+use crate::telemetry::stats::{ClusterStats, RdsStats, Scope, XdsStats};
 use crate::worker::Command;
 
 /// `cluster_wait`: how long routes wait for clusters, and removed clusters stay.
@@ -144,7 +144,7 @@ impl Applier {
         }
         let stats = self.kinds.entry(kind).or_insert_with(|| self.process.stats.xds(kind.service()));
         stats.shared.rejected.add(rejections.len() as u64);
-        if let Some(stats) = self.subscription(kind) {
+        if let Some(stats) = self.process.stats.subscription(kind) {
             match rejections.is_empty() {
                 true => stats.update_success.inc(),
                 false => stats.update_rejected.inc(),
@@ -153,6 +153,26 @@ impl Applier {
             stats.update_duration.record(started.elapsed().as_micros() as u64);
         }
         rejections
+    }
+
+    /// What comes from `origin` cannot be had at present; an empty name stands for all of it.
+    pub(super) fn fail(&mut self, kind: Kind, origin: &Origin, names: &[String], reason: &str) {
+        tracing::warn!(target: "config", "{kind:?}: {reason}");
+        let now = SystemTime::now();
+        if let Some(stats) = self.process.stats.subscription(kind) {
+            stats.update_failure.inc();
+        }
+        for name in names {
+            let reference = Reference { name: name.as_str().into(), origin: origin.clone() };
+            for cluster in self.warmer.clusters_of(&reference) {
+                self.process.stats.cluster(cluster.config.stat_name()).shared.update_failure.inc();
+            }
+            for scope in self.rds_stats.get(&reference).into_iter().flatten() {
+                scope.shared.update_failure.inc();
+            }
+            let resource = Resource { name: name.clone(), version: String::new(), body: Default::default() };
+            self.process.record.rejected(kind, by_name(kind, origin), &resource, reason.to_owned(), now);
+        }
     }
 
     fn reject(&mut self, kind: Kind, origin: &Origin, resource: &Resource, reasons: &[String], now: SystemTime) {
@@ -441,17 +461,15 @@ impl Applier {
                 }
                 // What was refused in favour of the bootstrap's is shown no longer.
                 Kind::Cluster | Kind::Listener => self.process.record.removed(kind, None, name),
-                Kind::Endpoints => self.warmer.remove_endpoints(&reference(name)),
-                Kind::Routes => self.warmer.remove_routes(&reference(name)),
+                Kind::Endpoints => {
+                    self.warmer.remove_endpoints(&reference(name));
+                    self.process.record.absent(kind, origin, name);
+                }
+                Kind::Routes => {
+                    self.warmer.remove_routes(&reference(name));
+                    self.process.record.absent(kind, origin, name);
+                }
             }
-        }
-    }
-
-    fn subscription(&self, kind: Kind) -> Option<&SubscriptionStats> {
-        match kind {
-            Kind::Cluster => Some(&self.process.stats.cds),
-            Kind::Listener => Some(&self.process.stats.lds),
-            Kind::Endpoints | Kind::Routes => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! go in, each with a way back for what was rejected; names that the configuration needs come out.
 
 use outrigger_engine::config::config_source::Origin;
-use outrigger_engine::xds::{Interest, Rejection, Update};
+use outrigger_engine::xds::{Interest, Kind, Rejection, Update};
 use tokio::sync::{mpsc, oneshot};
 
 /// Pushes that may wait before a source has to.
@@ -14,11 +14,25 @@ pub struct Push {
     /// From where.
     pub origin: Origin,
     /// What came.
-    pub update: Update,
-    /// Resources that came with it and could not be read at all.
-    pub unreadable: Vec<Rejection>,
+    pub content: Content,
     /// Gets what was not applied, once the rest is; empty if all was.
     pub outcome: oneshot::Sender<Vec<Rejection>>,
+}
+
+/// What a source has to say.
+#[derive(Debug)]
+pub enum Content {
+    /// Resources, and those that came with them and could not be read at all.
+    Update(Update, Vec<Rejection>),
+    /// Nothing can be had at present.
+    Failure {
+        /// Of these resources.
+        kind: Kind,
+        /// Their names; an empty one stands for all.
+        names: Vec<String>,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// The end of a source. Cheap to clone.
@@ -35,8 +49,19 @@ impl Feed {
     /// For CDS and LDS the outcome is counted here (`update_success`, `update_rejected`, `update_time`,
     /// `update_duration`); attempts and failures are the source's to count.
     pub async fn apply(&self, origin: Origin, update: Update, unreadable: Vec<Rejection>) -> Option<Vec<Rejection>> {
+        self.push(origin, Content::Update(update, unreadable)).await
+    }
+
+    /// Notes that the resources `names` of `kind` (an empty name: all of them) cannot be had from `origin` at present: it is
+    /// counted (`update_failure`), logged, and shown with each of them until an update has it. What is in force stays, and
+    /// who waits goes on waiting. `None` while the process ends.
+    pub async fn fail(&self, origin: Origin, kind: Kind, names: Vec<String>, reason: String) -> Option<()> {
+        self.push(origin, Content::Failure { kind, names, reason }).await.map(|_| ())
+    }
+
+    async fn push(&self, origin: Origin, content: Content) -> Option<Vec<Rejection>> {
         let (outcome, rejected) = oneshot::channel();
-        self.0.send(Push { origin, update, unreadable, outcome }).await.ok()?;
+        self.0.send(Push { origin, content, outcome }).await.ok()?;
         rejected.await.ok()
     }
 }

@@ -1,85 +1,76 @@
-//! Resources in files: each file holds a `DiscoveryResponse`, as YAML or JSON.
+//! Resources in files: each file holds a `DiscoveryResponse`, as YAML or JSON, and is read when it is replaced ([`watch`]).
 //!
-//! A file is looked at a few times a second: whatever way it is replaced (written over, renamed into place, a symbolic
-//! link exchanged, as Kubernetes does with mounted configuration), its metadata differ then.
+//! A file that cannot be read or parsed changes nothing: what came of it before serves on. It is reported as a failure,
+//! once, until it can be read again.
+//!
+//! [`watch`]: super::watch
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
-use std::os::unix::fs::MetadataExt as _;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use outrigger_engine::config::config_source::Origin;
+use outrigger_engine::config::config_source::{FileSource, Origin};
 use outrigger_engine::source::{DiscoveryFile, Source, read_discovery};
 use outrigger_engine::xds::{Interest, Kind, Update};
 use tokio::sync::Notify;
 use tokio::task::{spawn_blocking, spawn_local};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::channel::Feed;
-use crate::process::Process;
-use crate::telemetry::stats::SubscriptionStats;
-
-/// Between two looks at a file.
-const INTERVAL: Duration = Duration::from_millis(200);
+use super::watch::{Watch, Watcher};
+use crate::telemetry::stats::Stats;
 
 /// The files that are watched. Belongs to the control thread.
 pub(super) struct Files {
     feed: Feed,
-    process: Arc<Process>,
+    stats: Arc<Stats>,
+    watcher: Watcher,
     /// Those that hold resources which are wanted by name.
-    named: RefCell<HashMap<(Kind, Arc<str>), Rc<Named>>>,
+    named: RefCell<HashMap<(Kind, Arc<FileSource>), Rc<Named>>>,
 }
 
 /// A file from which single resources are wanted.
 #[derive(Default)]
 struct Named {
     wanted: RefCell<BTreeSet<String>>,
-    /// Somebody wants another resource of it.
-    more: Notify,
+    /// Somebody wants another resource of it, or no more.
+    other: Notify,
 }
 
-/// What tells one content of a path from the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: SystemTime,
-}
-
-/// What was seen of a file.
-#[derive(Debug, Default)]
+/// A file and what was seen of it.
+#[derive(Debug)]
 struct Watched {
-    stamp: Option<Stamp>,
-    /// It was written just before it was read.
-    fresh: bool,
-    /// A hash of the content.
+    kind: Kind,
+    path: Arc<str>,
+    watch: Watch,
+    /// A hash of the content that was read last.
     content: Option<u64>,
+    /// Why it could not be read, the last time.
+    failure: Option<String>,
 }
-
-/// No file system's clock ticks more slowly.
-const CLOCK_TICK: Duration = Duration::from_secs(2);
 
 impl Files {
-    pub(super) fn new(feed: Feed, process: Arc<Process>) -> Self {
-        Files { feed, process, named: RefCell::default() }
+    /// Nothing is watched yet.
+    pub(super) fn new(feed: Feed, stats: Arc<Stats>) -> Self {
+        Files { feed, stats, watcher: Watcher::new(), named: RefCell::default() }
     }
 
     /// Keeps every resource of a file in force: what is not in it any more is removed. Where there is nothing to be read
     /// after `limit`, the start does not wait any longer.
-    pub(super) fn watch_all(&self, kind: Kind, path: Arc<str>, limit: Option<Duration>) {
+    pub(super) fn watch_all(&self, kind: Kind, source: Arc<FileSource>, limit: Option<Duration>) {
         let answered = Rc::new(Cell::new(false));
+        let origin = Origin::Path(source.clone());
         if let Some(limit) = limit {
-            let (feed, process, answered) = (self.feed.clone(), self.process.clone(), answered.clone());
-            let origin = Origin::Path(path.clone());
+            let (feed, stats, answered) = (self.feed.clone(), self.stats.clone(), answered.clone());
+            let origin = origin.clone();
             spawn_local(async move {
                 sleep(limit).await;
                 if !answered.get() {
                     tracing::warn!(target: "config", "{kind:?}: nothing came for {limit:?}: going on without");
-                    if let Some(stats) = subscription(&process, kind) {
+                    if let Some(stats) = stats.subscription(kind) {
                         stats.init_fetch_timeout.inc();
                     }
                     let update = Update { kind, changed: Vec::new(), removed: Vec::new() };
@@ -87,28 +78,37 @@ impl Files {
                 }
             });
         }
-        let (feed, process) = (self.feed.clone(), self.process.clone());
+        let (feed, stats) = (self.feed.clone(), self.stats.clone());
+        let mut watched = Watched::new(kind, &source, &self.watcher);
         spawn_local(async move {
             let mut known = BTreeSet::new();
-            let mut watched = Watched::default();
             loop {
-                if let Some(file) = watched.changed(kind, &path, subscription(&process, kind)).await {
-                    let DiscoveryFile { resources, unreadable } = file;
-                    let named = resources.iter().map(|resource| &resource.name);
-                    let present: BTreeSet<String> =
-                        named.chain(unreadable.iter().map(|rejection| &rejection.name)).cloned().collect();
-                    let removed = known.difference(&present).cloned().collect();
-                    known = present;
-                    answered.set(true);
-                    if feed
-                        .apply(Origin::Path(path.clone()), Update { kind, changed: resources, removed }, unreadable)
-                        .await
-                        .is_none()
-                    {
-                        return;
-                    }
+                let file = watched.next().await;
+                if let Some(stats) = stats.subscription(kind) {
+                    stats.update_attempt.inc();
                 }
-                sleep(INTERVAL).await;
+                let DiscoveryFile { version, resources, unreadable } = match file {
+                    Ok(file) => file,
+                    Err(reason) => {
+                        // Nobody knows whose the fault is: it is noted without a name.
+                        known.insert(String::new());
+                        if feed.fail(origin.clone(), kind, vec![String::new()], reason).await.is_none() {
+                            return;
+                        }
+                        continue;
+                    }
+                };
+                let named = resources.iter().map(|resource| &resource.name);
+                let present: BTreeSet<String> =
+                    named.chain(unreadable.iter().map(|rejection| &rejection.name)).cloned().collect();
+                let removed = known.difference(&present).cloned().collect();
+                known = present;
+                answered.set(true);
+                let update = Update { kind, changed: resources, removed };
+                let Some(rejected) = feed.apply(origin.clone(), update, unreadable).await else { return };
+                if let Some(stats) = stats.subscription(kind).filter(|_| rejected.is_empty()) {
+                    stats.set_version(&version);
+                }
             }
         });
     }
@@ -116,12 +116,13 @@ impl Files {
     /// Takes up an interest in a resource of a file. `false`: it comes from elsewhere.
     pub(super) fn take(&self, interest: &Interest) -> bool {
         let Interest { kind, name, source, wanted } = interest;
-        let Origin::Path(path) = &source.origin else { return false };
-        let key = (*kind, path.clone());
+        let Origin::Path(file_source) = &source.origin else { return false };
+        let key = (*kind, file_source.clone());
         let mut named = self.named.borrow_mut();
         if !*wanted {
             if let Some(file) = named.get(&key) {
                 file.wanted.borrow_mut().remove(name);
+                file.other.notify_one();
                 if file.wanted.borrow().is_empty() {
                     named.remove(&key);
                 }
@@ -130,17 +131,12 @@ impl Files {
         }
         let file = named.entry(key).or_insert_with(|| {
             let file = Rc::new(Named::default());
-            spawn_local(watch_named(
-                Rc::downgrade(&file),
-                *kind,
-                path.clone(),
-                self.feed.clone(),
-                self.process.clone(),
-            ));
+            let watched = Watched::new(*kind, file_source, &self.watcher);
+            spawn_local(watch_named(Rc::downgrade(&file), watched, source.origin.clone(), self.feed.clone()));
             file
         });
         file.wanted.borrow_mut().insert(name.clone());
-        file.more.notify_one();
+        file.other.notify_one();
         if let Some(limit) = source.initial_fetch_timeout {
             let (feed, file) = (self.feed.clone(), Rc::downgrade(file));
             let (kind, name, origin) = (*kind, name.clone(), source.origin.clone());
@@ -159,149 +155,167 @@ impl Files {
 }
 
 /// Brings what is wanted of a file, as long as something is.
-async fn watch_named(named: Weak<Named>, kind: Kind, path: Arc<str>, feed: Feed, process: Arc<Process>) {
-    let mut watched = Watched::default();
-    let mut last = BTreeMap::new();
-    let mut unreadable = Vec::new();
+async fn watch_named(named: Weak<Named>, mut watched: Watched, origin: Origin, feed: Feed) {
+    let kind = watched.kind;
+    let mut last = None;
     loop {
-        let file = watched.changed(kind, &path, subscription(&process, kind)).await;
-        let Some(named) = named.upgrade() else { return };
-        if let Some(file) = file {
-            unreadable = file.unreadable;
-            last = file.resources.into_iter().map(|resource| (resource.name.clone(), resource)).collect();
-        }
-        let (resources, faulty) = {
-            let wanted = named.wanted.borrow();
-            let resources: Vec<_> = last.values().filter(|resource| wanted.contains(&resource.name)).cloned().collect();
-            let faulty = unreadable.iter().filter(|rejection| wanted.contains(&rejection.name)).cloned().collect();
-            (resources, faulty)
+        let Some(file) = named.upgrade() else { return };
+        let news = tokio::select! {
+            file = watched.next() => Some(file),
+            // What was read before has it, or has not.
+            () = file.other.notified() => None,
         };
-        if feed
-            .apply(Origin::Path(path.clone()), Update { kind, changed: resources, removed: Vec::new() }, faulty)
-            .await
-            .is_none()
-        {
+        let wanted = file.wanted.borrow().clone();
+        drop(file);
+        if wanted.is_empty() {
+            continue;
+        }
+        let outcome = match news {
+            Some(Err(reason)) => {
+                last = None;
+                feed.fail(origin.clone(), kind, wanted.into_iter().collect(), reason).await
+            }
+            Some(Ok(file)) => apply_wanted(&feed, &origin, kind, &*last.insert(file), &wanted).await,
+            None => match &last {
+                Some(file) => apply_wanted(&feed, &origin, kind, file, &wanted).await,
+                // Once more from the start: the fault of the file is that of the new name as well.
+                None => {
+                    watched.failure = None;
+                    Some(())
+                }
+            },
+        };
+        if outcome.is_none() {
             return;
         }
-        loop {
-            // An expired interval and a new name are both a reason to look again.
-            let more = timeout(INTERVAL, named.more.notified()).await.is_ok();
-            if more || watched.may_have_changed(&path) {
-                break;
-            }
-            if Rc::strong_count(&named) == 1 {
-                return;
-            }
-        }
     }
 }
 
-fn subscription(process: &Process, kind: Kind) -> Option<&SubscriptionStats> {
-    match kind {
-        Kind::Cluster => Some(&process.stats.cds),
-        Kind::Listener => Some(&process.stats.lds),
-        Kind::Endpoints | Kind::Routes => None,
-    }
-}
-
-fn look(path: &str) -> Option<Stamp> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some(Stamp {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.len(),
-        modified: metadata.modified().ok()?,
-    })
+/// Has what is wanted of a file applied; what is not in it does not exist. `None` while the process ends.
+async fn apply_wanted(
+    feed: &Feed,
+    origin: &Origin,
+    kind: Kind,
+    file: &DiscoveryFile,
+    wanted: &BTreeSet<String>,
+) -> Option<()> {
+    let resources = file.resources.iter().filter(|resource| wanted.contains(&resource.name));
+    let changed: BTreeMap<_, _> = resources.map(|resource| (resource.name.clone(), resource.clone())).collect();
+    let faulty = file.unreadable.iter().filter(|rejection| wanted.contains(&rejection.name));
+    let faulty: Vec<_> = faulty.cloned().collect();
+    let is_there = |name: &String| changed.contains_key(name) || faulty.iter().any(|fault| fault.name == *name);
+    let removed = wanted.iter().filter(|name| !is_there(name)).cloned().collect();
+    let update = Update { kind, changed: changed.into_values().collect(), removed };
+    feed.apply(origin.clone(), update, faulty).await.map(|_| ())
 }
 
 impl Watched {
-    /// Whether the file may have another content than at the last look.
-    fn may_have_changed(&self, path: &str) -> bool {
-        let now = look(path);
-        // Clocks of file systems tick slowly: what was just written may be written again under the same time.
-        now.is_some() && (now != self.stamp || self.fresh)
+    fn new(kind: Kind, source: &FileSource, watcher: &Watcher) -> Self {
+        let (path, watch) = (source.path.clone(), watcher.watch(source));
+        Watched { kind, path, watch, content: None, failure: None }
     }
 
-    /// The content of the file, if it is another than at the last look, and can be read.
-    async fn changed(
-        &mut self,
-        kind: Kind,
-        path: &Arc<str>,
-        stats: Option<&SubscriptionStats>,
-    ) -> Option<DiscoveryFile> {
-        if !self.may_have_changed(path) {
-            return None;
-        }
-        self.stamp = look(path);
-        let modified = self.stamp.as_ref().and_then(|stamp| stamp.modified.elapsed().ok());
-        self.fresh = modified.is_none_or(|age| age < CLOCK_TICK);
-        let (reading, before) = (path.clone(), self.content);
-        let read = spawn_blocking(move || {
-            let text = std::fs::read_to_string(&*reading).map_err(|error| format!("{reading}: {error}"))?;
-            let mut hasher = DefaultHasher::new();
-            hasher.write(text.as_bytes());
-            let content = Some(hasher.finish());
-            if content == before {
-                return Ok(None);
+    /// The content of the file when it is another than before, or why it cannot be read when that is news. Nothing is lost
+    /// where this is dropped and called again.
+    async fn next(&mut self) -> Result<DiscoveryFile, String> {
+        loop {
+            // First, so that nothing is missed.
+            self.watch.renew();
+            let (path, kind, before) = (self.path.clone(), self.kind, self.content);
+            let read = spawn_blocking(move || read(&path, kind, before));
+            match read.await.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(Some((content, file))) => {
+                    (self.content, self.failure) = (Some(content), None);
+                    return Ok(file);
+                }
+                Ok(None) => {}
+                Err(reason) if self.failure.as_ref() != Some(&reason) => {
+                    // What was good before is news when it comes back.
+                    (self.content, self.failure) = (None, Some(reason.clone()));
+                    return Err(reason);
+                }
+                Err(_) => {}
             }
-            let file = read_discovery(&Source::new(&reading, &text), kind);
-            Ok::<_, String>(Some((content, file)))
-        });
-        let read = read.await.unwrap_or_else(|error| Err(format!("{path}: {error}")));
-        let file = match read {
-            Ok(None) => return None,
-            Ok(Some((content, file))) => {
-                self.content = content;
-                file
-            }
-            Err(reason) => Err(reason),
-        };
-        if let Some(stats) = stats {
-            stats.update_attempt.inc();
-            stats.update_failure.add(file.is_err().into());
+            self.watch.changed().await;
         }
-        file.map_err(|reason| tracing::warn!(target: "config", "{reason}")).ok()
     }
+}
+
+/// A hash of the content and what it says; `None` where it is what it was `before`, or nothing yet.
+fn read(path: &str, kind: Kind, before: Option<u64>) -> Result<Option<(u64, DiscoveryFile)>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    let content = hasher.finish();
+    // Whoever makes a file fills it a moment later.
+    if text.is_empty() || before == Some(content) {
+        return Ok(None);
+    }
+    Ok(Some((content, read_discovery(&Source::new(path, &text), kind)?)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
     use std::path::Path;
 
+    use outrigger_engine::config::config_source::ConfigSource;
+    use tokio::sync::mpsc;
+    use tokio::task::LocalSet;
+
+    use super::super::channel::{Content, Push, pushes};
     use super::*;
 
-    fn write(path: &Path, cluster: &str) {
-        let type_url = Kind::Cluster.type_url();
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, format!("resources: [{{ '@type': {type_url}, name: {cluster} }}]")).unwrap();
+    fn write(path: &Path, names: &[&str]) {
+        let type_url = Kind::Endpoints.type_url();
+        let resource = |name: &&str| format!("{{ '@type': {type_url}, cluster_name: {name} }}");
+        let resources: Vec<String> = names.iter().map(resource).collect();
+        std::fs::write(path, format!("version_info: v\nresources: [{}]", resources.join(", "))).unwrap();
     }
 
-    async fn seen(watched: &mut Watched, path: &Arc<str>) -> Option<String> {
-        let file = watched.changed(Kind::Cluster, path, None).await?;
-        file.resources.first().map(|resource| resource.name.clone())
+    /// What comes next, in short; it is taken as it is.
+    async fn next(pushes: &mut mpsc::Receiver<Push>) -> String {
+        let Push { content, outcome, .. } = pushes.recv().await.unwrap();
+        _ = outcome.send(Vec::new());
+        match content {
+            Content::Update(Update { changed, removed, .. }, _) => {
+                let changed: Vec<String> = changed.into_iter().map(|resource| resource.name).collect();
+                format!("{changed:?} {removed:?}")
+            }
+            Content::Failure { names, reason, .. } => {
+                format!("{names:?} {}", reason.rsplit_once('/').unwrap().1)
+            }
+        }
     }
 
-    /// As Kubernetes does: the file is a link through a directory that is a link, and that one is exchanged.
     #[tokio::test]
-    async fn a_file_behind_a_link_that_is_exchanged_is_read_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
-        write(&at("v1/cds"), "one");
-        write(&at("v2/cds"), "two");
-        symlink("v1", at("data")).unwrap();
-        symlink("data/cds", at("cds")).unwrap();
-        let path: Arc<str> = at("cds").to_str().unwrap().into();
-        let mut watched = Watched::default();
-        assert_eq!(seen(&mut watched, &path).await.as_deref(), Some("one"));
-        assert_eq!(seen(&mut watched, &path).await, None, "the same content is no news");
-        symlink("v2", at("next")).unwrap();
-        std::fs::rename(at("next"), at("data")).unwrap();
-        assert_eq!(seen(&mut watched, &path).await.as_deref(), Some("two"));
-        // Written over at the same moment and of the same length.
-        write(&at("v2/cds"), "six");
-        assert_eq!(seen(&mut watched, &path).await.as_deref(), Some("six"));
-        std::fs::write(at("v2/cds"), "resources: [").unwrap();
-        assert_eq!(seen(&mut watched, &path).await, None, "what cannot be read changes nothing");
+    async fn what_a_file_holds_is_applied_and_what_cannot_be_read_is_a_failure() {
+        let run = async {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("eds");
+            let (feed, mut pushes) = pushes();
+            let files = Files::new(feed, Arc::new(Stats::new()));
+            let source =
+                Arc::new(ConfigSource { origin: Origin::file(path.to_str().unwrap()), initial_fetch_timeout: None });
+            let want = |name: &str, wanted| {
+                let source = source.clone();
+                assert!(files.take(&Interest { kind: Kind::Endpoints, name: name.to_owned(), source, wanted }));
+            };
+            want("a", true);
+            assert_eq!(next(&mut pushes).await, "[\"a\"] eds: No such file or directory (os error 2)");
+            write(&path, &["a", "b"]);
+            assert_eq!(next(&mut pushes).await, "[\"a\"] []");
+            want("b", true);
+            want("c", true);
+            assert_eq!(next(&mut pushes).await, "[\"a\", \"b\"] [\"c\"]", "a file is all there is");
+            std::fs::write(&path, "resources: [").unwrap();
+            let failure = next(&mut pushes).await;
+            assert!(failure.starts_with("[\"a\", \"b\", \"c\"] eds:1:"), "{failure}");
+            write(&path, &["a", "b"]);
+            assert_eq!(next(&mut pushes).await, "[\"a\", \"b\"] [\"c\"]", "the same as before, and news");
+            // Nobody wants anything of it any more: it is not watched.
+            ["a", "b", "c"].into_iter().for_each(|name| want(name, false));
+            assert!(files.named.borrow().is_empty());
+        };
+        LocalSet::new().run_until(run).await;
     }
 }

@@ -11,6 +11,7 @@ mod file;
 pub mod record;
 pub(crate) mod resource;
 mod sockets;
+mod watch;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_engine::balance::ClusterState;
 use outrigger_engine::config::cluster::Cluster;
-use outrigger_engine::config::config_source::Origin;
+use outrigger_engine::config::config_source::{FileSource, Origin};
 use outrigger_engine::config::dynamic_resources::DynamicResources;
 use outrigger_engine::config::listener::Listener;
 use outrigger_engine::xds::{Interest, Kind};
@@ -27,7 +28,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::sleep_until;
 
 use self::apply::{Applier, Wanted};
-use self::channel::{Feed, Push};
+use self::channel::{Content, Feed, Push};
 use self::file::Files;
 pub use self::sockets::{Addresses, BindError};
 use crate::cluster::dns::DnsResolver;
@@ -57,7 +58,7 @@ pub struct Configuration {
     /// Kinds whose first update the start waits for.
     awaited: Vec<Kind>,
     /// Files of whole kinds, and how long the start waits for each.
-    files: Vec<(Kind, Arc<str>, Option<Duration>)>,
+    files: Vec<(Kind, Arc<FileSource>, Option<Duration>)>,
 }
 
 impl Configuration {
@@ -96,7 +97,7 @@ impl Configuration {
     pub async fn run(self, names: Rc<DnsResolver>, begun: oneshot::Sender<()>) {
         let Configuration { mut applier, process, feed, mut pushes, interests, mut awaited, files } = self;
         let dynamic = !awaited.is_empty();
-        let watched = Files::new(feed, process.clone());
+        let watched = Files::new(feed, process.stats.clone());
         for (kind, path, limit) in files {
             watched.watch_all(kind, path, limit);
         }
@@ -106,8 +107,9 @@ impl Configuration {
         let mut event = Event::Time;
         loop {
             let answered = match &event {
-                Event::Push(push) => Some(push.update.kind),
-                Event::Ready(_) | Event::Time => None,
+                Event::Push(Push { content: Content::Update(update, _), .. }) => Some(update.kind),
+                // A failure is no answer.
+                Event::Push(_) | Event::Ready(_) | Event::Time => None,
             };
             let step = spawn_blocking(move || {
                 let wanted = one_step(&mut applier, event, accepting || dynamic);
@@ -159,8 +161,15 @@ impl Configuration {
 fn one_step(applier: &mut Applier, event: Event, later: bool) -> Wanted {
     let mut done = None;
     match event {
-        Event::Push(Push { origin, update, unreadable, outcome }) => {
-            done = Some((applier.apply(&origin, update, unreadable), outcome));
+        Event::Push(Push { origin, content, outcome }) => {
+            let rejections = match content {
+                Content::Update(update, unreadable) => applier.apply(&origin, update, unreadable),
+                Content::Failure { kind, names, reason } => {
+                    applier.fail(kind, &origin, &names, &reason);
+                    Vec::new()
+                }
+            };
+            done = Some((rejections, outcome));
         }
         Event::Ready(cluster) => applier.cluster_ready(&cluster),
         Event::Time => {}

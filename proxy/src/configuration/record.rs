@@ -172,6 +172,17 @@ impl Record {
         }
     }
 
+    /// Its source has no such resource any more: nothing is wrong with it then. What is in force stays.
+    pub(super) fn absent(&self, kind: Kind, origin: &Origin, name: &str) {
+        let mut inner = self.lock();
+        let Some(status) = inner.find(kind, Some(origin), name) else { return };
+        status.error = None;
+        if status.active.is_none() && status.warming.is_none() {
+            drop(inner);
+            self.removed(kind, Some(origin), name);
+        }
+    }
+
     /// A listener is not in force any more; its connections may be open still. To be called before its successor or
     /// its removal is noted.
     pub(super) fn drains(&self, listener: &Arc<Listener>) {
@@ -254,7 +265,7 @@ pub(crate) mod tests {
     #[test]
     fn one_name_from_two_sources_is_two_resources() {
         let (record, now) = (Record::default(), SystemTime::now());
-        let (ads, file) = (Origin::Ads, Origin::Path("/f".into()));
+        let (ads, file) = (Origin::Ads, Origin::file("/f"));
         for origin in [&ads, &file] {
             record.accepted(Kind::Routes, Some(origin), &resource("r", "1", "x"), now);
         }

@@ -88,6 +88,14 @@ impl Stream {
             if applying.is_none()
                 && let Some((update, unreadable)) = client.poll_update(now.into_std())
             {
+                let is_empty = update.changed.is_empty() && update.removed.is_empty();
+                if is_empty
+                    && !client.is_response()
+                    && let Some(stats) = self.stats(update.kind)
+                {
+                    // The wait for the first response is over.
+                    stats.init_fetch_timeout.inc();
+                }
                 let (kind, feed, origin) = (update.kind, self.feed.clone(), self.origin());
                 applying = Some((kind, Box::pin(async move { feed.apply(origin, update, unreadable).await })));
             }
@@ -146,6 +154,9 @@ impl Stream {
                     }
                     if let Some(stats) = self.stats(kind) {
                         stats.update_attempt.inc();
+                        if !client.version(kind).is_empty() {
+                            stats.set_version(client.version(kind));
+                        }
                     }
                 }
                 Event::Opened(Ok(call)) => {
@@ -224,6 +235,9 @@ impl Stream {
 
     fn receive(&self, client: &mut Client, response: Response) {
         let (type_url, count) = (response.type_url.clone(), response.len());
+        if self.kind.is_none() {
+            self.worker.process.stats.control_plane.identifier.set(&response.control_plane);
+        }
         for (name, reason) in &response.errors {
             tracing::warn!(target: "config", "the management server has trouble with {type_url:?} {name:?}: {reason}");
         }
@@ -258,12 +272,7 @@ impl Stream {
     }
 
     fn stats(&self, kind: Kind) -> Option<&SubscriptionStats> {
-        let stats = &self.worker.process.stats;
-        match kind {
-            Kind::Cluster => Some(&stats.cds),
-            Kind::Listener => Some(&stats.lds),
-            Kind::Endpoints | Kind::Routes => None,
-        }
+        self.worker.process.stats.subscription(kind)
     }
 
     /// Envoy has one such gauge, for the aggregated stream.

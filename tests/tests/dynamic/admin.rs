@@ -66,3 +66,55 @@ fn a_dump_shows_listeners_routes_and_endpoints() {
     assert!(text.contains(&a.port.to_string()), "{endpoints:#}");
     assert!(mesh.admin("/clusters").contains(&format!("shop::127.0.0.1:{}::", a.port)));
 }
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_failure_that_is_shown_until_it_can_be() {
+    let a = Upstream::start("a");
+    let files = [
+        ("cds", json!([eds_cluster("shop")])),
+        ("eds", json!([assignment("shop", &[a.port])])),
+        ("lds", json!([rds_listener("in", 0, "shop")])),
+        ("rds", json!([routes("shop", "shop")])),
+    ];
+    let mesh = Mesh::start(&files);
+    let port = mesh.port("in").unwrap();
+    assert!(mesh.admin("/stats").contains("cluster_manager.cds.version_text: \"v\"\n"));
+    let failures = ["cluster_manager.cds", "cluster.shop", "listener_manager.lds", "http.in.rds.shop"];
+    for ((kind, _), scope) in files.iter().zip(failures) {
+        mesh.set_text(kind, "resources: [");
+        eventually(kind, || mesh.stat(&format!("{scope}.update_failure")) == 1);
+        let metrics = mesh.admin("/stats?filter=resource_rejected");
+        assert!(metrics.lines().any(|line| line.contains(&format!("/{kind}:1:"))), "{kind}: {metrics}");
+    }
+    assert_eq!(get(port, "/").unwrap().1, "a", "what was good serves on");
+    let dump = mesh.admin_json("/config_dump?include_eds");
+    let details = |name: &str, list: &str| {
+        let entries = part(&dump, name)[list].clone();
+        let details = entries.as_array().unwrap().iter().find_map(|entry| entry["error_state"]["details"].as_str());
+        details.unwrap_or_else(|| panic!("nothing is wrong: {entries:#}")).to_owned()
+    };
+    assert!(details("ClustersConfigDump", "dynamic_warming_clusters").starts_with("(no name): "));
+    assert!(details("ListenersConfigDump", "dynamic_listeners").starts_with("(no name): "));
+    assert!(details("EndpointsConfigDump", "dynamic_endpoint_configs").starts_with("shop: "));
+    assert!(details("RoutesConfigDump", "dynamic_route_configs").starts_with("shop: "));
+    for (kind, resources) in files {
+        mesh.set(kind, resources);
+    }
+    eventually("nothing is wrong any more", || !mesh.admin("/config_dump?include_eds").contains("error_state"));
+    assert_eq!(get(port, "/").unwrap().1, "a");
+}
+
+/// [`Mesh::start`] waits until the proxy accepts.
+#[test]
+fn a_first_version_that_is_refused_does_not_hold_the_start() {
+    let a = Upstream::start("a");
+    let mut bad = assignment("broken", &[a.port]);
+    bad["endpoints"][0]["lb_endpoints"][0]["load_balancing_weight"] = json!(0);
+    let mesh = Mesh::start(&[
+        ("cds", json!([cluster("shop", a.port), eds_cluster("broken")])),
+        ("eds", json!([bad])),
+        ("lds", json!([inline_listener("in", 0, "shop")])),
+    ]);
+    assert_eq!(get(mesh.port("in").unwrap(), "/").unwrap().1, "a");
+    assert!(mesh.stat("cluster.broken.update_rejected") >= 1);
+}

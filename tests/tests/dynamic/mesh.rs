@@ -186,6 +186,11 @@ impl Mesh {
         write(&self.directory, kind, resources);
     }
 
+    /// Replaces a file by any text.
+    pub(crate) fn set_text(&self, kind: &str, text: &str) {
+        std::fs::write(path(&self.directory, kind), text).unwrap();
+    }
+
     /// What the admin interface says.
     pub(crate) fn admin(&self, target: &str) -> String {
         let answer = admin::request(&self.directory.path().join("admin"), "GET", target);

@@ -245,6 +245,13 @@ fn a_mesh_comes_and_moves(mode: Mode) {
     proxy.answers("first");
     proxy.until("the refusal is counted", || proxy.stat("cluster_manager.cds.update_rejected") == Some(1));
     assert!(proxy.process.output().contains("connect_timeout"), "{}", proxy.process.output());
+    let (_, words) = admin::request(&admin, "GET", "/stats?type=TextReadouts").unwrap();
+    if mode.aggregated {
+        assert!(words.contains("control_plane.identifier: \"the server\"\n"), "{words}");
+    }
+    if !mode.delta {
+        assert!(words.contains("cluster_manager.cds.version_text: \"1\"\n"), "the last accepted one: {words}");
+    }
     // So says whoever asks what became of it.
     let statuses = csds::fetch(&admin);
     let [config] = &statuses.config[..] else { panic!("one client: {statuses:?}") };

@@ -7,6 +7,7 @@ use std::sync::{LazyLock, mpsc};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
 use outrigger_engine::xds::Kind;
+use outrigger_proto::envoy::config::core::v3::ControlPlane;
 use outrigger_proto::envoy::service::discovery::v3 as pb;
 use outrigger_proto::prost_types::Any;
 use prost::Message;
@@ -202,6 +203,7 @@ impl Stream {
             pb::DeltaDiscoveryResponse {
                 type_url,
                 nonce: nonce.clone(),
+                control_plane: Some(ControlPlane { identifier: "the server".to_owned() }),
                 resources,
                 removed_resources,
                 ..Default::default()
@@ -211,6 +213,7 @@ impl Stream {
             pb::DiscoveryResponse {
                 type_url,
                 nonce: nonce.clone(),
+                control_plane: Some(ControlPlane { identifier: "the server".to_owned() }),
                 version_info: version.to_owned(),
                 resources: resources.iter().map(|json| any(kind, json)).collect(),
                 ..Default::default()

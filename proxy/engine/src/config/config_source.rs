@@ -8,7 +8,7 @@ use outrigger_proto::envoy::config::core::v3 as core;
 use crate::config::grpc_service::GrpcService;
 use crate::config::report::At;
 use crate::config::time::timeout;
-use crate::config::value::LONGEST;
+use crate::config::value::{LONGEST, duration};
 use crate::{harmless, unsupported};
 
 /// How long a configuration waits for a resource where `initial_fetch_timeout` is not set.
@@ -31,7 +31,25 @@ pub enum Origin {
     /// A stream for this kind of resource only.
     Grpc(Arc<GrpcSource>),
     /// A file with a `DiscoveryResponse`, as YAML or JSON; read again when it is replaced.
-    Path(Arc<str>),
+    Path(Arc<FileSource>),
+}
+
+impl Origin {
+    /// The file with this path.
+    pub fn file(path: &str) -> Origin {
+        Origin::Path(Arc::new(FileSource { path: path.into(), watched_directory: None, poll_interval: None }))
+    }
+}
+
+/// `PathConfigSource`: a file, and when it is read again besides when it is replaced itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FileSource {
+    /// Where it is.
+    pub path: Arc<str>,
+    /// When something in this directory is moved or written.
+    pub watched_directory: Option<Arc<str>>,
+    /// Each time that this is over; by default never.
+    pub poll_interval: Option<Duration>,
 }
 
 /// `ApiConfigSource`: a management server.
@@ -72,7 +90,7 @@ impl ConfigSource {
                 Origin::Grpc(Arc::new(GrpcSource::convert(source, &at.field("api_config_source"))?))
             }
             Some(ConfigSourceSpecifier::PathConfigSource(source)) => path(source, &at.field("path_config_source"))?,
-            Some(ConfigSourceSpecifier::Path(path)) => file(path, &at.field("path"))?,
+            Some(ConfigSourceSpecifier::Path(path)) => Origin::file(&not_empty(path, &at.field("path"))?),
             Some(ConfigSourceSpecifier::Self_(_)) => {
                 at.field("self").reject("", "not in this version: write ads");
                 return None;
@@ -88,19 +106,29 @@ impl ConfigSource {
 
 fn path(message: core::PathConfigSource, at: &At<'_>) -> Option<Origin> {
     let core::PathConfigSource { path, watched_directory, poll_interval } = message;
-    harmless!(at;
-        watched_directory = "the file is looked at five times a second, whatever way it is replaced",
-        poll_interval = "the file is looked at five times a second",
-    );
-    file(path, &at.field("path"))
+    let path = not_empty(path, &at.field("path"));
+    let watched_directory = match watched_directory {
+        Some(core::WatchedDirectory { path, watch_modify }) => {
+            let at = at.field("watched_directory");
+            harmless!(at; watch_modify = "what is written in the directory is noticed, as what is moved there is");
+            Some(not_empty(path, &at.field("path"))?.into())
+        }
+        None => None,
+    };
+    let interval_at = at.field("poll_interval");
+    let poll_interval = duration(poll_interval, &interval_at);
+    if poll_interval.is_some_and(|interval| interval.is_zero()) {
+        interval_at.reject("0s", "must be greater than 0s");
+    }
+    Some(Origin::Path(Arc::new(FileSource { path: path?.into(), watched_directory, poll_interval })))
 }
 
-fn file(path: String, at: &At<'_>) -> Option<Origin> {
+fn not_empty(path: String, at: &At<'_>) -> Option<String> {
     if path.is_empty() {
         at.reject("", "must not be empty");
         return None;
     }
-    Some(Origin::Path(path.into()))
+    Some(path)
 }
 
 impl GrpcSource {

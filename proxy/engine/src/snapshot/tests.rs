@@ -147,7 +147,7 @@ fn by_ads(name: &str) -> Reference {
 
 /// A name that comes from a file.
 fn by_file(name: &str) -> Reference {
-    Reference { name: name.into(), origin: Origin::Path("/f".into()) }
+    Reference { name: name.into(), origin: Origin::file("/f") }
 }
 
 fn endpoints(warmer: &mut Warmer, version: u64, ports: &[u16]) {

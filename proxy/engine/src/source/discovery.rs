@@ -14,6 +14,8 @@ use crate::xds::{Kind, Rejection, Resource};
 /// What a file holds.
 #[derive(Debug, Default)]
 pub struct DiscoveryFile {
+    /// Its `version_info`.
+    pub version: String,
     /// The resources that could be read.
     pub resources: Vec<Resource>,
     /// Those that could not; their names where they have one.
@@ -60,6 +62,7 @@ pub fn read_discovery(source: &Source<'_>, kind: Kind) -> Result<DiscoveryFile, 
         let reasons = report.into_parts().0.iter().map(ToString::to_string).collect();
         file.unreadable.push(Rejection { name: name_of(node), reasons });
     }
+    file.version = version;
     Ok(file)
 }
 

@@ -204,6 +204,11 @@ impl Client {
         Some((update, unreadable))
     }
 
+    /// Whether the update in hand is of a response; time makes updates too.
+    pub fn is_response(&self) -> bool {
+        self.in_hand.as_ref().is_some_and(|in_hand| in_hand.answer.is_some())
+    }
+
     /// The update in hand is applied but for what is `rejected`, which includes what was rejected before.
     pub fn verdict(&mut self, rejected: &[Rejection], now: Instant) {
         let Some(InHand { draft, answer }) = self.in_hand.take() else { return };

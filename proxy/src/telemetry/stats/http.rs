@@ -39,6 +39,6 @@ metric_structs! {
 
     /// `http.<stat_prefix>.rds.<route_config_name>.`, what whoever applies the configuration counts.
     RdsShared (single) {
-        counters { config_reload, update_rejected, update_success }
+        counters { config_reload, update_failure, update_rejected, update_success }
     }
 }

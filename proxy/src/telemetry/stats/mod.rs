@@ -21,6 +21,8 @@ mod worker;
 
 use std::sync::Arc;
 
+use outrigger_engine::xds::Kind;
+
 pub use cluster::{Breakers, ClusterShared, ClusterStats, Times};
 pub use codes::{CodeClasses, Codes, Origin};
 pub use histogram::{Histogram, Snapshot};
@@ -105,6 +107,15 @@ impl Stats {
     /// The scope of the TCP proxies with this `stat_prefix`.
     pub fn tcp(&self, stat_prefix: &str) -> Arc<Scope<TcpStats>> {
         self.tcp.scope(&sanitized(stat_prefix))
+    }
+
+    /// The counters of the subscription to all resources of a kind; the others are counted for those who take them.
+    pub fn subscription(&self, kind: Kind) -> Option<&SubscriptionStats> {
+        match kind {
+            Kind::Cluster => Some(&self.cds),
+            Kind::Listener => Some(&self.lds),
+            Kind::Endpoints | Kind::Routes => None,
+        }
     }
 
     /// The scope of a kind of discovery (`cds`).

@@ -1,5 +1,7 @@
 //! What the process has once. The control thread writes it, except for [`FileStats`].
 
+use std::hash::{DefaultHasher, Hasher as _};
+
 use super::scope::metric_structs;
 
 metric_structs! {
@@ -64,5 +66,15 @@ metric_structs! {
     /// `access_logs.grpc_access_log.` Several threads write it.
     GrpcAccessLogStats (single) {
         shared_counters { logs_dropped, logs_written }
+    }
+}
+
+impl SubscriptionStats {
+    /// What was accepted last is of this version; `version` is a hash of it.
+    pub fn set_version(&self, text: &str) {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(text.as_bytes());
+        self.version.set(hasher.finish());
+        self.version_text.set(text);
     }
 }

@@ -1,0 +1,332 @@
+//! Which files may have changed: one inotify instance for all of them, since a user has few (128 by default, for all the
+//! pods of a node that run as this user).
+//!
+//! A path is watched where its names are looked up: in the directory of the file, and in that of each symbolic link on the
+//! way. So any way of replacing it is noticed: written over, renamed into place, a link exchanged, as Kubernetes does with
+//! mounted configuration (`..data`). What is not there yet is waited for in the last directory that is.
+//!
+//! Where a directory cannot be watched, the file is read once a second; and as often as `poll_interval` says, which is for
+//! file systems that tell nothing (NFS).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_engine::config::config_source::FileSource;
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+/// Between two looks at a file that cannot be watched.
+const FALLBACK: Duration = Duration::from_secs(1);
+
+/// Links on the way of one path, at most, as for the kernel.
+const MAX_LINKS: usize = 40;
+
+/// What happens to a name in a directory. Not every write: a file that is being written is read when it is closed.
+const EVENTS: WatchFlags = WatchFlags::CREATE
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::ONLYDIR);
+
+/// Tells of changes. Belongs to the control thread.
+#[derive(Clone, Debug)]
+pub(super) struct Watcher(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `None`: the system has no more instances for us.
+    inotify: Option<AsyncFd<OwnedFd>>,
+    /// Who waits for what, by the number that the kernel gave a directory.
+    places: RefCell<HashMap<i32, Vec<Place>>>,
+}
+
+/// A name in a directory, or all of them.
+#[derive(Debug)]
+struct Place {
+    name: Option<OsString>,
+    changed: Rc<Notify>,
+}
+
+/// The watch on one file. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Watch {
+    inner: Rc<Inner>,
+    source: FileSource,
+    changed: Rc<Notify>,
+    /// Every place could be watched.
+    is_complete: bool,
+}
+
+impl Watcher {
+    /// Nothing is watched yet. To be called in a `LocalSet`.
+    pub(super) fn new() -> Self {
+        let made = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(std::io::Error::from);
+        let made = made.and_then(|descriptor| {
+            // SAFETY: an `OwnedFd` is open as long as it is there, and stays in the `AsyncFd`.
+            unsafe { AsyncFd::register(descriptor) }.map_err(std::io::Error::from)
+        });
+        let inotify = made
+            .map_err(|error| {
+                tracing::warn!(target: "config", "files are read once a second, since inotify does not work: {error}");
+            })
+            .ok();
+        let inner = Rc::new(Inner { inotify, places: RefCell::default() });
+        let reader = Rc::downgrade(&inner);
+        spawn_local(async move {
+            // Ends with the last watch and the watcher.
+            while let Some(inner) = reader.upgrade() {
+                // An instance lives as long as the process, so holding it here keeps nothing from ending.
+                if inner.read().await.is_none() {
+                    return;
+                }
+            }
+        });
+        Watcher(inner)
+    }
+
+    /// Watches a file.
+    pub(super) fn watch(&self, source: &FileSource) -> Watch {
+        let (inner, changed) = (self.0.clone(), Rc::default());
+        Watch { inner, source: source.clone(), changed, is_complete: false }
+    }
+}
+
+impl Watch {
+    /// Has changes from now on noticed. To be called before each read: the way to a file may be another than before.
+    pub(super) fn renew(&mut self) {
+        let file = places(Path::new(&*self.source.path)).into_iter().map(|(directory, name)| (directory, Some(name)));
+        let directory = self.source.watched_directory.iter().map(|path| (PathBuf::from(&**path), None));
+        self.inner.forget(&self.changed);
+        self.is_complete = true;
+        for (directory, name) in file.chain(directory) {
+            self.is_complete &= self.inner.add(&directory, name, &self.changed);
+        }
+        self.inner.end_unused();
+    }
+
+    /// Waits until the file may be another than at the last [`Watch::renew`].
+    pub(super) async fn changed(&self) {
+        let poll = if self.is_complete { self.source.poll_interval } else { Some(FALLBACK) };
+        match poll {
+            // The end of the time is a reason to look, too.
+            Some(interval) => _ = timeout(interval, self.changed.notified()).await,
+            None => self.changed.notified().await,
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.inner.forget(&self.changed);
+        self.inner.end_unused();
+    }
+}
+
+impl Inner {
+    /// Watches a directory; says whether that is possible.
+    fn add(&self, directory: &Path, name: Option<OsString>, changed: &Rc<Notify>) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
+        match inotify::add_watch(inotify, directory, EVENTS) {
+            Ok(number) => {
+                let place = Place { name, changed: changed.clone() };
+                self.places.borrow_mut().entry(number).or_default().push(place);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(target: "config", "{} cannot be watched: {error}", directory.display());
+                false
+            }
+        }
+    }
+
+    fn forget(&self, changed: &Rc<Notify>) {
+        for places in self.places.borrow_mut().values_mut() {
+            places.retain(|place| !Rc::ptr_eq(&place.changed, changed));
+        }
+    }
+
+    fn end_unused(&self) {
+        let Some(inotify) = &self.inotify else { return };
+        self.places.borrow_mut().retain(|number, places| {
+            if places.is_empty() {
+                // Fails where the directory is gone.
+                _ = inotify::remove_watch(inotify, *number);
+            }
+            !places.is_empty()
+        });
+    }
+
+    /// Tells of the events that are there, or that come next; `None` where there will be none.
+    async fn read(&self) -> Option<()> {
+        let inotify = self.inotify.as_ref()?;
+        let mut ready = inotify.readable().await.ok()?;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = Reader::new(inotify, &mut buffer);
+        loop {
+            match events.next() {
+                Ok(event) => self.tell(event.wd(), event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()))),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => {
+                    tracing::error!(target: "config", "files are not watched any more: {error}");
+                    return None;
+                }
+            }
+        }
+        ready.clear_ready();
+        Some(())
+    }
+
+    /// Something happened to a name in a directory; without a name, to the directory, or more than the kernel can say.
+    fn tell(&self, number: i32, name: Option<&OsStr>) {
+        let places = self.places.borrow();
+        let concerned: Vec<&Place> = match places.get(&number) {
+            Some(places) => places.iter().collect(),
+            None if number < 0 => places.values().flatten().collect(),
+            None => Vec::new(),
+        };
+        for place in concerned {
+            if name.is_none() || place.name.is_none() || place.name.as_deref() == name {
+                place.changed.notify_one();
+            }
+        }
+    }
+}
+
+/// Where a path is looked up: the file in its directory, and each symbolic link on the way in its own. Ends at the first
+/// name that is missing.
+fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
+    let reversed = |path: &Path| -> Vec<OsString> {
+        path.components().rev().map(|component| component.as_os_str().to_owned()).collect()
+    };
+    let mut rest = reversed(path);
+    let (mut at, mut found, mut links) = (PathBuf::from("."), Vec::new(), 0);
+    while let Some(name) = rest.pop() {
+        match Path::new(&name).components().next() {
+            Some(Component::Normal(_)) => {}
+            // The root takes the place of all before it.
+            _ => {
+                at.push(name);
+                continue;
+            }
+        }
+        let next = at.join(&name);
+        match std::fs::symlink_metadata(&next) {
+            Err(_) => {
+                found.push((at, name));
+                break;
+            }
+            Ok(metadata) if metadata.is_symlink() => {
+                found.push((at.clone(), name));
+                links += 1;
+                let Ok(target) = std::fs::read_link(&next) else { break };
+                if links > MAX_LINKS {
+                    break;
+                }
+                rest.extend(reversed(&target));
+            }
+            Ok(_) => {
+                if rest.is_empty() {
+                    found.push((at.clone(), name));
+                }
+                at = next;
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn source(path: &Path) -> FileSource {
+        FileSource { path: path.to_str().unwrap().into(), watched_directory: None, poll_interval: None }
+    }
+
+    #[test]
+    fn a_path_is_looked_up_link_by_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("v1")).unwrap();
+        std::fs::write(at("v1/cds"), "x").unwrap();
+        symlink("v1", at("..data")).unwrap();
+        symlink("..data/cds", at("cds")).unwrap();
+        let last = |path: &Path| path.file_name().unwrap().to_owned();
+        let names = |path: &Path| -> Vec<(OsString, OsString)> {
+            let found = places(path);
+            let known = directory.path();
+            let inside = found.into_iter().filter(|(at, _)| at.starts_with(known));
+            inside.map(|(at, name)| (last(&at), name)).collect()
+        };
+        let here = last(directory.path());
+        let expected = [(here.clone(), "cds"), (here.clone(), "..data"), ("v1".into(), "cds")];
+        assert_eq!(names(&at("cds")), expected.map(|(at, name)| (at, name.into())));
+        assert_eq!(names(&at("not/there")), [(here.clone(), "not".into())]);
+        symlink("round", at("round")).unwrap();
+        assert_eq!(names(&at("round")).len(), MAX_LINKS + 1);
+    }
+
+    /// Runs `change`, and waits until a watch tells of it.
+    async fn notices(watcher: &Watcher, source: &FileSource, what: &str, change: impl FnOnce()) {
+        let mut watch = watcher.watch(source);
+        watch.renew();
+        change();
+        assert!(timeout(PATIENCE, watch.changed()).await.is_ok(), "{what}");
+    }
+
+    #[tokio::test]
+    async fn every_way_of_replacing_a_file_is_noticed() {
+        let run = async {
+            let directory = tempfile::tempdir().unwrap();
+            let at = |name: &str| directory.path().join(name);
+            let write = |name: &str| std::fs::write(at(name), "x").unwrap();
+            let rename = |from: &str, to: &str| std::fs::rename(at(from), at(to)).unwrap();
+            let (watcher, cds) = (Watcher::new(), source(&at("conf/cds")));
+            notices(&watcher, &cds, "its directory comes", || std::fs::create_dir(at("conf")).unwrap()).await;
+            notices(&watcher, &cds, "it comes", || write("conf/cds")).await;
+            notices(&watcher, &cds, "it is written over", || write("conf/cds")).await;
+            write("new");
+            notices(&watcher, &cds, "another is moved there", || rename("new", "conf/cds")).await;
+            for version in ["v1", "v2"] {
+                std::fs::create_dir(at(version)).unwrap();
+                write(&format!("{version}/cds"));
+            }
+            symlink("../..data/cds", at("conf/link")).unwrap();
+            symlink("v1", at("..data")).unwrap();
+            notices(&watcher, &cds, "it becomes a link", || rename("conf/link", "conf/cds")).await;
+            symlink("v2", at("..next")).unwrap();
+            notices(&watcher, &cds, "a link on the way is exchanged", || rename("..next", "..data")).await;
+            notices(&watcher, &cds, "what the links lead to is written over", || write("v2/cds")).await;
+
+            std::fs::create_dir(at("other")).unwrap();
+            write("new");
+            let watched_directory = Some(at("other").to_str().unwrap().into());
+            let by_directory = FileSource { watched_directory, ..cds.clone() };
+            let what = "something moves into the watched directory";
+            notices(&watcher, &by_directory, what, || rename("new", "other/any")).await;
+            let polled = FileSource { poll_interval: Some(Duration::from_millis(1)), ..cds };
+            notices(&watcher, &polled, "it is looked at from time to time", || {}).await;
+            assert!(watcher.0.places.borrow().is_empty(), "nothing is watched any more");
+        };
+        LocalSet::new().run_until(run).await;
+    }
+}
