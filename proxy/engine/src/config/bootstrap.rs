@@ -244,7 +244,7 @@ fn check_cluster_manager(message: pb::ClusterManager, at: &At<'_>) {
     } = message;
     unsupported!(at;
         local_cluster_name = "no balancer of this version looks at zones", outlier_detection, upstream_bind_config,
-        load_stats_config = "comes with the xDS client",
+        load_stats_config = "loads are not reported",
     );
     harmless!(at; enable_deferred_cluster_creation = "an unused cluster always costs next to nothing");
 }
@@ -334,7 +334,7 @@ fn runtime(message: pb::LayeredRuntime, at: &At<'_>) -> BTreeMap<String, String>
             }
             Some(LayerSpecifier::DiskLayer(_)) => at.field("disk_layer").reject("", "not in this version"),
             Some(LayerSpecifier::RtdsLayer(_)) => {
-                at.field("rtds_layer").reject("", "not in this version: comes with the xDS client");
+                at.field("rtds_layer").reject("", "not in this version: write static_layer");
             }
             None => at.reject("", "one of static_layer, disk_layer, admin_layer, rtds_layer is required"),
         }

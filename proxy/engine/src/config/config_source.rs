@@ -104,6 +104,13 @@ impl ConfigSource {
     }
 }
 
+/// Refuses a name that says itself where the resource comes from.
+pub(crate) fn plain_name(name: &str, at: &At<'_>) {
+    if name.starts_with("xdstp:") {
+        at.reject(name, "not in this version: resources have plain names");
+    }
+}
+
 fn path(message: core::PathConfigSource, at: &At<'_>) -> Option<Origin> {
     let core::PathConfigSource { path, watched_directory, poll_interval } = message;
     let path = not_empty(path, &at.field("path"));
@@ -210,7 +217,9 @@ mod tests {
     use outrigger_proto::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 
     use super::*;
+    use crate::config::bootstrap::Bootstrap;
     use crate::config::report::Report;
+    use crate::source::Source;
 
     fn service(cluster: &str) -> core::GrpcService {
         let service = EnvoyGrpc { cluster_name: cluster.to_owned(), ..Default::default() };
@@ -238,6 +247,95 @@ mod tests {
         assert_eq!(source.initial_fetch_timeout, Some(Duration::from_secs(15)));
         message.initial_fetch_timeout = Some(prost_types::Duration::default());
         assert_eq!(convert(message).unwrap().initial_fetch_timeout, None);
+    }
+
+    #[test]
+    fn a_file_may_say_when_it_is_read_again() {
+        let message = |directory: &str, seconds| core::PathConfigSource {
+            path: "/cds".to_owned(),
+            watched_directory: Some(core::WatchedDirectory { path: directory.to_owned(), ..Default::default() }),
+            poll_interval: Some(prost_types::Duration { seconds, nanos: 0 }),
+        };
+        let source = |message| {
+            let specifier = core::config_source::ConfigSourceSpecifier::PathConfigSource(message);
+            convert(core::ConfigSource { config_source_specifier: Some(specifier), ..Default::default() })
+        };
+        let watched_directory = Some("/data".into());
+        let expected =
+            FileSource { path: "/cds".into(), watched_directory, poll_interval: Some(Duration::from_secs(2)) };
+        assert_eq!(source(message("/data", 2)).unwrap().origin, Origin::Path(Arc::new(expected)));
+        assert_eq!(
+            source(message("/data", 0)).unwrap_err(),
+            ["path_config_source.poll_interval: 0s: must be greater than 0s"]
+        );
+        assert_eq!(
+            source(message("", 2)).unwrap_err(),
+            ["path_config_source.watched_directory.path: must not be empty"]
+        );
+    }
+
+    /// SDS, ECDS and names of xdstp: refused where they stand, with the way to write it.
+    #[test]
+    fn what_is_discovered_later_is_refused_plainly() {
+        let text = r#"
+node: { id: a, cluster: b }
+dynamic_resources:
+  cds_config: { self: {} }
+  lds_resources_locator: "xdstp://a/envoy.config.listener.v3.Listener/b"
+static_resources:
+  clusters:
+  - name: eds
+    type: EDS
+    eds_cluster_config: { service_name: "xdstp://a/b", eds_config: { authorities: [{ name: a }], path: /eds } }
+    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context:
+          tls_certificate_sds_secret_configs: [{ name: default }]
+          validation_context_sds_secret_config: { name: ROOTCA }
+  listeners:
+  - name: in
+    address: { pipe: { path: /in } }
+    listener_filters: [{ name: l, config_discovery: { config_source: { ads: {} } } }]
+    filter_chains:
+    - filters: [{ name: n, config_discovery: { config_source: { ads: {} } } }]
+      transport_socket:
+        name: tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          session_ticket_keys_sds_secret_config: { name: keys }
+          common_tls_context: { combined_validation_context: {} }
+    - filter_chain_match: { destination_port: 80 }
+      filters:
+      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: a
+          rds: { route_config_name: "xdstp://a/b", config_source: { path: /rds } }
+          http_filters: [{ name: h, config_discovery: { config_source: { ads: {} } } }]
+"#;
+        let problems = Bootstrap::load(&[Source::new("b.yaml", text)]).unwrap_err();
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        for field in [
+            "cds_config.self",
+            "lds_resources_locator",
+            "eds_config.authorities",
+            "eds_cluster_config.service_name",
+            "tls_certificate_sds_secret_configs",
+            "validation_context_sds_secret_config",
+            "listener_filters[0].config_discovery",
+            "filters[0].config_discovery",
+            "session_ticket_keys_sds_secret_config",
+            "combined_validation_context",
+            "rds.route_config_name",
+            "http_filters[0].config_discovery",
+        ] {
+            let said = problems.iter().any(|problem| {
+                problem.split_once(": not in this version").is_some_and(|(path, _)| path.contains(field))
+            });
+            assert!(said, "{field}: {problems:#?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use outrigger_proto::envoy::extensions::network::dns_resolver::getaddrinfo::v3::
 use super::{Discovery, Dns, DnsFamily, Eds};
 use crate::balance::HostSet;
 use crate::config::any;
-use crate::config::config_source::ConfigSource;
+use crate::config::config_source::{ConfigSource, plain_name};
 use crate::config::endpoint::{EndpointAddress, LoadAssignment};
 use crate::config::report::At;
 use crate::config::value::{Seconds, duration};
@@ -173,6 +173,7 @@ impl Eds {
             source_at.reject("", "must be set");
             return None;
         };
+        plain_name(&service_name, &at.field("service_name"));
         let service_name = if service_name.is_empty() { name.into() } else { service_name.into() };
         Some(Eds { service_name, source: Arc::new(ConfigSource::convert(source, &source_at)?) })
     }

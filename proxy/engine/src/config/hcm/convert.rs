@@ -17,7 +17,7 @@ use super::{
     UnderscoresAction,
 };
 use crate::config::any;
-use crate::config::config_source::ConfigSource;
+use crate::config::config_source::{ConfigSource, plain_name};
 use crate::config::listener::{Cidr, access_logs};
 use crate::config::report::At;
 use crate::config::time::{optional_timeout, timeout};
@@ -184,9 +184,11 @@ fn routes(message: Option<nested::RouteSpecifier>, at: &At<'_>) -> Option<RouteS
         Some(nested::RouteSpecifier::Rds(pb::Rds { config_source, route_config_name })) => {
             let at = at.field("rds");
             let source_at = at.field("config_source");
+            let name_at = at.field("route_config_name");
             if route_config_name.is_empty() {
-                at.field("route_config_name").reject("", "must not be empty");
+                name_at.reject("", "must not be empty");
             }
+            plain_name(&route_config_name, &name_at);
             if config_source.is_none() {
                 source_at.reject("", "must be set");
             }
@@ -267,7 +269,7 @@ fn router(messages: Vec<pb::HttpFilter>, list: &At<'_>) -> Router {
         let config = match config_type {
             Some(pb::http_filter::ConfigType::TypedConfig(config)) => config,
             Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) => {
-                at.field("config_discovery").reject("", "not in this version: comes with the xDS client");
+                at.field("config_discovery").reject("", "not in this version: write typed_config");
                 continue;
             }
             None => {

@@ -194,7 +194,7 @@ impl Inspectors {
             let config = match config_type {
                 Some(pb::listener_filter::ConfigType::TypedConfig(config)) => config,
                 Some(pb::listener_filter::ConfigType::ConfigDiscovery(_)) => {
-                    at.field("config_discovery").reject("", "not in this version: comes with the xDS client");
+                    at.field("config_discovery").reject("", "not in this version: write typed_config");
                     continue;
                 }
                 None => {
@@ -335,7 +335,7 @@ impl NetworkFilter {
             let config = match config_type {
                 Some(pb::filter::ConfigType::TypedConfig(config)) => config,
                 Some(pb::filter::ConfigType::ConfigDiscovery(_)) => {
-                    at.field("config_discovery").reject("", "not in this version: comes with the xDS client");
+                    at.field("config_discovery").reject("", "not in this version: write typed_config");
                     continue;
                 }
                 None => {

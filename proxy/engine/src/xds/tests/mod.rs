@@ -62,3 +62,12 @@ fn rejection(name: &str, reason: &str) -> Rejection {
 fn changed(update: &Update) -> Vec<&str> {
     update.changed.iter().map(|resource| resource.name.as_str()).collect()
 }
+
+/// Rules of the protocol by number, as the names of the tests say it. 19 is about ECDS, which is not in this version.
+#[test]
+fn every_rule_has_a_test_that_names_it() {
+    let names: Vec<&str> = include_str!("rules.rs").split("fn rule_").skip(1).collect();
+    for rule in (1..=28).filter(|rule| *rule != 19) {
+        assert!(names.iter().any(|name| name.starts_with(&format!("{rule}_"))), "rule {rule} has no test");
+    }
+}
