@@ -97,12 +97,12 @@ impl Call {
             PoolError::Overflow => CallError::Connect("too many requests wait for one".to_owned()),
             PoolError::Connect(error) => CallError::Connect(error.reason.into_owned()),
         };
-        let pool = cluster.pool(&host, Protocol::Http2, None);
-        let lease = match pool.acquire(RoutingPriority::Default).map_err(failed)? {
+        let pool = cluster.pool(&host, Protocol::Http2, None, RoutingPriority::Default);
+        let lease = match pool.acquire().map_err(failed)? {
             Acquired::Ready(lease) => lease,
-            Acquired::Pending(lease) => match lease.await {
-                Ok(lease) => lease.map_err(failed)?,
-                Err(_) => return Err(CallError::Connect("the pool is gone".to_owned())),
+            Acquired::Pending(mut waiting) => match poll_fn(|task| waiting.poll(task)).await {
+                Some(lease) => lease.map_err(failed)?,
+                None => return Err(CallError::Connect("the pool is gone".to_owned())),
             },
         };
         let Lease { mut stream, .. } = *lease;

@@ -22,6 +22,7 @@ use outrigger_engine::stream_info::StreamInfo;
 pub use self::command::{Command, SocketId, Workers};
 use crate::alarm::Alarm;
 use crate::cluster::WorkerCluster;
+use crate::http::transfer::ReplayBudget;
 use crate::listener::active::WorkerListeners;
 use crate::listener::drain::Drain;
 use crate::process::Process;
@@ -47,7 +48,12 @@ pub struct Worker {
     drain: Rc<LocalEvent>,
     listener_drain: Drain,
     connection_ids: Cell<u64>,
+    /// What its requests may keep of their bodies.
+    pub replay: ReplayBudget,
 }
+
+/// Bytes of request bodies that the requests of one worker keep for other attempts, all together.
+const REPLAY_LIMIT: usize = 32 << 20;
 
 /// Spare alarms kept per thread.
 const SPARE_ALARMS: usize = 256;
@@ -69,6 +75,7 @@ impl Worker {
             drain: Rc::default(),
             listener_drain: Drain::default(),
             connection_ids: Cell::new(0),
+            replay: ReplayBudget::new(REPLAY_LIMIT),
         })
     }
 

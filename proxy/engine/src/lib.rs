@@ -13,6 +13,7 @@ pub mod message;
 pub mod reply;
 pub mod resilience;
 pub mod route;
+mod singular;
 pub mod snapshot;
 pub mod source;
 pub mod stream_info;

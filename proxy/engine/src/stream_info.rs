@@ -76,6 +76,8 @@ flags! {
     DNS_RESOLUTION_FAILED = "DF", "DnsResolutionFailed";
     /// The downstream reset the stream.
     DOWNSTREAM_REMOTE_RESET = "DR", "DownstreamRemoteReset";
+    /// A header for the router has a value that says nothing (`strict_check_headers`).
+    INVALID_ENVOY_REQUEST_HEADERS = "IH", "InvalidEnvoyRequestHeaders";
 }
 
 impl ResponseFlags {

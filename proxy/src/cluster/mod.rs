@@ -13,7 +13,7 @@ use std::time::Duration;
 use outrigger_engine::balance::{ClusterState, Host, NoHost, PickContext, Picker};
 use outrigger_engine::config::cluster::HttpProtocol;
 use outrigger_engine::message::Protocol;
-use outrigger_engine::resilience::breaker::WorkerBreakers;
+use outrigger_engine::resilience::breaker::{RoutingPriority, WorkerBreakers};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
@@ -109,12 +109,14 @@ impl WorkerCluster {
         self.picker.borrow_mut().pick(context).cloned()
     }
 
-    /// The pool to `host` for a request that came by `downstream`, and with the SNI that the request decides.
+    /// The pool to `host` for a request of `priority` that came by `downstream`, and with the SNI that the request decides.
+    /// Each priority has connections of its own, as in Envoy: those of one never take the other's places.
     pub fn pool(
         self: &Rc<Self>,
         host: &Arc<Host>,
         downstream: Protocol,
         server_name: Option<Arc<str>>,
+        priority: RoutingPriority,
     ) -> Rc<HostPool> {
         let protocol = match &self.state.config.protocol {
             HttpProtocol::Http1(_) => pool::PoolProtocol::Http1,
@@ -123,7 +125,7 @@ impl WorkerCluster {
             HttpProtocol::UseDownstream { .. } if downstream == Protocol::Http2 => pool::PoolProtocol::Http2,
             HttpProtocol::UseDownstream { .. } => pool::PoolProtocol::Http1,
         };
-        let key = PoolKey { host: host.id, protocol, server_name };
+        let key = PoolKey { host: host.id, protocol, server_name, priority };
         if let Some(pool) = self.pools.borrow().get(&key) {
             return pool.clone();
         }

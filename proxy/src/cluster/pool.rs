@@ -7,9 +7,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use outrigger_engine::balance::Host;
@@ -33,6 +36,8 @@ pub struct PoolKey {
     pub protocol: PoolProtocol,
     /// SNI, where the request decides it.
     pub server_name: Option<Arc<str>>,
+    /// Whose thresholds its connections and waiting requests count against.
+    pub priority: RoutingPriority,
 }
 
 /// How a host is spoken to.
@@ -61,7 +66,22 @@ pub enum Acquired {
     /// On a connection at hand.
     Ready(Box<Lease>),
     /// Once a connection is there.
-    Pending(oneshot::Receiver<Result<Box<Lease>, PoolError>>),
+    Pending(Waiting),
+}
+
+/// A place in a pool's queue, until it is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    take: oneshot::Receiver<Result<Box<Lease>, PoolError>>,
+    _counted: Counted,
+    _guard: Guard,
+}
+
+impl Waiting {
+    /// Ready with the stream, or with the reason why there is none: `None` if the pool has gone away with its cluster.
+    pub fn poll(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Box<Lease>, PoolError>>> {
+        Pin::new(&mut self.take).poll(task).map(Result::ok)
+    }
 }
 
 /// A stream on a connection of the pool.
@@ -91,7 +111,7 @@ struct State {
     idle: Vec<Idle>,
     shared: Vec<Shared>,
     /// Waiting for a connection, the oldest first.
-    pending: VecDeque<Pending>,
+    pending: VecDeque<oneshot::Sender<Result<Box<Lease>, PoolError>>>,
     connecting: usize,
     /// Open connections, idle or busy, with those that are being made.
     open: usize,
@@ -113,25 +133,18 @@ struct Shared {
     since: Instant,
 }
 
-#[derive(Debug)]
-struct Pending {
-    give: oneshot::Sender<Result<Box<Lease>, PoolError>>,
-    _counted: Waiting,
-    _guard: Guard,
-}
-
 /// One of `upstream_rq_pending_active`.
 #[derive(Debug)]
-struct Waiting(Arc<ClusterStats>);
+struct Counted(Arc<ClusterStats>);
 
-impl Waiting {
+impl Counted {
     fn new(stats: &Arc<ClusterStats>) -> Self {
         stats.upstream_rq_pending_active.inc();
         Self(stats.clone())
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.upstream_rq_pending_active.dec();
     }
@@ -139,6 +152,13 @@ impl Drop for Waiting {
 
 /// Streams at a time on one HTTP/2 connection, if the peer allows more.
 const STREAMS_PER_CONNECTION: usize = 1024;
+
+impl State {
+    /// Forgets those who no longer wait.
+    fn drop_cancelled(&mut self) {
+        self.pending.retain(|give| !give.is_closed());
+    }
+}
 
 impl HostPool {
     pub(super) fn new(cluster: &Rc<WorkerCluster>, host: Arc<Host>, key: PoolKey, retired: bool) -> Rc<Self> {
@@ -152,24 +172,24 @@ impl HostPool {
     }
 
     /// A stream for one request.
-    pub fn acquire(self: &Rc<Self>, priority: RoutingPriority) -> Result<Acquired, PoolError> {
+    pub fn acquire(self: &Rc<Self>) -> Result<Acquired, PoolError> {
         if let Some(lease) = self.take_idle() {
             return Ok(Acquired::Ready(Box::new(lease)));
         }
         let Some(cluster) = self.cluster.upgrade() else { return Err(PoolError::Overflow) };
-        let Some(guard) = cluster.breakers.acquire(priority, Resource::Pending) else {
+        let Some(guard) = cluster.breakers.acquire(self.key.priority, Resource::Pending) else {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return Err(PoolError::Overflow);
         };
         let (give, take) = oneshot::channel();
         {
             let mut state = self.state.borrow_mut();
-            state.pending.retain(|pending| !pending.give.is_closed());
-            state.pending.push_back(Pending { give, _counted: Waiting::new(&cluster.stats), _guard: guard });
+            state.drop_cancelled();
+            state.pending.push_back(give);
         }
         cluster.stats.upstream_rq_pending_total.inc();
-        self.connect_if_needed(&cluster, priority);
-        Ok(Acquired::Pending(take))
+        self.connect_if_needed(&cluster);
+        Ok(Acquired::Pending(Waiting { take, _counted: Counted::new(&cluster.stats), _guard: guard }))
     }
 
     /// A connection that may take a request now.
@@ -208,10 +228,11 @@ impl HostPool {
     }
 
     /// Makes connections for those that wait, as far as the breakers allow.
-    fn connect_if_needed(self: &Rc<Self>, cluster: &Rc<WorkerCluster>, priority: RoutingPriority) {
+    fn connect_if_needed(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
         loop {
             let alone = {
-                let state = self.state.borrow();
+                let mut state = self.state.borrow_mut();
+                state.drop_cancelled();
                 let wanted = match self.key.protocol {
                     PoolProtocol::Http1 => state.pending.len(),
                     // One connection takes them all; whether it can is known when it is there.
@@ -223,7 +244,7 @@ impl HostPool {
                 state.open == 0
             };
             let to_host = self.host.stats().cx_active.load(Ordering::Relaxed);
-            let guard = match cluster.breakers.acquire_connection(priority, to_host, alone) {
+            let guard = match cluster.breakers.acquire_connection(self.key.priority, to_host, alone) {
                 ConnectionPermit::Granted(guard) => guard,
                 ConnectionPermit::Forced(guard) => {
                     cluster.stats.upstream_cx_overflow.inc();
@@ -250,11 +271,11 @@ impl HostPool {
             let host = self.host.stats();
             host.cx_total.fetch_add(1, Ordering::Relaxed);
             host.cx_active.fetch_add(1, Ordering::Relaxed);
-            spawn_local(self.clone().connect(cluster.clone(), priority, guard));
+            spawn_local(self.clone().connect(cluster.clone(), guard));
         }
     }
 
-    async fn connect(self: Rc<Self>, cluster: Rc<WorkerCluster>, priority: RoutingPriority, guard: Guard) {
+    async fn connect(self: Rc<Self>, cluster: Rc<WorkerCluster>, guard: Guard) {
         let started = Instant::now();
         let result =
             connect(&cluster.state.config, &self.host, cluster.tls.as_ref(), self.key.server_name.as_ref()).await;
@@ -281,8 +302,7 @@ impl HostPool {
             me: me.clone(),
             pool: self.clone(),
             cluster: cluster.clone(),
-            _guard: guard,
-            priority,
+            guard: Some(guard),
             started,
             local_address,
             http2,
@@ -304,7 +324,7 @@ impl HostPool {
             let connection = h1::ClientConnection::new(io, cluster.h1_settings.clone(), &owner);
             self.give(connection, home);
         }
-        self.connect_if_needed(&cluster, priority);
+        self.connect_if_needed(&cluster);
         cluster.sweep();
     }
 
@@ -326,7 +346,7 @@ impl HostPool {
                 cluster.stats.upstream_rq_pending_failure_eject.inc();
             }
             // Who no longer waits does not mind.
-            _ = waiting.give.send(Err(PoolError::Connect(error.clone())));
+            _ = waiting.send(Err(PoolError::Connect(error.clone())));
         }
     }
 
@@ -345,7 +365,7 @@ impl HostPool {
         }
         let next = {
             let mut state = self.state.borrow_mut();
-            state.pending.retain(|pending| !pending.give.is_closed());
+            state.drop_cancelled();
             state.pending.pop_front()
         };
         let Some(waiting) = next else {
@@ -359,7 +379,7 @@ impl HostPool {
         let stream = ClientStream::H1(connection.start());
         let lease = Lease { stream, protocol: Protocol::Http11, local_address: home.local_address };
         // The receiver lives on this thread: it was there a moment ago, and it is there still.
-        _ = waiting.give.send(Ok(Box::new(lease)));
+        _ = waiting.send(Ok(Box::new(lease)));
     }
 
     /// Gives HTTP/2 streams to those that wait.
@@ -367,14 +387,14 @@ impl HostPool {
         loop {
             {
                 let mut state = self.state.borrow_mut();
-                state.pending.retain(|pending| !pending.give.is_closed());
+                state.drop_cancelled();
                 if state.pending.is_empty() {
                     return;
                 }
             }
             let Some(lease) = self.take_shared() else { return };
             let Some(waiting) = self.state.borrow_mut().pending.pop_front() else { return };
-            _ = waiting.give.send(Ok(Box::new(lease)));
+            _ = waiting.send(Ok(Box::new(lease)));
         }
     }
 
@@ -483,8 +503,8 @@ struct Home {
     /// It lives at least as long as its connections, to keep account of them. What idles is closed when the cluster
     /// leaves, so the circle ends.
     cluster: Rc<WorkerCluster>,
-    _guard: Guard,
-    priority: RoutingPriority,
+    /// Its place among the connections, until it is dropped.
+    guard: Option<Guard>,
     started: Instant,
     local_address: Option<std::net::SocketAddr>,
     http2: bool,
@@ -527,7 +547,8 @@ impl Drop for Home {
         let cluster = &self.cluster;
         cluster.stats.upstream_cx_length_ms.record(self.started.elapsed().as_micros() as u64);
         self.pool.connection_gone(cluster, self.reason.get(), self.under_way.get());
+        drop(self.guard.take());
         // A place is free: somebody may wait for it.
-        self.pool.connect_if_needed(cluster, self.priority);
+        self.pool.connect_if_needed(cluster);
     }
 }

@@ -1,6 +1,8 @@
 //! The two directions of an exchange: request body up, response body down. Both are polled by the one task that owns
 //! the exchange, so a byte goes from socket to socket without a queue or a wake-up between tasks.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -20,6 +22,41 @@ pub enum TransferError {
 /// Bytes of a request body that are read before there is somebody to send them to.
 const READ_AHEAD: usize = 64 << 10;
 
+/// How much one worker may keep for other attempts, all its requests together. A request that finds nothing left goes
+/// on, and cannot be made again.
+#[derive(Clone, Debug)]
+pub struct ReplayBudget(Rc<Cell<usize>>);
+
+impl ReplayBudget {
+    /// A budget of so many bytes.
+    pub fn new(bytes: usize) -> Self {
+        ReplayBudget(Rc::new(Cell::new(bytes)))
+    }
+}
+
+/// What one request has taken from the budget, given back when it is dropped.
+#[derive(Debug)]
+struct Share {
+    budget: ReplayBudget,
+    bytes: usize,
+}
+
+impl Share {
+    /// So many bytes more; `false` if they are not there.
+    fn take(&mut self, bytes: usize) -> bool {
+        let Some(left) = self.budget.0.get().checked_sub(bytes) else { return false };
+        self.budget.0.set(left);
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.0.set(self.budget.0.get() + self.bytes);
+    }
+}
+
 /// The request body on its way up. What was sent is kept for another attempt, up to a limit.
 #[derive(Debug)]
 pub struct Upload {
@@ -27,7 +64,8 @@ pub struct Upload {
     /// What came so far, while it may be needed again.
     kept: Vec<Bytes>,
     kept_bytes: usize,
-    keep: bool,
+    /// As long as all that came is kept.
+    share: Option<Share>,
     limit: usize,
     trailers: Option<Headers>,
     /// Pieces of `kept` that the current attempt has sent.
@@ -41,14 +79,15 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// `limit`: bytes kept for another attempt; 0 keeps nothing.
-    pub fn new(body: Body, limit: usize) -> Self {
+    /// `limit`: bytes kept for another attempt, as far as they fit in `budget`; 0 keeps nothing.
+    pub fn new(body: Body, limit: usize, budget: &ReplayBudget) -> Self {
         let complete = body.is_end();
+        let share = (limit > 0 && !complete).then(|| Share { budget: budget.clone(), bytes: 0 });
         Upload {
             body,
             kept: Vec::new(),
             kept_bytes: 0,
-            keep: limit > 0,
+            share,
             limit,
             trailers: None,
             next: 0,
@@ -75,12 +114,17 @@ impl Upload {
 
     /// Whether another attempt could send the same body again.
     pub fn can_replay(&self) -> bool {
-        self.keep || self.bytes == 0
+        self.share.is_some() || self.bytes == 0
+    }
+
+    /// Whether what comes is being kept.
+    pub fn is_kept(&self) -> bool {
+        self.share.is_some()
     }
 
     /// No other attempt will follow: nothing more is kept.
     pub fn release(&mut self) {
-        self.keep = false;
+        self.share = None;
         if self.next >= self.kept.len() {
             self.kept = Vec::new();
             self.next = 0;
@@ -100,8 +144,7 @@ impl Upload {
                 Some(Ok(Frame::Data(data))) => {
                     self.bytes += data.len() as u64;
                     self.complete = self.body.is_end();
-                    self.kept_bytes += data.len();
-                    self.keep &= self.kept_bytes <= self.limit;
+                    self.account(data.len());
                     self.kept.push(data);
                 }
                 Some(Ok(Frame::Trailers(trailers))) => {
@@ -122,7 +165,7 @@ impl Upload {
             if let Some(data) = self.kept.get(self.next).cloned() {
                 self.next += 1;
                 self.sent = self.complete && self.next == self.kept.len() && self.trailers.is_none();
-                if !self.keep && self.next == self.kept.len() {
+                if self.share.is_none() && self.next == self.kept.len() {
                     self.kept = Vec::new();
                     self.next = 0;
                 }
@@ -149,7 +192,7 @@ impl Upload {
                 Some(Ok(Frame::Trailers(trailers))) => {
                     self.complete = true;
                     self.sent = true;
-                    if self.keep {
+                    if self.share.is_some() {
                         self.trailers = Some(trailers.clone());
                     }
                     stream.send_trailers(trailers).map_err(TransferError::Upstream)?;
@@ -162,17 +205,26 @@ impl Upload {
     }
 
     fn keep(&mut self, data: &Bytes) {
-        if !self.keep {
+        if self.share.is_none() {
             return;
         }
-        self.kept_bytes += data.len();
-        if self.kept_bytes > self.limit {
-            self.keep = false;
+        self.account(data.len());
+        if self.share.is_none() {
             self.kept = Vec::new();
             self.next = 0;
         } else {
             self.kept.push(data.clone());
             self.next = self.kept.len();
+        }
+    }
+
+    /// So many bytes more are to be kept: beyond a limit none are.
+    fn account(&mut self, bytes: usize) {
+        self.kept_bytes += bytes;
+        if let Some(share) = &mut self.share
+            && (self.kept_bytes > self.limit || !share.take(bytes))
+        {
+            self.share = None;
         }
     }
 }
@@ -235,5 +287,44 @@ impl Download {
             }
         }
         responder.poll_flush(cx).map_err(TransferError::Downstream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn upload(bytes: usize, limit: usize, budget: &ReplayBudget) -> Upload {
+        let mut upload = Upload::new(Body::Full(vec![0; bytes].into()), limit, budget);
+        assert!(upload.poll_ahead(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(upload.is_complete() && upload.bytes == bytes as u64);
+        upload
+    }
+
+    #[test]
+    fn a_request_above_its_limit_cannot_be_made_again() {
+        let budget = ReplayBudget::new(100);
+        assert!(upload(10, 10, &budget).can_replay());
+        assert!(!upload(11, 10, &budget).can_replay());
+        assert!(!upload(1, 0, &budget).can_replay());
+        assert!(Upload::new(Body::Empty, 0, &budget).can_replay(), "what has no body is always at hand");
+    }
+
+    #[test]
+    fn all_requests_of_a_worker_keep_no_more_than_its_budget() {
+        let budget = ReplayBudget::new(100);
+        let (first, second) = (upload(60, 80, &budget), upload(40, 80, &budget));
+        assert!(first.can_replay() && second.can_replay());
+        let third = upload(1, 80, &budget);
+        assert!(!third.can_replay() && third.kept_bytes == 1, "it goes on, and once only");
+        drop(first);
+        let mut fourth = upload(60, 80, &budget);
+        assert!(fourth.can_replay());
+        fourth.release();
+        assert!(!fourth.can_replay());
+        drop((second, third, fourth));
+        assert_eq!(budget.0.get(), 100);
     }
 }

@@ -87,6 +87,7 @@ const COUNTERS: [(&str, &[&str]); 4] = [
             "upstream_rq_retry_limit_exceeded",
             "upstream_rq_retry_overflow",
             "upstream_rq_retry_success",
+            "retry_or_shadow_abandoned",
             "upstream_rq_rx_reset",
             "upstream_rq_timeout",
             "upstream_rq_max_duration_reached",

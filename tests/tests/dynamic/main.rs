@@ -6,5 +6,7 @@
 mod admin;
 mod changes;
 mod listeners;
+mod memory;
 mod mesh;
 mod shutdown;
+mod workers;

@@ -211,6 +211,13 @@ impl Mesh {
         line.map_or(0, |value| value.parse().unwrap())
     }
 
+    /// What the process has in memory now.
+    pub(crate) fn rss_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// The port that a listener on port 0 has.
     pub(crate) fn port(&self, listener: &str) -> Option<u16> {
         let listeners = self.admin("/listeners");

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use crate::config::access_log::AccessLog;
 use crate::config::config_source::ConfigSource;
 use crate::config::listener::Cidr;
+use crate::resilience::strict::StrictHeader;
 use crate::route::RouteTable;
 use crate::snapshot::Routes;
 
@@ -104,6 +105,8 @@ pub struct HttpConnectionManager {
     pub suppress_envoy_headers: bool,
     /// `respect_expected_rq_timeout` of the router filter.
     pub respect_expected_rq_timeout: bool,
+    /// `strict_check_headers` of the router filter, in their order.
+    pub strict_check_headers: Box<[StrictHeader]>,
 }
 
 /// `internal_address_config`.

@@ -9,6 +9,7 @@ use crate::config::report::At;
 use crate::matcher::regex::Regex;
 use crate::matcher::string::{Pattern, StringMatcher};
 use crate::message::{Headers, RequestHead, ResponseHead};
+use crate::singular;
 
 /// The name of a field of a head: a header, or one of the pseudo-headers, which are not among the headers here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +93,15 @@ impl<'a> Head<'a> {
 
     /// All values of `name`, joined with `,`. Allocates only where there are several.
     pub fn joined(self, name: &FieldName) -> Option<Cow<'a, [u8]>> {
+        self.join(name, false)
+    }
+
+    /// The value of a header that has one field at most: those of further fields joined, without the empty ones.
+    pub(crate) fn as_one(self, name: &FieldName) -> Option<Cow<'a, [u8]>> {
+        self.join(name, true)
+    }
+
+    fn join(self, name: &FieldName, skip_empty: bool) -> Option<Cow<'a, [u8]>> {
         let FieldName::Header(header) = name else {
             return self.first(name).map(Cow::Borrowed);
         };
@@ -99,12 +109,13 @@ impl<'a> Head<'a> {
         for (field, value) in self.headers().iter() {
             if field == header {
                 match &mut joined {
-                    None => joined = Some(Cow::Borrowed(value.as_bytes())),
-                    Some(all) => {
+                    Some(_) if skip_empty && value.is_empty() => {}
+                    Some(all) if !(skip_empty && all.is_empty()) => {
                         let all = all.to_mut();
                         all.push(b',');
                         all.extend_from_slice(value.as_bytes());
                     }
+                    _ => joined = Some(Cow::Borrowed(value.as_bytes())),
                 }
             }
         }
@@ -131,6 +142,10 @@ pub struct HeaderMatcher {
     rule: Rule,
     invert: bool,
     missing_is_empty: bool,
+    /// Several fields of a request count as one.
+    joins_in_request: bool,
+    /// Several fields of a response, or of trailers, count as one.
+    joins_in_response: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -186,30 +201,54 @@ impl HeaderMatcher {
             Some(Specifier::SafeRegexMatch(regex)) => Regex::convert(regex, &at.field("safe_regex_match"))
                 .map(|regex| Rule::String(StringMatcher::Regex(regex))),
         };
+        let name = name?;
         Some(HeaderMatcher {
-            name: name?,
+            joins_in_request: singular::OF_REQUESTS.binary_search(&name.as_str()).is_ok(),
+            joins_in_response: singular::OF_RESPONSES.binary_search(&name.as_str()).is_ok(),
+            name,
             rule: rule?,
             invert: invert_match,
             missing_is_empty: treat_missing_header_as_empty,
         })
     }
 
-    /// Whether the head looks like that. Several values count as one, joined with `,`. A missing header matches
-    /// nothing but an absence rule, inverted or not.
+    /// Whether the head looks like that: one of its fields of this name, or, of those headers that have one field at most,
+    /// their values joined with `,`. A missing header matches nothing but an absence rule, inverted or not.
     pub fn matches(&self, head: Head<'_>) -> bool {
-        let value = match head.joined(&self.name) {
-            Some(value) => value,
-            None if self.missing_is_empty => Cow::Borrowed(&b""[..]),
-            None => return matches!(self.rule, Rule::Present(present) if present == self.invert),
+        let matched = match (&self.name, head) {
+            (FieldName::Header(name), head) if !self.joins(head) => {
+                let mut missing = true;
+                let mut fields = head.headers().iter().filter(|(field, _)| *field == name);
+                let one = fields.any(|(_, value)| {
+                    missing = false;
+                    self.accepts(value.as_bytes())
+                });
+                (one || !missing).then_some(one)
+            }
+            (name, head) => head.as_one(name).map(|value| self.accepts(&value)),
         };
-        let matched = match &self.rule {
+        match matched {
+            Some(matched) => matched != self.invert,
+            None if self.missing_is_empty => self.accepts(b"") != self.invert,
+            None => matches!(self.rule, Rule::Present(present) if present == self.invert),
+        }
+    }
+
+    fn joins(&self, head: Head<'_>) -> bool {
+        match head {
+            Head::Request(_) => self.joins_in_request,
+            Head::Response(_) | Head::Trailers(_) => self.joins_in_response,
+        }
+    }
+
+    fn accepts(&self, value: &[u8]) -> bool {
+        match &self.rule {
             Rule::Present(present) => *present,
-            Rule::String(matcher) => matcher.matches(&value),
-            Rule::Range(start, end) => std::str::from_utf8(&value)
+            Rule::String(matcher) => matcher.matches(value),
+            Rule::Range(start, end) => std::str::from_utf8(value)
                 .ok()
                 .and_then(|text| text.trim().parse::<i64>().ok())
                 .is_some_and(|number| (*start..*end).contains(&number)),
-        };
-        matched != self.invert
+        }
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod breaker;
 pub mod retry;
+pub mod strict;
 pub mod timeout;

@@ -9,6 +9,7 @@ use crate::config::report::At;
 use crate::config::value::header_name;
 use crate::format::{Format, FormatContext};
 use crate::message::Headers;
+use crate::singular;
 
 /// Headers to remove and then to add, of one place in the configuration.
 #[derive(Clone, Debug)]
@@ -42,111 +43,12 @@ pub(crate) struct Side {
 }
 
 /// Requests.
-pub(crate) const REQUEST: Side = Side {
-    add: "request_headers_to_add",
-    remove: "request_headers_to_remove",
-    single: &[
-        "accept",
-        "accept-encoding",
-        "access-control-request-headers",
-        "access-control-request-method",
-        "access-control-request-private-network",
-        "authentication",
-        "authorization",
-        "cache-control",
-        "cdn-loop",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "grpc-accept-encoding",
-        "grpc-timeout",
-        "if-match",
-        "if-modified-since",
-        "if-none-match",
-        "if-range",
-        "if-unmodified-since",
-        "keep-alive",
-        "origin",
-        "pragma",
-        "proxy-status",
-        "referer",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-        "via",
-        "x-client-trace-id",
-        "x-envoy-attempt-count",
-        "x-envoy-decorator-operation",
-        "x-envoy-downstream-service-cluster",
-        "x-envoy-downstream-service-node",
-        "x-envoy-expected-rq-timeout-ms",
-        "x-envoy-external-address",
-        "x-envoy-force-trace",
-        "x-envoy-internal",
-        "x-envoy-ip-tags",
-        "x-envoy-is-timeout-retry",
-        "x-envoy-max-retries",
-        "x-envoy-original-host",
-        "x-envoy-original-path",
-        "x-envoy-original-url",
-        "x-envoy-retry-grpc-on",
-        "x-envoy-retry-on",
-        "x-envoy-upstream-alt-stat-name",
-        "x-envoy-upstream-rq-per-try-timeout-ms",
-        "x-envoy-upstream-rq-timeout-ms",
-        "x-forwarded-client-cert",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-proto",
-        "x-request-id",
-    ],
-};
+pub(crate) const REQUEST: Side =
+    Side { add: "request_headers_to_add", remove: "request_headers_to_remove", single: singular::OF_REQUESTS };
 
 /// Responses.
-pub(crate) const RESPONSE: Side = Side {
-    add: "response_headers_to_add",
-    remove: "response_headers_to_remove",
-    single: &[
-        "access-control-allow-credentials",
-        "access-control-allow-headers",
-        "access-control-allow-methods",
-        "access-control-allow-origin",
-        "access-control-allow-private-network",
-        "access-control-expose-headers",
-        "access-control-max-age",
-        "age",
-        "cache-control",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "date",
-        "etag",
-        "expires",
-        "grpc-message",
-        "grpc-status",
-        "keep-alive",
-        "last-modified",
-        "location",
-        "proxy-status",
-        "server",
-        "transfer-encoding",
-        "upgrade",
-        "vary",
-        "via",
-        "x-envoy-attempt-count",
-        "x-envoy-decorator-operation",
-        "x-envoy-degraded",
-        "x-envoy-immediate-health-check-fail",
-        "x-envoy-ratelimited",
-        "x-envoy-upstream-canary",
-        "x-envoy-upstream-healthchecked-cluster",
-        "x-envoy-upstream-service-time",
-    ],
-};
+pub(crate) const RESPONSE: Side =
+    Side { add: "response_headers_to_add", remove: "response_headers_to_remove", single: singular::OF_RESPONSES };
 
 /// Replies of the proxy's own.
 pub(crate) const LOCAL_REPLY: Side = Side { add: "headers_to_add", remove: "", single: RESPONSE.single };

@@ -199,6 +199,15 @@ pub enum ClientStream {
 }
 
 impl ClientStream {
+    /// Leaves the body of the answer with the peer until somebody reads it, even of one that is seldom thrown away.
+    pub fn leave_unread(&mut self) {
+        match self {
+            ClientStream::H1(s) => s.leave_unread(),
+            // Only what was asked for comes.
+            ClientStream::H2(_) => {}
+        }
+    }
+
     /// Sends the head; `end` where no body follows. The codec adds framing.
     pub fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), StreamError> {
         match self {

@@ -62,8 +62,40 @@ fn forwarding() -> Vec<Scenario> {
             .hcm("http_filters: [{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, respect_expected_rq_timeout: true}}]")
             .client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-expected-rq-timeout-ms: 4000"]))),
         ok("envoy_headers_are_checked_strictly")
+            .hcm(
+                "http_filters: [{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, \
+                 strict_check_headers: [x-envoy-upstream-rq-timeout-ms, x-envoy-upstream-rq-per-try-timeout-ms, x-envoy-max-retries, \
+                 x-envoy-retry-grpc-on, x-envoy-retry-on]}}]",
+            )
+            .client(
+                [
+                    "max-retries: many",
+                    "max-retries: -1",
+                    "max-retries: 1.0",
+                    "max-retries: ",
+                    "max-retries: +1",
+                    "max-retries: 99999999999999999999",
+                    "upstream-rq-timeout-ms: 10s",
+                    "upstream-rq-timeout-ms: 1000",
+                    "upstream-rq-per-try-timeout-ms: soon",
+                    "upstream-rq-per-try-timeout-ms: 1000",
+                    "retry-on: 5xx, reset ,gateway-error",
+                    "retry-on: http3-post-connect-failure",
+                    "retry-on: 5xx,cancelled",
+                    "retry-on: ,",
+                    "retry-grpc-on: cancelled, internal",
+                    "retry-grpc-on: 5xx",
+                ]
+                .iter()
+                .fold(Client::raw(), |client, field| {
+                    client.request(get_from("/", &["x-forwarded-for: 10.0.0.1", &format!("x-envoy-{field}")]))
+                })
+                .request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-max-retries: 1", "x-envoy-max-retries: 2"]))
+                .request(get_from("/", &["x-forwarded-for: 8.8.8.8", "x-envoy-max-retries: many"])),
+            ),
+        ok("envoy_headers_that_are_not_checked")
             .hcm("http_filters: [{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, strict_check_headers: [x-envoy-max-retries]}}]")
-            .client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-max-retries: many"]))),
+            .client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-retry-on: sometimes"]))),
     ]
 }
 

@@ -154,6 +154,46 @@ fn retries() -> Vec<Scenario> {
             .cluster("up", "circuit_breakers: {thresholds: [{max_retries: 0}]}")
             .route("route: {cluster: $up, retry_policy: {retry_on: 5xx}}")
             .client(Client::raw().get("/")),
+        retry("retry_on_a_success_of_some_status", "retry_on: retriable-status-codes, retriable_status_codes: [200]", status(200)),
+        retry(
+            "retry_waits_as_the_response_says",
+            "retry_on: retriable-status-codes, retriable_status_codes: [429], \
+             rate_limited_retry_back_off: {reset_headers: [{name: retry-after, format: SECONDS}], max_interval: 2s}",
+            Act::Send(b"HTTP/1.1 429 Slow\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n".to_vec()),
+        ),
+        retry(
+            "retry_on_envoy_ratelimited",
+            "retry_on: envoy-ratelimited",
+            Act::Send(b"HTTP/1.1 429 Slow\r\nx-envoy-ratelimited: true\r\ncontent-length: 0\r\n\r\n".to_vec()),
+        ),
+        scenario("retry_of_statuses_and_headers_asked_by_header")
+            .up(Upstream::h1().status(418, "no").acts([status(200)]).ok("yes"))
+            .client(Client::raw().request(get_from(
+                "/",
+                &[
+                    "x-forwarded-for: 10.0.0.1",
+                    "x-envoy-retry-on: retriable-status-codes,retriable-headers",
+                    "x-envoy-retriable-status-codes: 418",
+                    "x-envoy-retriable-header-names: x-retry",
+                    "x-envoy-max-retries: 3",
+                ],
+            ))),
+        scenario("per_try_timeout_asked_by_header")
+            .up(Upstream::h1().acts([Act::Hang]).ok("yes"))
+            .route("route: {cluster: $up, retry_policy: {retry_on: 5xx}}")
+            .client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-upstream-rq-per-try-timeout-ms: 300"]))),
+        scenario("retry_comes_back_to_the_only_host")
+            .up(Upstream::h1().status(503, "no").ok("yes"))
+            .route(
+                "route: {cluster: $up, retry_policy: {retry_on: 5xx, host_selection_retry_max_attempts: 3, \
+                 retry_host_predicate: [{name: p, typed_config: {'@type': type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}}]}}",
+            )
+            .client(Client::raw().get("/")),
+        scenario("retry_budget_of_nothing")
+            .up(Upstream::h1().status(503, "no").ok("yes"))
+            .cluster("up", "circuit_breakers: {thresholds: [{retry_budget: {budget_percent: {value: 0}, min_retry_concurrency: 0}}]}")
+            .route("route: {cluster: $up, retry_policy: {retry_on: 5xx}}")
+            .client(Client::raw().get("/")),
         scenario("retry_budget_allows_the_least")
             .up(Upstream::h1().status(503, "no").ok("yes"))
             .cluster("up", "circuit_breakers: {thresholds: [{retry_budget: {budget_percent: {value: 0}, min_retry_concurrency: 1}}]}")
@@ -186,6 +226,23 @@ fn breakers() -> Vec<Scenario> {
                 .step(Step::Delay(Duration::from_millis(200)))
                 .fresh()
                 .get("/3"),
+        ),
+        breaker(
+            "breaker_on_pending_requests_forgets_who_left",
+            "max_connections: 1, max_pending_requests: 1",
+            Upstream::h1().acts([Act::Hang]),
+        )
+        .client(
+            Client::raw()
+                .send(get_from("/1", &[]))
+                .step(Step::Upstream(1))
+                .fresh()
+                .send(get_from("/2", &[]))
+                .step(Step::Delay(Duration::from_millis(200)))
+                .step(Step::Reset)
+                .fresh()
+                .step(Step::Delay(Duration::from_millis(200)))
+                .send(get_from("/3", &[])),
         ),
         breaker(
             "breaker_on_connections_queues",

@@ -64,19 +64,7 @@ fn matching() -> Vec<Scenario> {
                 .iter()
                 .fold(Client::raw(), |client, field| client.request(get_from("/", &[field]))),
         ),
-        direct(
-            "header_matchers_of_absent_and_repeated_fields",
-            "- {match: {path: /missing, headers: [{name: x-a, present_match: false}]} => missing
-- {match: {path: /invert, headers: [{name: x-a, string_match: {exact: v}, invert_match: true}]} => inverted
-- {match: {path: /empty, headers: [{name: x-a, string_match: {exact: ''}, treat_missing_header_as_empty: true}]} => empty
-- {match: {path: /joined, headers: [{name: x-a, string_match: {exact: 'one,two'}}]} => joined",
-            Client::raw()
-                .get("/missing")
-                .get("/invert")
-                .get("/empty")
-                .request(get_from("/joined", &["x-a: one", "x-a: two"]))
-                .request(get_from("/missing", &["x-a: 1"])),
-        ),
+        header_matchers_of_absent_and_repeated_fields(),
         direct(
             "query_matchers",
             "- {match: {prefix: /, query_parameters: [{name: a, string_match: {exact: '1'}}, {name: b, present_match: true}]} => both
@@ -183,6 +171,48 @@ fn matching() -> Vec<Scenario> {
     ]
 }
 
+/// Each kind of matcher, plain and inverted, before a field that is missing, there once, and repeated. `accept` and
+/// `x-forwarded-for` are of those fields of which Envoy has one at most.
+fn header_matchers_of_absent_and_repeated_fields() -> Scenario {
+    let rules = [
+        "present_match: true",
+        "present_match: false",
+        "string_match: {exact: one}",
+        "string_match: {exact: 'one,two'}",
+        "string_match: {exact: ''}",
+        "string_match: {prefix: one}",
+        "string_match: {suffix: one}",
+        "string_match: {contains: ','}",
+        "string_match: {safe_regex: {regex: 'o.*e'}}",
+        "range_match: {start: 5, end: 10}",
+    ];
+    let more = [
+        "",
+        ", invert_match: true",
+        ", treat_missing_header_as_empty: true",
+        ", invert_match: true, treat_missing_header_as_empty: true",
+    ];
+    let values: [&[&str]; 7] = [&["one", "two"], &["two", "one"], &["", ""], &["7", "30"], &[], &["one"], &["two"]];
+    let mut routes = Vec::new();
+    let mut client = Client::raw();
+    for (name, field) in [("x-a", "a"), ("accept", "b"), ("x-forwarded-for", "c")] {
+        for (number, rule) in rules.iter().enumerate() {
+            for (further, more) in more.iter().enumerate().filter(|(further, _)| name == "x-a" || *further == 0) {
+                let path = format!("/{field}{number}.{further}");
+                routes
+                    .push(format!("- {{match: {{path: {path}, headers: [{{name: {name}, {rule}{more}}}]}} => matched"));
+                // What repeats is what the last two are about.
+                for values in values.iter().take(if name == "x-a" { values.len() } else { 4 }) {
+                    let fields: Vec<String> = values.iter().map(|value| format!("{name}: {value}")).collect();
+                    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+                    client = client.request(get_from(&path, &fields));
+                }
+            }
+        }
+    }
+    direct("header_matchers_of_absent_and_repeated_fields", &routes.join("\n"), client)
+}
+
 fn domains(name: &str) -> Scenario {
     let host = |name: &str, domains: &str| {
         format!(
@@ -266,7 +296,7 @@ fn clusters() -> Vec<Scenario> {
                 "{type: STRICT_DNS, dns_lookup_family: V4_ONLY, load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: \
                  {address: {socket_address: {address: localhost, port_value: $up:port}}}}]}]}}",
             )
-            .route("route: {cluster: $up, auto_host_rewrite: true}")
+            .route("route: {cluster: $up, auto_host_rewrite: true, append_x_forwarded_host: true}")
             .client(Client::raw().get("/")),
         scenario("logical_dns_cluster")
             .up(Upstream::h1().ok("resolved"))

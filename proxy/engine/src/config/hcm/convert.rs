@@ -22,6 +22,7 @@ use crate::config::listener::{Cidr, access_logs};
 use crate::config::report::At;
 use crate::config::time::{optional_timeout, timeout};
 use crate::config::value::duration;
+use crate::resilience::strict::StrictHeader;
 use crate::route::RouteTable;
 use crate::{harmless, unsupported};
 
@@ -108,7 +109,7 @@ impl HttpConnectionManager {
         }
         request_id_config(request_id_extension, &at.field("request_id_extension"));
         let common = Common::convert(common_http_protocol_options, &at.field("common_http_protocol_options"));
-        let router = router(http_filters, &at.field("http_filters"));
+        let (router, strict_check_headers) = router(http_filters, &at.field("http_filters"));
         let strip_any = matches!(strip_port_mode, Some(nested::StripPortMode::StripAnyHostPort(true)));
         let timeout = |name, message, default| timeout(message, default, &at.field(name));
         let manager = HttpConnectionManager {
@@ -166,6 +167,7 @@ impl HttpConnectionManager {
             access_logs: access_logs(access_log, at),
             suppress_envoy_headers: router.suppress_envoy_headers,
             respect_expected_rq_timeout: router.respect_expected_rq_timeout,
+            strict_check_headers,
             stat_prefix: stat_prefix.into(),
         };
         if strip_any && strip_matching_host_port {
@@ -255,12 +257,12 @@ impl Common {
 }
 
 /// What the router filter says; it must be the last of the filters.
-fn router(messages: Vec<pb::HttpFilter>, list: &At<'_>) -> Router {
+fn router(messages: Vec<pb::HttpFilter>, list: &At<'_>) -> (Router, Box<[StrictHeader]>) {
     let Some(last) = messages.len().checked_sub(1) else {
         list.reject("", "must not be empty: it must end with the router");
-        return Router::default();
+        return Default::default();
     };
-    let mut router = Router::default();
+    let (mut router, mut strict) = (Router::default(), Box::default());
     for (index, pb::HttpFilter { name, is_optional, disabled, config_type }) in messages.into_iter().enumerate() {
         let at = list.index(index);
         if name.is_empty() {
@@ -287,7 +289,7 @@ fn router(messages: Vec<pb::HttpFilter>, list: &At<'_>) -> Router {
                 at.reject(&name, "the router must be the last filter");
             }
             router = any::decode(&config, &typed).unwrap_or_default();
-            check_router(&router, &typed);
+            strict = check_router(&router, &typed);
         } else if is_optional {
             at.harmless("is optional, and not in this version");
         } else {
@@ -297,10 +299,11 @@ fn router(messages: Vec<pb::HttpFilter>, list: &At<'_>) -> Router {
             at.reject(&name, "the last filter must be the router");
         }
     }
-    router
+    (router, strict)
 }
 
-fn check_router(message: &Router, at: &At<'_>) {
+/// Says what is not supported, and reads what needs more than a copy.
+fn check_router(message: &Router, at: &At<'_>) -> Box<[StrictHeader]> {
     let Router {
         dynamic_stats,
         start_child_span,
@@ -313,13 +316,14 @@ fn check_router(message: &Router, at: &At<'_>) {
         upstream_http_filters,
         reject_connect_request_early_data,
     } = message.clone();
-    unsupported!(at; upstream_log, upstream_log_options, strict_check_headers, upstream_http_filters);
+    unsupported!(at; upstream_log, upstream_log_options, upstream_http_filters);
     harmless!(at;
         dynamic_stats = "statistics are made at a cluster's first request",
         start_child_span = "nothing is traced",
         suppress_grpc_request_failure_code_stats = "there are no such statistics",
         reject_connect_request_early_data = "CONNECT is not in this version",
     );
+    StrictHeader::convert(&strict_check_headers, &at.field("strict_check_headers"))
 }
 
 fn request_id_config(message: Option<pb::RequestIdExtension>, at: &At<'_>) {

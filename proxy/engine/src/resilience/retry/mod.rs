@@ -113,6 +113,15 @@ impl RetryState {
         self.decide(wanted)
     }
 
+    /// Whether even a response below 400 may be followed by another attempt: its headers or its status may ask for one.
+    pub fn may_retry_success(&self, policy: Option<&RetryPolicy>) -> bool {
+        let of_success = |codes: &[u16]| codes.iter().any(|code| *code < 400);
+        self.on.intersects(RetryOn::RETRIABLE_HEADERS.union(RetryOn::ENVOY_RATE_LIMITED))
+            || (self.on.contains(RetryOn::RETRIABLE_STATUS_CODES)
+                && (of_success(&self.status_codes)
+                    || policy.is_some_and(|policy| of_success(&policy.retriable_status_codes))))
+    }
+
     /// Retries made so far.
     pub fn retries_done(&self) -> u32 {
         self.done

@@ -76,6 +76,8 @@ retry_on! {
     RETRIABLE_HEADERS = 8 "retriable-headers";
     /// `x-envoy-ratelimited` is there.
     ENVOY_RATE_LIMITED = 9 "envoy-ratelimited";
+    /// Of HTTP/3, which is not spoken.
+    HTTP3_POST_CONNECT_FAILURE = 15 "http3-post-connect-failure";
     }
 
     GRPC {

@@ -114,14 +114,17 @@ fn a_missing_header_matches_absence_only() {
 }
 
 #[test]
-fn repeated_headers_count_as_one_and_pseudo_headers_are_headers() {
+fn each_of_repeated_headers_counts_and_pseudo_headers_are_headers() {
     let table = named(&[
-        ("joined", "prefix: /, headers: [{name: x-h, string_match: {exact: 'a,b'}}]"),
+        ("joined", "prefix: /, headers: [{name: accept, string_match: {exact: 'a,b'}}]"),
+        ("not joined", "prefix: /, headers: [{name: x-h, string_match: {exact: 'a,b'}}]"),
+        ("second", "prefix: /, headers: [{name: x-h, string_match: {exact: b}}]"),
         ("method", "prefix: /, headers: [{name: ':method', string_match: {exact: POST}}]"),
         ("host", "prefix: /, headers: [{name: host, string_match: {exact: special}}]"),
         ("path", "prefix: /, headers: [{name: ':path', string_match: {suffix: '?q'}}]"),
     ]);
-    assert_eq!(found(&table, &request("h", "/", &[("x-h", "a"), ("x-h", "b")]), 0), "joined");
+    assert_eq!(found(&table, &request("h", "/", &[("x-h", "a"), ("x-h", "b")]), 0), "second");
+    assert_eq!(found(&table, &request("h", "/", &[("accept", "a"), ("accept", "b")]), 0), "joined");
     let mut post = request("h", "/", &[]);
     post.method = http::Method::POST;
     assert_eq!(found(&table, &post, 0), "method");

@@ -225,9 +225,9 @@ pub(super) const FAULTS: &[Fault] = &[
     ("- name: plain-router", "- name: \"\"", "http_filters[0].name", "must not be empty"),
     (
         "suppress_envoy_headers: false",
-        "strict_check_headers: [x-envoy-retry-on]",
-        "typed_config.strict_check_headers",
-        "not in this version",
+        "strict_check_headers: [x-envoy-internal]",
+        "typed_config.strict_check_headers[0]",
+        "must be one of x-envoy-upstream-rq-timeout-ms",
     ),
     (
         "- name: plain-router\n",

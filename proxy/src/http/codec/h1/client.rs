@@ -34,6 +34,8 @@ struct Shared {
     method: Method,
     /// The request asks for an upgrade.
     upgrade: bool,
+    /// An answer below this status is read ahead where all of it is there.
+    unread_from: StatusCode,
     encoder: Encoder,
     decoder: Decoder,
     response: Response,
@@ -77,6 +79,7 @@ impl ClientConnection {
                 requests: 0,
                 method: Method::GET,
                 upgrade: false,
+                unread_from: StatusCode::BAD_REQUEST,
                 encoder: Encoder::End,
                 decoder,
                 response: Response::End,
@@ -95,6 +98,7 @@ impl ClientConnection {
         shared.encoder = Encoder::Head;
         shared.response = Response::Head;
         shared.keep_alive = true;
+        shared.unread_from = StatusCode::BAD_REQUEST;
         shared.started = false;
         shared.settled = false;
         shared.owner = shared.idle_owner.upgrade();
@@ -232,6 +236,11 @@ impl ClientStream {
         })
     }
 
+    /// Leaves the answer's body unread until somebody asks for it, whatever the status.
+    pub(in crate::http::codec) fn leave_unread(&mut self) {
+        self.shared.borrow_mut().unread_from = StatusCode::CONTINUE;
+    }
+
     pub(in crate::http::codec) fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), StreamError> {
         self.send(|shared| {
             if shared.encoder != Encoder::Head {
@@ -343,7 +352,7 @@ impl Shared {
         }
         self.decoder = Decoder::new(length, limits(&self.settings), self.settings.enable_trailers);
         // An answer that may be retried, and is then not read, takes its connection along as in Envoy.
-        let whole = if status.as_u16() < 400 { self.decoder.take_whole(&mut self.transport.input) } else { None };
+        let whole = if status < self.unread_from { self.decoder.take_whole(&mut self.transport.input) } else { None };
         self.transport.consumed();
         if self.decoder.is_end() {
             self.response = Response::End;

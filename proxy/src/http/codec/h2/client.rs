@@ -139,6 +139,13 @@ impl Lease {
         }
     }
 
+    /// Nothing more is sent or wanted: what has been sent still goes, and a reset follows it when the halves are dropped.
+    fn abandon(&self) {
+        self.request_ended.set(true);
+        self.sender.take();
+        self.failed(StreamError::Local);
+    }
+
     fn send<R>(&self, call: impl FnOnce(&mut Sender) -> Result<R, StreamError>) -> Result<R, StreamError> {
         match &mut *self.sender.borrow_mut() {
             Some(sender) if !self.request_ended.get() => call(sender),
@@ -421,5 +428,12 @@ impl upgrade::Send for ClientStream {
 
     fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
         ClientStream::send_data(self, data, end)
+    }
+
+    /// The client is gone, as in Envoy, and nobody reads what is still to come.
+    fn finish(&mut self) -> Result<bool, StreamError> {
+        self.send_data(Bytes::new(), true)?;
+        self.lease.abandon();
+        Ok(true)
     }
 }

@@ -467,6 +467,10 @@ impl upgrade::Send for Responder {
     fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
         Responder::send_data(self, data, end)
     }
+
+    fn finish(&mut self) -> Result<bool, StreamError> {
+        Responder::send_data(self, Bytes::new(), true).map(|()| false)
+    }
 }
 
 impl Drop for Responder {

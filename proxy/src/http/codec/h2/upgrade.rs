@@ -63,6 +63,8 @@ pub(super) trait Send {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>>;
     /// Sends bytes; `end` with the last.
     fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError>;
+    /// The tunnel's other side has sent its end: this side gets it too. Whether the stream is over with that.
+    fn finish(&mut self) -> Result<bool, StreamError>;
 }
 
 /// Joins a stream to a pipe, in a task of its own, and returns the pipe's other end. When either breaks, both go.
@@ -109,9 +111,12 @@ impl<S: Send> Pump<S> {
             ready!(self.stream.poll_ready(cx))?;
             let mut buf = ReadBuf::new(&mut self.scratch);
             ready!(Pin::new(&mut self.far).poll_read(cx, &mut buf)).map_err(|_| StreamError::Local)?;
-            let piece = Bytes::copy_from_slice(buf.filled());
-            self.sent = piece.is_empty();
-            self.stream.send_data(piece, self.sent)?;
+            if buf.filled().is_empty() {
+                self.sent = true;
+                self.received |= self.stream.finish()?;
+                break;
+            }
+            self.stream.send_data(Bytes::copy_from_slice(buf.filled()), false)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -1,0 +1,82 @@
+//! Configuration that was replaced is given back, though requests that began under it go on.
+//!
+//! A few pushes of a few clusters; `OUTRIGGER_PUSHES=1000` is the long form, with 5,000 clusters, which `.ci/run` has as a
+//! section.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::mesh::{Mesh, cluster, eventually, inline_listener};
+
+const STREAMS: usize = 100;
+/// What the memory may grow by.
+const GROWTH_KB: u64 = 10 << 10;
+/// After so many pushes the allocator has seen what a push needs for a moment.
+const SETTLED: u64 = 5;
+
+/// The n-th version of the clusters: every one of them has changed.
+fn version(n: u64, clusters: usize, port: u16) -> Value {
+    let one = |index: usize| {
+        let mut cluster = cluster(&format!("c{index}"), port);
+        cluster["connect_timeout"] = json!(format!("{}s", 5 + n));
+        cluster
+    };
+    (0..clusters).map(one).collect()
+}
+
+#[test]
+fn pushes_under_open_streams_cost_no_memory() {
+    let pushes: Option<u64> = std::env::var("OUTRIGGER_PUSHES").ok().map(|n| n.parse().unwrap());
+    let (pushes, clusters) = pushes.map_or((12, 300), |pushes| (pushes.max(SETTLED + 1), 5000));
+    // An upstream that reads, and never answers.
+    let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = upstream.local_addr().unwrap().port();
+    let (began, begins) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in upstream.incoming() {
+            let (Ok(mut stream), began) = (stream, began.clone()) else { return };
+            thread::spawn(move || {
+                if stream.read(&mut [0; 1024]).is_ok_and(|n| n > 0) {
+                    began.send(()).unwrap();
+                }
+                let _ = stream.read(&mut [0; 1024]);
+            });
+        }
+    });
+    let mut listener = inline_listener("in", 0, "c0");
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    manager["stream_idle_timeout"] = json!("0s");
+    manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["timeout"] = json!("0s");
+    let mesh = Mesh::start(&[("cds", version(0, clusters, port)), ("lds", json!([listener]))]);
+    let listening = mesh.port("in").unwrap();
+    let streams: Vec<TcpStream> = (0..STREAMS)
+        .map(|_| {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, listening)).unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+            begins.recv().unwrap();
+            stream
+        })
+        .collect();
+
+    let applied = mesh.stat("cluster_manager.cds.update_success");
+    let mut settled = 0;
+    for n in 1..=pushes {
+        mesh.set("cds", version(n, clusters, port));
+        eventually("the push is applied", || mesh.stat("cluster_manager.cds.update_success") == applied + n);
+        if n == SETTLED {
+            settled = mesh.rss_kb();
+        }
+    }
+    assert_eq!(mesh.stat("cluster_manager.active_clusters"), clusters as u64);
+    for stream in &streams {
+        stream.set_nonblocking(true).unwrap();
+        let read = (&mut &*stream).read(&mut [0]);
+        assert!(read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it is open still");
+    }
+    let grown = mesh.rss_kb().saturating_sub(settled);
+    assert!(grown < GROWTH_KB, "{grown} KB more than the {settled} KB after {SETTLED} pushes");
+}
