@@ -100,10 +100,7 @@ impl Call {
         let pool = cluster.pool(&host, Protocol::Http2, None, RoutingPriority::Default);
         let lease = match pool.acquire().map_err(failed)? {
             Acquired::Ready(lease) => lease,
-            Acquired::Pending(mut waiting) => match poll_fn(|task| waiting.poll(task)).await {
-                Some(lease) => lease.map_err(failed)?,
-                None => return Err(CallError::Connect("the pool is gone".to_owned())),
-            },
+            Acquired::Pending(lease) => lease.await.map_err(failed)?,
         };
         let Lease { mut stream, .. } = *lease;
         let headers = [

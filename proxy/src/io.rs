@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+mod tcp_info;
+
 /// A byte stream to a peer.
 #[derive(Debug)]
 pub enum Io {
@@ -36,6 +38,18 @@ impl Io {
     /// Gives `read` back, so that whoever reads next reads it first.
     pub fn rewind(self, read: Bytes) -> Io {
         if read.is_empty() { self } else { Io::Rewound(Box::new(Rewound { read, io: self })) }
+    }
+}
+
+impl Io {
+    /// How many of the bytes that were written the peer's kernel has acknowledged. `None` where that cannot be told:
+    /// it is asked of plain TCP only, as the length of what TLS makes of a request is not known.
+    pub(crate) fn bytes_acknowledged(&self) -> Option<u64> {
+        match self {
+            Io::Tcp(stream) => tcp_info::bytes_acknowledged(stream),
+            Io::Rewound(rewound) => rewound.io.bytes_acknowledged(),
+            Io::Unix(_) | Io::Pipe(_) | Io::Tls(_) => None,
+        }
     }
 }
 

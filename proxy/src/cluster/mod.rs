@@ -2,7 +2,9 @@
 
 pub mod connect;
 pub mod dns;
+mod home;
 pub mod pool;
+mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -48,6 +50,11 @@ const SWEEP: Duration = Duration::from_millis(500);
 impl WorkerCluster {
     /// The share of `worker` in a cluster. `None` where its TLS was not made: nothing goes in plain text instead.
     pub fn new(state: Arc<ClusterState>, worker: &Rc<Worker>) -> Option<Rc<Self>> {
+        let stats = worker.process.stats.cluster(state.config.stat_name()).shard(worker.index);
+        Self::with(state, stats, worker.random())
+    }
+
+    fn with(state: Arc<ClusterState>, stats: Arc<ClusterStats>, seed: u64) -> Option<Rc<Self>> {
         let config = &state.config;
         let (http1, http2) = match &config.protocol {
             HttpProtocol::Http1(http1) => (http1.clone(), Default::default()),
@@ -61,9 +68,9 @@ impl WorkerCluster {
             None => None,
         };
         Some(Rc::new(WorkerCluster {
-            stats: worker.process.stats.cluster(config.stat_name()).shard(worker.index),
+            stats,
             breakers: WorkerBreakers::new(state.breakers.clone()),
-            picker: RefCell::new(Picker::new(&state, worker.random())),
+            picker: RefCell::new(Picker::new(&state, seed)),
             pools: RefCell::default(),
             h1_settings: Rc::new(h1::ClientSettings {
                 max_head_bytes: config.max_response_headers_bytes,
@@ -137,8 +144,14 @@ impl WorkerCluster {
         pool
     }
 
-    /// A pool without connections and requests costs memory for nothing.
-    fn drop_pool(&self, key: &PoolKey) {
+    /// A pool that had left has something to do again.
+    fn list(&self, key: &PoolKey, pool: &Rc<HostPool>) {
+        self.pools.borrow_mut().insert(key.clone(), pool.clone());
+    }
+
+    /// A pool has nothing to do.
+    fn unlist(&self, key: &PoolKey) {
+        // Whoever calls holds it, so nothing is dropped while the table is borrowed.
         self.pools.borrow_mut().remove(key);
     }
 

@@ -6,26 +6,23 @@
 //! decide what happens next.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use outrigger_engine::balance::Host;
 use outrigger_engine::message::Protocol;
 use outrigger_engine::resilience::breaker::{ConnectionPermit, Guard, Resource, RoutingPriority};
-use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::WorkerCluster;
 use super::connect::{ConnectError, Connected, connect};
-use crate::http::codec::{ClientStream, CloseReason, Owner, OwnerRef, ResetBy, h1, h2};
-use crate::telemetry::stats::ClusterStats;
+use super::home::Home;
+pub use super::waiting::Waiting;
+use super::waiting::{Queue, Ticket};
+use crate::http::codec::{ClientStream, CloseReason, Owner as _, OwnerRef, h1, h2};
 
 /// What tells two pools of a cluster apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,21 +66,6 @@ pub enum Acquired {
     Pending(Waiting),
 }
 
-/// A place in a pool's queue, until it is dropped.
-#[derive(Debug)]
-pub struct Waiting {
-    take: oneshot::Receiver<Result<Box<Lease>, PoolError>>,
-    _counted: Counted,
-    _guard: Guard,
-}
-
-impl Waiting {
-    /// Ready with the stream, or with the reason why there is none: `None` if the pool has gone away with its cluster.
-    pub fn poll(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Box<Lease>, PoolError>>> {
-        Pin::new(&mut self.take).poll(task).map(Result::ok)
-    }
-}
-
 /// A stream on a connection of the pool.
 #[derive(Debug)]
 pub struct Lease {
@@ -104,14 +86,16 @@ pub struct HostPool {
     state: RefCell<State>,
     /// Its host or its cluster has left: a connection that has nothing to do goes.
     retired: Cell<bool>,
+    /// It is in the cluster's table: whoever has a connection or somebody who waits for one is.
+    listed: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     idle: Vec<Idle>,
     shared: Vec<Shared>,
-    /// Waiting for a connection, the oldest first.
-    pending: VecDeque<oneshot::Sender<Result<Box<Lease>, PoolError>>>,
+    /// Nobody waits while a connection has room.
+    waiting: Queue,
     connecting: usize,
     /// Open connections, idle or busy, with those that are being made.
     open: usize,
@@ -133,34 +117,11 @@ struct Shared {
     since: Instant,
 }
 
-/// One of `upstream_rq_pending_active`.
-#[derive(Debug)]
-struct Counted(Arc<ClusterStats>);
-
-impl Counted {
-    fn new(stats: &Arc<ClusterStats>) -> Self {
-        stats.upstream_rq_pending_active.inc();
-        Self(stats.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.upstream_rq_pending_active.dec();
-    }
-}
-
 /// Streams at a time on one HTTP/2 connection, if the peer allows more.
 const STREAMS_PER_CONNECTION: usize = 1024;
 
-impl State {
-    /// Forgets those who no longer wait.
-    fn drop_cancelled(&mut self) {
-        self.pending.retain(|give| !give.is_closed());
-    }
-}
-
 impl HostPool {
+    /// A pool that the caller puts into the cluster's table.
     pub(super) fn new(cluster: &Rc<WorkerCluster>, host: Arc<Host>, key: PoolKey, retired: bool) -> Rc<Self> {
         Rc::new(HostPool {
             cluster: Rc::downgrade(cluster),
@@ -168,32 +129,37 @@ impl HostPool {
             key,
             state: RefCell::default(),
             retired: Cell::new(retired),
+            listed: Cell::new(true),
         })
     }
 
-    /// A stream for one request.
+    /// A stream for one request. To be called as soon as the pool was looked up: an empty one may leave its table.
     pub fn acquire(self: &Rc<Self>) -> Result<Acquired, PoolError> {
-        if let Some(lease) = self.take_idle() {
+        let nobody_waits = self.state.borrow().waiting.is_empty();
+        if nobody_waits && let Some(lease) = self.take() {
             return Ok(Acquired::Ready(Box::new(lease)));
         }
         let Some(cluster) = self.cluster.upgrade() else { return Err(PoolError::Overflow) };
         let Some(guard) = cluster.breakers.acquire(self.key.priority, Resource::Pending) else {
             cluster.stats.upstream_rq_pending_overflow.inc();
+            self.leave_if_empty(&cluster);
             return Err(PoolError::Overflow);
         };
-        let (give, take) = oneshot::channel();
-        {
-            let mut state = self.state.borrow_mut();
-            state.drop_cancelled();
-            state.pending.push_back(give);
+        let ticket = self.state.borrow_mut().waiting.push(guard, &cluster.stats);
+        // With its last connection, dead as it was, the pool has left.
+        if !self.listed.replace(true) {
+            cluster.list(&self.key, self);
         }
         cluster.stats.upstream_rq_pending_total.inc();
+        if !nobody_waits {
+            self.serve_waiting();
+        }
         self.connect_if_needed(&cluster);
-        Ok(Acquired::Pending(Waiting { take, _counted: Counted::new(&cluster.stats), _guard: guard }))
+        Ok(Acquired::Pending(Waiting::new(ticket, self.clone())))
     }
 
-    /// A connection that may take a request now.
-    fn take_idle(&self) -> Option<Lease> {
+    /// A stream on a connection that may take a request now.
+    fn take(&self) -> Option<Lease> {
         let max_age = self.cluster.upgrade()?.state.config.max_connection_duration;
         loop {
             // The borrow ends before a dead connection is dropped: its end comes back to this pool.
@@ -228,15 +194,14 @@ impl HostPool {
     }
 
     /// Makes connections for those that wait, as far as the breakers allow.
-    fn connect_if_needed(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
+    pub(super) fn connect_if_needed(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
         loop {
             let alone = {
-                let mut state = self.state.borrow_mut();
-                state.drop_cancelled();
+                let state = self.state.borrow();
                 let wanted = match self.key.protocol {
-                    PoolProtocol::Http1 => state.pending.len(),
+                    PoolProtocol::Http1 => state.waiting.len(),
                     // One connection takes them all; whether it can is known when it is there.
-                    PoolProtocol::Http2 | PoolProtocol::Alpn => state.pending.len().min(1),
+                    PoolProtocol::Http2 | PoolProtocol::Alpn => state.waiting.len().min(1),
                 };
                 if state.connecting >= wanted {
                     return;
@@ -279,10 +244,10 @@ impl HostPool {
         let started = Instant::now();
         let result =
             connect(&cluster.state.config, &self.host, cluster.tls.as_ref(), self.key.server_name.as_ref()).await;
-        self.state.borrow_mut().connecting -= 1;
         let connected = match result {
             Ok(connected) => connected,
             Err(error) => {
+                self.state.borrow_mut().connecting -= 1;
                 drop(guard);
                 self.connect_failed(&cluster, error);
                 return;
@@ -298,28 +263,22 @@ impl HostPool {
         if self.key.protocol == PoolProtocol::Alpn {
             count_protocol(&cluster, http2);
         }
-        let home = Rc::new_cyclic(|me| Home {
-            me: me.clone(),
-            pool: self.clone(),
-            cluster: cluster.clone(),
-            guard: Some(guard),
-            started,
-            local_address,
-            http2,
-            reason: Cell::new(CloseReason::Local),
-            under_way: Cell::new(0),
-        });
+        let home = Home::new(self.clone(), cluster.clone(), guard, started, local_address, http2);
         if http2 {
-            match h2::ClientConnection::handshake(io, &cluster.h2_settings, home).await {
+            let result = h2::ClientConnection::handshake(io, &cluster.h2_settings, home.clone()).await;
+            self.state.borrow_mut().connecting -= 1;
+            match result {
                 Ok(connection) => {
                     let since = Instant::now();
                     self.state.borrow_mut().shared.push(Shared { connection, local_address, started, since });
-                    self.serve_pending();
+                    self.serve_waiting();
                 }
-                // Those that wait need another connection, or the error.
-                Err(_) => self.fail_pending(&ConnectError { timeout: false, reason: "".into() }),
+                // Before its home goes, which would connect again for them.
+                Err(_) => self.fail_waiting(&ConnectError { timeout: false, reason: "".into() }),
             }
+            drop(home);
         } else {
+            self.state.borrow_mut().connecting -= 1;
             let owner: OwnerRef = home.clone();
             let connection = h1::ClientConnection::new(io, cluster.h1_settings.clone(), &owner);
             self.give(connection, home);
@@ -335,23 +294,33 @@ impl HostPool {
             stats.upstream_cx_connect_timeout.inc();
         }
         self.host.stats().cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+        self.fail_waiting(&error);
         self.connection_gone(cluster, CloseReason::Local, 0);
-        self.fail_pending(&error);
     }
 
-    fn fail_pending(&self, error: &ConnectError) {
-        let pending = std::mem::take(&mut self.state.borrow_mut().pending);
-        for waiting in pending {
+    fn next_waiting(&self) -> Option<Rc<Ticket>> {
+        self.state.borrow_mut().waiting.pop()
+    }
+
+    fn fail_waiting(&self, error: &ConnectError) {
+        while let Some(ticket) = self.next_waiting() {
             if let Some(cluster) = self.cluster.upgrade() {
                 cluster.stats.upstream_rq_pending_failure_eject.inc();
             }
-            // Who no longer waits does not mind.
-            _ = waiting.send(Err(PoolError::Connect(error.clone())));
+            ticket.serve(Err(PoolError::Connect(error.clone())));
+        }
+    }
+
+    /// One that waited has given up.
+    pub(super) fn waiter_left(&self, leave: impl FnOnce(&mut Queue)) {
+        leave(&mut self.state.borrow_mut().waiting);
+        if let Some(cluster) = self.cluster.upgrade() {
+            self.leave_if_empty(&cluster);
         }
     }
 
     /// The connection goes to who has waited longest, else it idles.
-    fn give(&self, connection: h1::ClientConnection, home: Rc<Home>) {
+    pub(super) fn give(&self, connection: h1::ClientConnection, home: Rc<Home>) {
         let Some(cluster) = self.cluster.upgrade() else { return };
         let config = &cluster.state.config;
         let used_up = config.max_requests_per_connection.is_some_and(|max| connection.requests() >= max);
@@ -363,12 +332,7 @@ impl HostPool {
             drop(connection);
             return;
         }
-        let next = {
-            let mut state = self.state.borrow_mut();
-            state.drop_cancelled();
-            state.pending.pop_front()
-        };
-        let Some(waiting) = next else {
+        let Some(ticket) = self.next_waiting() else {
             if self.retired.get() {
                 drop(connection);
                 return;
@@ -378,27 +342,21 @@ impl HostPool {
         };
         let stream = ClientStream::H1(connection.start());
         let lease = Lease { stream, protocol: Protocol::Http11, local_address: home.local_address };
-        // The receiver lives on this thread: it was there a moment ago, and it is there still.
-        _ = waiting.send(Ok(Box::new(lease)));
+        ticket.serve(Ok(Box::new(lease)));
     }
 
-    /// Gives HTTP/2 streams to those that wait.
-    fn serve_pending(&self) {
-        loop {
-            {
-                let mut state = self.state.borrow_mut();
-                state.drop_cancelled();
-                if state.pending.is_empty() {
-                    return;
-                }
-            }
-            let Some(lease) = self.take_shared() else { return };
-            let Some(waiting) = self.state.borrow_mut().pending.pop_front() else { return };
-            _ = waiting.send(Ok(Box::new(lease)));
+    /// Gives streams to those that wait, as far as there is room on the connections at hand.
+    pub(super) fn serve_waiting(&self) {
+        while !self.state.borrow().waiting.is_empty() {
+            let Some(lease) = self.take() else { return };
+            // A dead connection that went meanwhile has taken nobody along.
+            let Some(ticket) = self.next_waiting() else { return };
+            ticket.serve(Ok(Box::new(lease)));
         }
     }
 
-    fn connection_gone(&self, cluster: &Rc<WorkerCluster>, reason: CloseReason, under_way: usize) {
+    /// A connection has ended, or was not made.
+    pub(super) fn connection_gone(&self, cluster: &Rc<WorkerCluster>, reason: CloseReason, under_way: usize) {
         let stats = &cluster.stats;
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
@@ -418,14 +376,26 @@ impl HostPool {
             stats.upstream_cx_protocol_error.inc();
         }
         self.host.stats().cx_active.fetch_sub(1, Ordering::Relaxed);
+        self.state.borrow_mut().open -= 1;
+        self.leave_if_empty(cluster);
+    }
+
+    /// A pool without connections and without anybody who waits costs memory for nothing.
+    fn leave_if_empty(&self, cluster: &WorkerCluster) {
         let empty = {
-            let mut state = self.state.borrow_mut();
-            state.open -= 1;
-            state.open == 0 && state.pending.is_empty()
+            let state = self.state.borrow();
+            state.open == 0 && state.waiting.is_empty()
         };
-        if empty {
-            cluster.drop_pool(&self.key);
+        if empty && self.listed.replace(false) {
+            cluster.unlist(&self.key);
         }
+    }
+
+    /// Closes the idle connections: the host has closed one that had been idle for no longer.
+    pub fn close_idle(&self) {
+        // What is dropped comes back to this pool, so the borrow ends before.
+        let idle = std::mem::take(&mut self.state.borrow_mut().idle);
+        drop(idle);
     }
 
     /// Closes what has nothing to do, now and from now on.
@@ -435,11 +405,8 @@ impl HostPool {
         let idle = std::mem::take(&mut self.state.borrow_mut().idle);
         let shared = std::mem::take(&mut self.state.borrow_mut().shared);
         drop((idle, shared));
-        let empty = self.state.borrow().open == 0;
-        if let Some(cluster) = self.cluster.upgrade()
-            && empty
-        {
-            cluster.drop_pool(&self.key);
+        if let Some(cluster) = self.cluster.upgrade() {
+            self.leave_if_empty(&cluster);
         }
     }
 
@@ -495,60 +462,6 @@ fn count_protocol(cluster: &WorkerCluster, http2: bool) {
     }
 }
 
-/// What a connection holds of its pool: it goes with the connection, and settles its accounts.
-#[derive(Debug)]
-struct Home {
-    me: Weak<Home>,
-    pool: Rc<HostPool>,
-    /// It lives at least as long as its connections, to keep account of them. What idles is closed when the cluster
-    /// leaves, so the circle ends.
-    cluster: Rc<WorkerCluster>,
-    /// Its place among the connections, until it is dropped.
-    guard: Option<Guard>,
-    started: Instant,
-    local_address: Option<std::net::SocketAddr>,
-    http2: bool,
-    reason: Cell<CloseReason>,
-    under_way: Cell<usize>,
-}
-
-impl Owner for Home {
-    fn idle(&self, connection: h1::ClientConnection) {
-        if let Some(home) = self.me.upgrade() {
-            self.pool.give(connection, home);
-        }
-    }
-
-    fn closed(&self, reason: CloseReason, under_way: usize) {
-        self.reason.set(reason);
-        self.under_way.set(under_way);
-        // Envoy's name for streams that go with their connection, whoever ends it.
-        if self.http2
-            && let Some(cluster) = self.pool.cluster.upgrade()
-        {
-            for _ in 0..under_way {
-                cluster.stats.upstream_rq_pending_failure_eject.inc();
-            }
-        }
-    }
-
-    fn reset(&self, by: ResetBy) {
-        if let Some(cluster) = self.pool.cluster.upgrade() {
-            match by {
-                ResetBy::Us => cluster.stats.upstream_rq_tx_reset.inc(),
-                ResetBy::Peer => cluster.stats.upstream_rq_rx_reset.inc(),
-            }
-        }
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let cluster = &self.cluster;
-        cluster.stats.upstream_cx_length_ms.record(self.started.elapsed().as_micros() as u64);
-        self.pool.connection_gone(cluster, self.reason.get(), self.under_way.get());
-        drop(self.guard.take());
-        // A place is free: somebody may wait for it.
-        self.pool.connect_if_needed(cluster);
-    }
-}
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

@@ -350,8 +350,9 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             }
             stream.reply(&mut responder, Some(&head), reply).await;
         }
-        Outcome::Upgrade { stream: upstream, head: response, idle } => {
+        Outcome::Upgrade { stream: upstream, head: response, idle, under } => {
             upgrade::run(&mut stream, responder, *upstream, response, idle).await;
+            drop(under);
             cx.answered_early();
             stream.finish(Some(&head));
             return;

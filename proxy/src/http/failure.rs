@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use outrigger_engine::reply::LocalReply;
 use outrigger_engine::resilience::retry::ResetKind;
 use outrigger_engine::stream_info::ResponseFlags;
 
-use super::codec::StreamError;
+use super::codec::{Delivery, StreamError};
 use super::deadlines::Limit;
 use crate::cluster::pool::PoolError;
 
@@ -20,8 +20,8 @@ pub(super) enum Failure {
     Overflow,
     /// No connection.
     Connect { timeout: bool, reason: Cow<'static, str> },
-    /// The stream ended. `sent`: some of the request has gone to the peer.
-    Stream { error: StreamError, sent: bool },
+    /// The stream ended, after the request had come so far.
+    Stream { error: StreamError, delivery: Delivery },
     /// A time limit.
     Limit(Limit),
     /// The client left.
@@ -34,14 +34,38 @@ impl Failure {
         Some(match self {
             Failure::Overflow => (ResetKind::Overflow, false),
             Failure::Connect { .. } => (ResetKind::ConnectFailure, false),
-            Failure::Stream { error, sent } => match error {
-                StreamError::Refused => (ResetKind::RefusedStream, *sent),
-                StreamError::Protocol(_) | StreamError::TooLarge(_) => (ResetKind::ProtocolError, *sent),
-                StreamError::ConnectionClosed | StreamError::Reset(_) | StreamError::Local => (ResetKind::Reset, *sent),
-            },
+            Failure::Stream { error, delivery } => {
+                let sent = *delivery != Delivery::Unsent;
+                match error {
+                    StreamError::Refused => (ResetKind::RefusedStream, sent),
+                    StreamError::Protocol(_) | StreamError::TooLarge(_) => (ResetKind::ProtocolError, sent),
+                    StreamError::ConnectionClosed | StreamError::Reset(_) | StreamError::Local => {
+                        (ResetKind::Reset, sent)
+                    }
+                }
+            }
             Failure::Limit(Limit::PerTry | Limit::PerTryIdle) => (ResetKind::Reset, true),
             Failure::NoHost | Failure::Limit(_) | Failure::Downstream(_) => return None,
         })
+    }
+
+    /// Whether the request may go to another connection though no policy asks for it: no host has acted on it, or, of a
+    /// method that is safe, most likely none has.
+    pub(super) fn may_go_again(&self, method: &Method) -> bool {
+        match self {
+            Failure::Stream { error: StreamError::ConnectionClosed | StreamError::Refused, delivery } => match delivery
+            {
+                Delivery::Unsent | Delivery::Unread => true,
+                Delivery::Raced => method.is_safe(),
+                Delivery::Sent => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Whether the host has closed a connection that had been idle.
+    pub(super) fn is_idle_close(&self) -> bool {
+        matches!(self, Failure::Stream { delivery: Delivery::Unread | Delivery::Raced, .. })
     }
 
     /// The status that it would be answered with.
@@ -86,4 +110,26 @@ pub(super) fn before_response(reason: &str, transport: &str, retried: bool, stat
         details.push_str(&transport.replace(' ', "_"));
     }
     LocalReply::new(status, body, format!("upstream_reset_before_response_started{{{details}}}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_has_acted_on_goes_again_by_itself() {
+        let goes = |error, delivery, method| Failure::Stream { error, delivery }.may_go_again(&method);
+        for error in [StreamError::ConnectionClosed, StreamError::Refused] {
+            for method in [Method::GET, Method::POST] {
+                assert!(goes(error, Delivery::Unsent, method.clone()));
+                assert!(goes(error, Delivery::Unread, method.clone()));
+                assert!(!goes(error, Delivery::Sent, method));
+            }
+        }
+        assert!(goes(StreamError::ConnectionClosed, Delivery::Raced, Method::GET));
+        assert!(!goes(StreamError::ConnectionClosed, Delivery::Raced, Method::POST));
+        assert!(!goes(StreamError::ConnectionClosed, Delivery::Raced, Method::DELETE));
+        assert!(!goes(StreamError::Protocol("x"), Delivery::Raced, Method::GET));
+        assert!(!Failure::Overflow.may_go_again(&Method::GET));
+    }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use outrigger_engine::message::Headers;
+use smallvec::SmallVec;
 
 use super::codec::{Body, ClientStream, Frame, Responder, StreamError};
 
@@ -62,7 +63,7 @@ impl Drop for Share {
 pub struct Upload {
     body: Body,
     /// What came so far, while it may be needed again.
-    kept: Vec<Bytes>,
+    kept: SmallVec<[Bytes; 1]>,
     kept_bytes: usize,
     /// As long as all that came is kept.
     share: Option<Share>,
@@ -85,7 +86,7 @@ impl Upload {
         let share = (limit > 0 && !complete).then(|| Share { budget: budget.clone(), bytes: 0 });
         Upload {
             body,
-            kept: Vec::new(),
+            kept: SmallVec::new(),
             kept_bytes: 0,
             share,
             limit,
@@ -126,9 +127,14 @@ impl Upload {
     pub fn release(&mut self) {
         self.share = None;
         if self.next >= self.kept.len() {
-            self.kept = Vec::new();
+            self.kept = SmallVec::new();
             self.next = 0;
         }
+    }
+
+    /// The attempt that begins is the last: what it has sent is not kept.
+    pub fn keep_no_more(&mut self) {
+        self.share = None;
     }
 
     /// Another attempt begins. `head_ends`: its head said that no body follows.
@@ -166,7 +172,7 @@ impl Upload {
                 self.next += 1;
                 self.sent = self.complete && self.next == self.kept.len() && self.trailers.is_none();
                 if self.share.is_none() && self.next == self.kept.len() {
-                    self.kept = Vec::new();
+                    self.kept = SmallVec::new();
                     self.next = 0;
                 }
                 stream.send_data(data, self.sent).map_err(TransferError::Upstream)?;
@@ -210,7 +216,7 @@ impl Upload {
         }
         self.account(data.len());
         if self.share.is_none() {
-            self.kept = Vec::new();
+            self.kept = SmallVec::new();
             self.next = 0;
         } else {
             self.kept.push(data.clone());

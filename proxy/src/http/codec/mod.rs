@@ -251,11 +251,11 @@ impl ClientStream {
 }
 
 impl ClientStream {
-    /// Whether some of the request may have reached the peer.
-    pub fn is_sent(&self) -> bool {
+    /// How far the request came, after the stream has failed without a response.
+    pub fn delivery(&self) -> Delivery {
         match self {
-            ClientStream::H1(s) => s.is_sent(),
-            ClientStream::H2(_) => true,
+            ClientStream::H1(s) => s.delivery(),
+            ClientStream::H2(s) => s.delivery(),
         }
     }
 
@@ -273,10 +273,30 @@ impl ClientStream {
     }
 }
 
+/// What became of a request that got no response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// None of it has left us.
+    Unsent,
+    /// The peer has not acted on it and will not: its GOAWAY says so, or it ended the connection before any of the
+    /// request had come.
+    Unread,
+    /// The peer ended a connection that had been idle, without a byte of a response: most likely the request and the
+    /// end met on their way.
+    Raced,
+    /// The peer may have acted on it.
+    #[default]
+    Sent,
+}
+
 /// Who gets an upstream connection back: a pool. Implemented once, by the cluster's host pool.
 pub trait Owner: std::fmt::Debug {
     /// The HTTP/1 connection may take another request.
     fn idle(&self, connection: h1::ClientConnection);
+    /// A stream of HTTP/2 has ended, or the peer allows more of them: there may be room for another.
+    fn room(&self);
+    /// The peer of an HTTP/2 connection will take no more streams on it.
+    fn draining(&self);
     /// A connection of either codec has ended, with so many requests under way. Called once for each.
     fn closed(&self, reason: CloseReason, under_way: usize);
     /// A stream of HTTP/2 was reset, and not with its connection.

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,7 +33,8 @@ pub(super) struct Responding {
 }
 
 /// What a stream counts as while it lives.
-pub(super) struct Under {
+#[derive(Debug)]
+pub struct Under {
     cluster: Rc<WorkerCluster>,
     host: Arc<Host>,
     _request: Guard,
@@ -89,7 +91,6 @@ impl Forwarding<'_, '_> {
             self.tried.push(host.id);
         }
         self.stream.info.upstream_host = Some(host.display.clone());
-        let server_name = self.server_name(head);
         if forward.auto_host_rewrite()
             && let Some(name) = &host.hostname
             && let Ok(authority) = HeaderValue::from_str(name)
@@ -97,13 +98,12 @@ impl Forwarding<'_, '_> {
             let keep_original = !self.stream.cx.hcm.suppress_envoy_headers;
             rewrite_authority(head, authority, forward.append_x_forwarded_host, keep_original);
         }
-        let pool = self.cluster.pool(&host, head.protocol, server_name, self.priority);
+        let pool = self.cluster.pool(&host, head.protocol, self.server_name.clone(), self.priority);
         let Lease { mut stream, protocol, local_address } = match pool.acquire() {
             Ok(Acquired::Ready(lease)) => *lease,
             Ok(Acquired::Pending(mut waiting)) => {
-                let result = poll_fn(|task| match waiting.poll(task) {
-                    Poll::Ready(Some(result)) => Poll::Ready(result.map_err(Failure::from)),
-                    Poll::Ready(None) => Poll::Ready(Err(Failure::NoHost)),
+                let result = poll_fn(|task| match Pin::new(&mut waiting).poll(task) {
+                    Poll::Ready(result) => Poll::Ready(result.map_err(Failure::from)),
                     Poll::Pending => match self.poll_ahead(task) {
                         Poll::Ready(error) => Poll::Ready(Err(Failure::Downstream(error))),
                         Poll::Pending => self.poll_limits(task).map(Err),
@@ -138,9 +138,10 @@ impl Forwarding<'_, '_> {
         if self.retry.as_ref().is_some_and(|retry| retry.may_retry_success(forward.retry.as_deref())) {
             stream.leave_unread();
         }
-        stream.send_head(head, ends).map_err(|error| Failure::Stream { error, sent: false })?;
-
-        let reply = poll_fn(|task| self.poll_reply(task, &mut stream)).await;
+        let reply = match stream.send_head(head, ends) {
+            Ok(()) => poll_fn(|task| self.poll_reply(task, &mut stream)).await,
+            Err(error) => Err(Failure::Stream { error, delivery: stream.delivery() }),
+        };
         match reply {
             Ok((head, body)) => {
                 self.stream.info.first_upstream_rx = Some(self.stream.started.elapsed());
@@ -151,6 +152,7 @@ impl Forwarding<'_, '_> {
                 match &failure {
                     Failure::Limit(Limit::PerTry) => stats.upstream_rq_per_try_timeout.inc(),
                     Failure::Limit(Limit::PerTryIdle) => stats.upstream_rq_per_try_idle_timeout.inc(),
+                    failure if failure.is_idle_close() => pool.close_idle(),
                     _ => {}
                 }
                 Err(failure)
@@ -158,8 +160,8 @@ impl Forwarding<'_, '_> {
         }
     }
 
-    /// SNI of the upstream connection, where the cluster takes it from the request.
-    fn server_name(&self, head: &RequestHead) -> Option<Arc<str>> {
+    /// SNI of upstream connections, where the cluster takes it from the request.
+    pub(super) fn server_name(&self, head: &RequestHead) -> Option<Arc<str>> {
         let config = &self.cluster.state.config;
         if !config.auto_sni || config.tls.is_none() {
             return None;
@@ -198,6 +200,14 @@ impl Forwarding<'_, '_> {
             }
         }
         loop {
+            // A host that sends many of them and a client that reads none do not fill our memory.
+            if self.flushing {
+                match self.responder.poll_flush(task) {
+                    Poll::Ready(Ok(())) => self.flushing = false,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Downstream(error))),
+                    Poll::Pending => break,
+                }
+            }
             match stream.poll_reply(task) {
                 Poll::Ready(Ok(Reply::Informational(head))) => {
                     self.deadlines.active = Instant::now();
@@ -207,15 +217,12 @@ impl Forwarding<'_, '_> {
                         if let Err(error) = self.responder.send_informational(head) {
                             return Poll::Ready(Err(Failure::Downstream(error)));
                         }
-                    }
-                    if let Poll::Ready(Err(error)) = self.responder.poll_flush(task) {
-                        return Poll::Ready(Err(Failure::Downstream(error)));
+                        self.flushing = true;
                     }
                 }
                 Poll::Ready(Ok(Reply::Response(head, body))) => return Poll::Ready(Ok((head, body))),
                 Poll::Ready(Err(error)) => {
-                    let sent = stream.is_sent();
-                    return Poll::Ready(Err(Failure::Stream { error, sent }));
+                    return Poll::Ready(Err(Failure::Stream { error, delivery: stream.delivery() }));
                 }
                 Poll::Pending => break,
             }
@@ -250,7 +257,7 @@ impl Forwarding<'_, '_> {
             let now = Instant::now();
             self.deadlines.active = now;
             self.stream.info.bytes_received = self.upload.bytes;
-            if before.kept && !self.upload.is_kept() {
+            if before.kept && !self.upload.is_kept() && self.retry.is_some() {
                 self.cluster.stats.retry_or_shadow_abandoned.inc();
             }
             if self.upload.is_complete() && !before.complete {

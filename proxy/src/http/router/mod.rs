@@ -6,6 +6,7 @@ mod response;
 mod retry;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderValue, Method};
@@ -20,6 +21,7 @@ use outrigger_engine::stream_info::ResponseFlags;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+pub use self::attempt::Under;
 use self::retry::Go;
 use super::codec::{Body, ClientStream, Responder};
 use super::deadlines::Deadlines;
@@ -48,6 +50,13 @@ struct Forwarding<'s, 'a> {
     upload: Upload,
     deadlines: Deadlines,
     retry: Option<RetryState>,
+    /// It has gone to another connection beside what the policy allows, which happens once.
+    went_again: bool,
+    /// Informational heads wait for the client to read.
+    flushing: bool,
+    /// SNI of upstream connections, where the cluster takes it from the request: that of the first attempt, whatever an
+    /// attempt makes of the authority.
+    server_name: Option<Arc<str>>,
     tried: SmallVec<[u64; 4]>,
     is_head: bool,
     /// Whose request it is, in the cluster's statistics.
@@ -58,6 +67,9 @@ struct Forwarding<'s, 'a> {
 
 /// Bytes of a request body kept for another attempt, where the route sets no limit of its own.
 const REPLAY_LIMIT: usize = 1 << 20;
+
+/// The same where nothing is retried: a connection may still turn out to have been closed before it took the request.
+const RESEND_LIMIT: usize = 64 << 10;
 
 /// What is left to do for a request that was forwarded.
 #[derive(Debug)]
@@ -74,6 +86,8 @@ pub enum Outcome {
         head: ResponseHead,
         /// End it when nothing moved for so long.
         idle: Option<std::time::Duration>,
+        /// What it counts as until it ends.
+        under: Under,
     },
 }
 
@@ -126,7 +140,8 @@ pub async fn forward(
     matched.found.apply_request(&choice, head, &stream.info, stream.started.elapsed(), !suppress);
 
     let now = Instant::now();
-    let limit = if retry.is_some() { replay_limit(matched.found.route.request_body_buffer_limit) } else { 0 };
+    let limit = matched.found.route.request_body_buffer_limit;
+    let limit = replay_limit(limit, if retry.is_some() { REPLAY_LIMIT } else { RESEND_LIMIT });
     let upload = Upload::new(body, limit, &cx.worker.replay);
     let idle_after = match forward.timeouts.idle_timeout {
         Some(idle) => Some(idle).filter(|idle| !idle.is_zero()),
@@ -167,13 +182,17 @@ pub async fn forward(
         upload,
         deadlines,
         retry,
+        went_again: false,
+        flushing: false,
+        server_name: None,
         tried: SmallVec::new(),
     };
+    forwarding.server_name = forwarding.server_name(head);
     forwarding.run(head, matched, &choice, upgrade).await
 }
 
-fn replay_limit(route: Option<u64>) -> usize {
-    route.map_or(REPLAY_LIMIT, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+fn replay_limit(route: Option<u64>, ours: usize) -> usize {
+    route.map_or(ours, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 impl Forwarding<'_, '_> {
@@ -193,6 +212,9 @@ impl Forwarding<'_, '_> {
             }
             if self.stream.info.attempts > 1 {
                 self.tell_what_is_left(head, matched.forward);
+                if self.went_again && !self.retry.as_ref().is_some_and(RetryState::may_retry) {
+                    self.upload.keep_no_more();
+                }
             }
             let avoid = policy.is_some_and(|policy| policy.avoid_previous_hosts);
             let reselections = policy.map_or(0, |policy| policy.host_selection_max_attempts);
@@ -229,6 +251,10 @@ impl Forwarding<'_, '_> {
                 (Some(retry), Some((kind, sent))) if self.upload.can_replay() => retry.on_reset(kind, sent),
                 _ => Decision::No,
             };
+            if decision != Decision::Retry && self.goes_again(&failure, &head.method) {
+                self.cluster.stats.upstream_rq_retry.inc();
+                continue;
+            }
             match self.decide(decision, &mut retry_guard) {
                 Go::Again => {
                     self.cluster.stats.charge_response(failure.status(), Origin::Retry);

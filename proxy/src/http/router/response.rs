@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::attempt::Responding;
 use super::{Forwarding, Matched, Outcome};
-use crate::http::codec::ResetCode;
+use crate::http::codec::{Delivery, ResetCode};
 use crate::http::deadlines::Limit;
 use crate::http::failure::{Failure, reset_reason};
 use crate::http::transfer::{Download, TransferError};
@@ -53,7 +53,8 @@ impl Forwarding<'_, '_> {
         matched.found.apply_response(Some(choice), &mut head, request, &self.stream.info, elapsed);
         if switching {
             self.stream.upgraded = true;
-            return Outcome::Upgrade { stream: Box::new(stream), head, idle: self.deadlines.idle_after };
+            let idle = self.deadlines.idle_after;
+            return Outcome::Upgrade { stream: Box::new(stream), head, idle, under: guards };
         }
         let ended = self.is_head || body.is_end();
         if let Err(error) = self.stream.send_head(self.responder, head, ended, false) {
@@ -78,7 +79,7 @@ impl Forwarding<'_, '_> {
                     return Poll::Ready(Err(Failure::Downstream(error)));
                 }
                 Poll::Ready(Err(TransferError::Upstream(error))) => {
-                    return Poll::Ready(Err(Failure::Stream { error, sent: true }));
+                    return Poll::Ready(Err(Failure::Stream { error, delivery: Delivery::Sent }));
                 }
                 Poll::Pending => {}
             }

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::Method;
 use outrigger_engine::message::RequestHead;
 use outrigger_engine::reply::is_grpc;
 use outrigger_engine::resilience::breaker::{Guard, Resource};
@@ -50,6 +51,14 @@ impl Forwarding<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Whether the request goes to another connection, once, though the policy has no say in it or no retry left: no
+    /// host has acted on it.
+    pub(super) fn goes_again(&mut self, failure: &Failure, method: &Method) -> bool {
+        let goes = !self.went_again && self.upload.can_replay() && failure.may_go_again(method);
+        self.went_again |= goes;
+        goes
     }
 
     /// Tells the upstream of another attempt what is left of the time, which runs from the end of the request.

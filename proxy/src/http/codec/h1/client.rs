@@ -18,7 +18,7 @@ use super::body::{Body, Decoder, Length, Side};
 use super::encode::{self, Encoder};
 use super::transport::Transport;
 use super::{ClientSettings, Limits, head};
-use crate::http::codec::{self, CloseReason, Frame, Owner, OwnerRef, Reply, StreamError, Tunnel};
+use crate::http::codec::{self, CloseReason, Delivery, Frame, Owner, OwnerRef, Reply, StreamError, Tunnel};
 use crate::io::Io;
 
 struct Shared {
@@ -42,6 +42,10 @@ struct Shared {
     keep_alive: bool,
     /// A byte of the response has come.
     started: bool,
+    /// Bytes that had been written when the request began.
+    written_before: u64,
+    /// How far the request came, once it has failed.
+    delivery: Delivery,
     /// The owner has been told of the end, or has the connection, or [`Lease`] will tell it.
     settled: bool,
 }
@@ -85,6 +89,8 @@ impl ClientConnection {
                 response: Response::End,
                 keep_alive: true,
                 started: false,
+                written_before: 0,
+                delivery: Delivery::default(),
                 settled: true,
             })),
         }
@@ -100,6 +106,7 @@ impl ClientConnection {
         shared.keep_alive = true;
         shared.unread_from = StatusCode::BAD_REQUEST;
         shared.started = false;
+        shared.written_before = shared.transport.written;
         shared.settled = false;
         shared.owner = shared.idle_owner.upgrade();
         let generation = shared.generation;
@@ -187,7 +194,22 @@ impl Shared {
         }
     }
 
+    /// How far the request came: to be asked when it has failed, and before the transport goes.
+    fn judge(&self) -> Delivery {
+        if self.transport.written == self.written_before {
+            Delivery::Unsent
+        } else if self.started || self.requests < 2 {
+            Delivery::Sent
+        } else if self.transport.eof && self.transport.has_acknowledged_only(self.written_before) {
+            // What ended the connection was sent before any of the request had arrived, and nobody can answer behind it.
+            Delivery::Unread
+        } else {
+            Delivery::Raced
+        }
+    }
+
     fn fail(&mut self, error: StreamError) -> Settle {
+        self.delivery = self.judge();
         self.close(match error {
             CUT_SHORT if self.transport.eof => CloseReason::CutShort,
             StreamError::Protocol(_) | StreamError::TooLarge(_) => CloseReason::Protocol,
@@ -291,16 +313,9 @@ impl ClientStream {
         Poll::Ready(Ok(reply))
     }
 
-    /// Whether a byte of the response has come. After a failure without one, the peer may have closed the connection
-    /// just before it would have read the request.
-    pub fn response_started(&self) -> bool {
-        self.shared.borrow().started
-    }
-
-    /// Whether all of the request has gone to the kernel.
-    pub fn is_sent(&self) -> bool {
-        let shared = self.shared.borrow();
-        shared.encoder.is_end() && shared.transport.output.is_empty()
+    /// See [`codec::ClientStream::delivery`].
+    pub(in crate::http::codec) fn delivery(&self) -> Delivery {
+        self.shared.borrow().delivery
     }
 
     /// Takes the transport after `101 Switching Protocols`, or a 2xx to CONNECT, was received.

@@ -16,7 +16,9 @@ use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Sc
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
-use crate::http::codec::{self, CloseReason, Exchange, Frame, Owner, OwnerRef, Reply, ResetBy, Responder, StreamError};
+use crate::http::codec::{
+    self, CloseReason, Delivery, Exchange, Frame, Owner, OwnerRef, Reply, ResetBy, Responder, StreamError,
+};
 use crate::io::Io;
 
 fn settings() -> ServerSettings {
@@ -103,6 +105,10 @@ impl Owner for Pool {
     fn closed(&self, reason: CloseReason, _: usize) {
         self.closed.borrow_mut().push(reason);
     }
+
+    fn room(&self) {}
+
+    fn draining(&self) {}
 
     fn reset(&self, _: ResetBy) {}
 }

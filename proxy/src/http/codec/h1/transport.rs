@@ -44,6 +44,8 @@ pub(super) struct Transport {
     /// The peer has ended its side.
     pub(super) eof: bool,
     pub(super) output: Output,
+    /// Bytes that the transport has taken so far.
+    pub(super) written: u64,
     /// A write has failed; the reason why reading goes on is that an answer may already lie in the socket.
     write_failed: bool,
 }
@@ -56,6 +58,7 @@ impl Transport {
             looked: 0,
             eof: false,
             output: Output::default(),
+            written: 0,
             write_failed: false,
         }
     }
@@ -177,7 +180,7 @@ impl Transport {
         if self.output.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        match self.output.poll_write(Pin::new(io), cx) {
+        match self.output.poll_write(Pin::new(io), cx, &mut self.written) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 // Plain sockets have nothing to flush; TLS and pipes may.
@@ -227,6 +230,11 @@ impl Transport {
     /// Whether the transport is still here and writable as far as we know.
     pub(super) fn is_open(&self) -> bool {
         self.io.is_some() && !self.write_failed
+    }
+
+    /// Whether the peer's kernel is known to have had none of what was written after the first `bytes`.
+    pub(super) fn has_acknowledged_only(&self, bytes: u64) -> bool {
+        self.io.as_ref().and_then(Io::bytes_acknowledged).is_some_and(|acknowledged| acknowledged <= bytes)
     }
 
     /// Closes the transport now.
@@ -291,7 +299,7 @@ impl Output {
         }
     }
 
-    fn poll_write(&mut self, mut io: Pin<&mut Io>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, mut io: Pin<&mut Io>, cx: &mut Context<'_>, written: &mut u64) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let first = self.first.get(self.written..).unwrap_or_default();
             let n = if self.big.is_empty() {
@@ -303,6 +311,7 @@ impl Output {
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            *written = written.saturating_add(n as u64);
             self.advance(n);
         }
         Poll::Ready(Ok(()))

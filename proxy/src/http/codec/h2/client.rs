@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{self, ResponseFuture, SendRequest};
@@ -18,7 +18,7 @@ use super::link::{Link, Policy};
 use super::upgrade;
 use super::wire::Wire;
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, gone, stream_error};
-use crate::http::codec::{self, CloseReason, Owner, OwnerRef, Reply, ResetBy, ResetCode, StreamError};
+use crate::http::codec::{self, CloseReason, Delivery, Owner, OwnerRef, Reply, ResetBy, ResetCode, StreamError};
 use crate::io::Io;
 
 /// What a cluster asks of HTTP/2.
@@ -57,15 +57,6 @@ struct Counts {
     /// Streams that ended with the connection.
     lost: Cell<usize>,
     closed: Cell<bool>,
-    waiting: RefCell<Vec<Waker>>,
-}
-
-impl Counts {
-    fn wake(&self) {
-        for waker in self.waiting.take() {
-            waker.wake();
-        }
-    }
 }
 
 /// One stream's place on a connection, held by its halves. With the last of them the stream is reset, unless both
@@ -163,7 +154,9 @@ impl Drop for Lease {
             self.failed(StreamError::Local);
         }
         self.counts.active.set(self.counts.active.get() - 1);
-        self.counts.wake();
+        if let Some(owner) = self.counts.owner.upgrade() {
+            owner.room();
+        }
     }
 }
 
@@ -199,14 +192,12 @@ impl ClientConnection {
             under_way: Cell::default(),
             lost: Cell::default(),
             closed: Cell::default(),
-            waiting: RefCell::default(),
         });
         let driver = Driver { connection, keepalive, link: link.clone() };
         let ended = counts.clone();
         tokio::task::spawn_local(async move {
-            let reason = driver.run().await;
+            let reason = driver.run(&owner).await;
             ended.closed.set(true);
-            ended.wake();
             // Streams whose answer has come take it now: they are not lost.
             tokio::task::yield_now().await;
             owner.closed(reason, ended.lost.get() + ended.under_way.get());
@@ -226,23 +217,12 @@ impl ClientConnection {
         }
         Ok(ClientStream {
             state: State::Idle,
+            id: 0,
             upgrade: None,
             upgraded: None,
             shared: self.0.clone(),
             lease: Lease::new(&self.0.counts),
         })
-    }
-
-    /// Ready when [`ClientConnection::open`] is worth a try: there is a place, or there will never be one.
-    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_draining() || self.active() < self.max_concurrent() {
-            return Poll::Ready(());
-        }
-        let mut waiting = self.0.counts.waiting.borrow_mut();
-        if !waiting.iter().any(|w| w.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
     }
 
     /// Streams in use.
@@ -268,7 +248,7 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self) -> CloseReason {
+    async fn run(mut self, owner: &OwnerRef) -> CloseReason {
         let result = poll_fn(|cx| {
             if let Some(keepalive) = &mut self.keepalive
                 && keepalive.poll(cx).is_ready()
@@ -276,6 +256,9 @@ impl Driver {
                 return Poll::Ready(None);
             }
             let ended = Pin::new(&mut self.connection).poll(cx).map(Some);
+            if self.link.take_news() {
+                if self.link.goaway().is_some() { owner.draining() } else { owner.room() }
+            }
             if self.link.violation().is_some() { Poll::Ready(None) } else { ended }
         })
         .await;
@@ -294,6 +277,8 @@ impl Driver {
 #[derive(Debug)]
 pub struct ClientStream {
     state: State,
+    /// Its number, once the head is sent.
+    id: u32,
     /// The protocol of an upgrade that was asked for.
     upgrade: Option<HeaderValue>,
     /// What comes after an upgrade.
@@ -328,6 +313,7 @@ impl ClientStream {
                 if end {
                     self.lease.set_request_ended();
                 }
+                self.id = response.stream_id().as_u32();
                 self.state = State::Waiting(response);
                 Ok(())
             }
@@ -412,6 +398,18 @@ impl ClientStream {
             Err(error) if error.is_library() && self.shared.counts.closed.get() => Err(gone(link, id)),
             Err(error) => Err(stream_error(&error, link, id)),
         })
+    }
+
+    /// See [`codec::ClientStream::delivery`].
+    pub(in crate::http::codec) fn delivery(&self) -> Delivery {
+        let link = &self.shared.link;
+        if matches!(self.state, State::Idle) || !link.was_sent(self.id) {
+            Delivery::Unsent
+        } else if link.goaway().is_some_and(|last| self.id > last) {
+            Delivery::Unread
+        } else {
+            Delivery::Sent
+        }
     }
 
     /// The stream as a transport, after `101 Switching Protocols`.

@@ -72,6 +72,8 @@ pub(super) struct Link {
     of_stream: Cell<bool>,
     client: bool,
     pub(super) saw_end: Cell<bool>,
+    /// The peer has said something of how many streams it takes, and the connection has not heard of it.
+    news: Cell<bool>,
     refused: Cell<u64>,
 }
 
@@ -151,8 +153,14 @@ impl Link {
             of_stream: Cell::new(false),
             client: !server,
             saw_end: Cell::new(false),
+            news: Cell::new(false),
             refused: Cell::new(0),
         })
+    }
+
+    /// Whether SETTINGS or GOAWAY have come, once.
+    pub(super) fn take_news(&self) -> bool {
+        self.news.take()
     }
 
     /// Whether we are the client.
@@ -340,6 +348,9 @@ impl Link {
             }
             if frame.kind == GOAWAY {
                 self.goaway.set(Some(frame.goaway()));
+            }
+            if matches!(frame.kind, GOAWAY | SETTINGS) {
+                self.news.set(true);
             }
             let first = transport.last_kind.replace(frame.kind).is_none();
             // An upstream is trusted to ask for no more than it needs; a downstream is not.

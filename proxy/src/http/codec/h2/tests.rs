@@ -1,6 +1,6 @@
 //! The codec against the `h2` crate, and against frames written by hand.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -116,13 +116,24 @@ async fn echo(mut exchange: Exchange) {
 }
 
 #[derive(Debug, Default)]
-struct Pool(Cell<Option<CloseReason>>);
+struct Pool {
+    closed: Cell<Option<CloseReason>>,
+    told: RefCell<Vec<&'static str>>,
+}
 
 impl Owner for Pool {
     fn idle(&self, _: h1::ClientConnection) {}
 
     fn closed(&self, reason: CloseReason, _: usize) {
-        assert_eq!(self.0.replace(Some(reason)), None, "closed twice");
+        assert_eq!(self.closed.replace(Some(reason)), None, "closed twice");
+    }
+
+    fn room(&self) {
+        self.told.borrow_mut().push("room");
+    }
+
+    fn draining(&self) {
+        self.told.borrow_mut().push("draining");
     }
 
     fn reset(&self, _: codec::ResetBy) {}
@@ -247,7 +258,7 @@ fn what_goaway_left_out_is_refused_and_the_rest_is_not() {
         assert_eq!(reply(&mut streams[0]).await.unwrap_err(), StreamError::ConnectionClosed);
         drop((streams, connection));
         tokio::task::yield_now().await;
-        assert_eq!(pool.0.get(), Some(CloseReason::Remote));
+        assert_eq!(pool.closed.get(), Some(CloseReason::Remote));
     });
 }
 
@@ -284,30 +295,28 @@ fn the_last_handle_closes_the_connection() {
         assert_eq!(collect(&mut body).await, Ok((0, None)));
         drop(body);
         assert_eq!(server.await.unwrap(), (vec![], End::Closed));
-        assert_eq!(pool.0.get(), Some(CloseReason::Local));
+        assert_eq!(pool.closed.get(), Some(CloseReason::Local));
     });
 }
 
 #[test]
-fn places_are_limited_by_the_lower_side_and_waited_for() {
+fn places_are_limited_by_the_lower_side_and_their_owner_hears_of_room() {
     run(async {
         let (a, b) = duplex(PIPE);
         let mut settings = server_settings();
         settings.http2.max_concurrent_streams = 1;
         spawn_local(serve(a, settings, echo));
-        let (connection, _pool) = client(b, &client_settings()).await;
+        let (connection, pool) = client(b, &client_settings()).await;
         let mut stream = connection.open().unwrap();
         stream.send_head(&get("/"), true).unwrap();
         let (_, mut body) = reply(&mut stream).await.unwrap();
         assert_eq!(connection.max_concurrent(), 1);
         assert_eq!(connection.open().unwrap_err(), StreamError::Refused);
         collect(&mut body).await.unwrap();
-        let waiter = connection.clone();
-        let waiting = spawn_local(poll_fn(move |cx| waiter.poll_ready(cx)));
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
+        // The peer's SETTINGS may have made room.
+        assert!(pool.told.take().contains(&"room"));
         drop((stream, body));
-        waiting.await.unwrap();
+        assert_eq!(pool.told.take(), ["room"]);
         assert!(connection.open().is_ok());
     });
 }
@@ -316,7 +325,7 @@ fn places_are_limited_by_the_lower_side_and_waited_for() {
 fn a_drained_connection_ends_with_its_last_stream() {
     run(async {
         let (a, b) = duplex(PIPE);
-        let (connection, _pool) = client(b, &client_settings()).await;
+        let (connection, pool) = client(b, &client_settings()).await;
         let mut stream = connection.open().unwrap();
         stream.send_head(&get("/"), false).unwrap();
         let mut server = ServerConnection::handshake(Io::Pipe(a), Bytes::new(), &server_settings()).await.unwrap();
@@ -333,6 +342,7 @@ fn a_drained_connection_ends_with_its_last_stream() {
         while !connection.is_draining() {
             tokio::task::yield_now().await;
         }
+        assert_eq!(pool.told.borrow().last(), Some(&"draining"));
         spawn_local(echo(exchange));
         stream.send_data(Bytes::from_static(b"late"), true).unwrap();
         let (_, mut body) = reply(&mut stream).await.unwrap();

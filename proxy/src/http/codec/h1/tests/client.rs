@@ -158,10 +158,61 @@ async fn frames_requests() {
             stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
         }
         assert!(poll_fn(|cx| std::task::Poll::Ready(stream.poll_reply(cx))).await.is_pending());
-        assert!(stream.is_sent());
-        assert!(!stream.response_started());
         assert_eq!(written(&mut peer).await, expected);
     }
+}
+
+/// A connection over TCP that has carried one request, and the peer's end of it.
+async fn reused() -> (tokio::net::TcpStream, ClientStream, Rc<Pool>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let io = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut peer, _) = listener.accept().await.unwrap();
+    let pool = Rc::new(Pool::default());
+    let owner: OwnerRef = Rc::<Pool>::clone(&pool);
+    let mut stream = ClientConnection::new(Io::Tcp(io), Rc::new(client_settings()), &owner).start();
+    stream.send_head(&get("/"), true).unwrap();
+    peer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    reply(&mut stream).await.unwrap();
+    assert!(peer.read(&mut [0; 1024]).await.unwrap() > 0);
+    drop(stream);
+    let connection = pool.idle.borrow_mut().pop().unwrap();
+    (peer, connection.start(), pool)
+}
+
+#[tokio::test]
+async fn tells_how_far_a_request_came_that_got_no_response() {
+    let head = RequestHead { method: Method::POST, ..get("/") };
+    // The peer was gone before a byte was written.
+    let (peer, mut stream, _pool) = client(client_settings());
+    drop(peer);
+    stream.send_head(&head, true).unwrap();
+    assert_eq!(reply(&mut stream).await.unwrap_err(), StreamError::ConnectionClosed);
+    assert_eq!(stream.delivery(), Delivery::Unsent);
+
+    // Half a request may be enough to act on.
+    let (peer, mut stream, _pool) = client(client_settings());
+    stream.send_head(&head, false).unwrap();
+    stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+    assert!(poll_fn(|cx| std::task::Poll::Ready(stream.poll_reply(cx))).await.is_pending());
+    drop(peer);
+    assert_eq!(reply(&mut stream).await.unwrap_err(), StreamError::ConnectionClosed);
+    assert_eq!(stream.delivery(), Delivery::Sent);
+
+    // The peer had closed an idle connection when the request was on its way.
+    let (peer, mut stream, _pool) = reused().await;
+    drop(peer);
+    stream.send_head(&head, true).unwrap();
+    assert_eq!(reply(&mut stream).await.unwrap_err(), StreamError::ConnectionClosed);
+    assert_eq!(stream.delivery(), Delivery::Unread);
+
+    // It had the request, and closed without an answer: what it did is not known.
+    let (mut peer, mut stream, _pool) = reused().await;
+    stream.send_head(&head, true).unwrap();
+    assert!(poll_fn(|cx| std::task::Poll::Ready(stream.poll_reply(cx))).await.is_pending());
+    assert!(peer.read(&mut [0; 1024]).await.unwrap() > 0);
+    drop(peer);
+    assert_eq!(reply(&mut stream).await.unwrap_err(), StreamError::ConnectionClosed);
+    assert_eq!(stream.delivery(), Delivery::Raced);
 }
 
 #[tokio::test]
