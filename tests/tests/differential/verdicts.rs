@@ -177,6 +177,19 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
         scenarios: &["upgrade_is_declined_by_the_upstream", "hostile_upgrade_with_a_body"],
     },
     Differs {
+        title: "A request that no host has acted on goes to another connection",
+        what: "Without a retry policy Envoy answers 503 where an upstream's GOAWAY says that it did not process the stream, or \
+               where a kept connection ends just as a request is sent on it. We send the request once more, on another \
+               connection: what GOAWAY excludes (RFC 9113, section 8.7) and what has not left or not arrived, whatever the \
+               method; what may have arrived only if the method is safe (RFC 9110, section 9.2.2).",
+        better: "the client of a server that restarts, drains, or closes idle connections.",
+        scenarios: &[
+            "reset_of_a_reused_connection",
+            "h2_upstream_goes_away_without_a_retry_policy",
+            "h2_upstream_goes_away_twice",
+        ],
+    },
+    Differs {
         title: "TLS failures in our TLS library's words",
         what: "Where Envoy logs BoringSSL's error with its numbers, we log rustls's (`invalid peer certificate: UnknownIssuer`).",
         better: "whoever reads it.",

@@ -244,6 +244,18 @@ fn upgrades() -> Vec<Scenario> {
             ]))
             .hcm("upgrade_configs: [{upgrade_type: websocket}]")
             .client(Client::raw().request(get_from("/chat", &WEBSOCKET)).send("frames").step(Step::Bytes(3)).end()),
+        scenario("websocket_is_a_request_until_it_ends")
+            .up(Upstream::h1().acts([Act::Send(SWITCHING.into()), Act::Echo]).ok("passed"))
+            .hcm("upgrade_configs: [{upgrade_type: websocket}]")
+            .cluster("up", "circuit_breakers: {thresholds: [{max_requests: 1}]}")
+            .client(
+                Client::raw()
+                    .request(get_from("/chat", &WEBSOCKET))
+                    .send("frames")
+                    .step(Step::Bytes(6))
+                    .fresh()
+                    .get("/second"),
+            ),
         ok("upgrade_without_configuration").client(Client::raw().request(get_from("/chat", &WEBSOCKET))),
         socket("upgrade_of_another_kind")
             .hcm("upgrade_configs: [{upgrade_type: websocket}]")

@@ -1,5 +1,6 @@
 //! The scenarios, by subject.
 
+mod connections;
 mod grpc;
 mod hostile_http1;
 mod hostile_http2;
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         ("HTTP/2", http2::cases()),
         ("gRPC", grpc::cases()),
         ("resilience", resilience::cases()),
+        ("upstream connections", connections::cases()),
         ("TCP", tcp::cases()),
         ("TLS", tls::cases()),
         ("rejected", rejected::cases()),
