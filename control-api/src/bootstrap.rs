@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use clap::Args;
 use prost_types::value::Kind;
@@ -14,6 +15,7 @@ use prost_types::{Struct, Value};
 use crate::model::{DEFAULT_NAMESPACE, Name};
 use crate::node::{Inbound, NodeConfig, To};
 use crate::serve::Address;
+use crate::tls::ClientTlsArgs;
 
 /// Flags of `outrigger bootstrap`.
 #[derive(Clone, Debug, Args)]
@@ -33,6 +35,9 @@ pub struct BootstrapArgs {
     /// The control plane: HOST:PORT or unix:PATH.
     #[arg(long, alias = "control-plane", value_name = "ADDR", default_value = crate::DEFAULT_SERVER)]
     pub control: Address,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented by its type")]
+    pub tls: ClientTlsArgs,
     /// Where the proxy serves its admin pages.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
@@ -46,7 +51,7 @@ pub struct BootstrapArgs {
 /// # Errors
 /// What is wrong with the flags together.
 pub fn bootstrap(args: BootstrapArgs) -> Result<String, String> {
-    let BootstrapArgs { service, namespace, inbound, to, control, admin, id } = args;
+    let BootstrapArgs { service, namespace, inbound, to, control, tls, admin, id } = args;
     if service.is_empty() {
         return Err("--service must not be empty".to_owned());
     }
@@ -64,6 +69,7 @@ pub fn bootstrap(args: BootstrapArgs) -> Result<String, String> {
     let mut metadata = String::new();
     write_struct(&mut metadata, &config.metadata(), 4);
     let (kind, endpoint) = control_plane(&control)?;
+    let socket = transport_socket(&tls.or_environment(), &control)?;
     Ok(format!(
         "# Made by `outrigger bootstrap`. Everything else comes from the control plane.
 node:
@@ -86,7 +92,7 @@ static_resources:
     - name: xds
       type: {kind}
       connect_timeout: 1s
-      typed_extension_protocol_options:
+{socket}      typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
           \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
           explicit_http_config:
@@ -115,12 +121,57 @@ fn control_plane(control: &Address) -> Result<(&'static str, String), String> {
             Ok(("STATIC", format!("pipe: {{ path: {} }}", quoted(path))))
         }
         Address::Tcp(address) => {
-            let (host, port) = address.rsplit_once(':').ok_or("--control must be HOST:PORT or unix:PATH")?;
-            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            let (_, port) = address.rsplit_once(':').ok_or("--control must be HOST:PORT or unix:PATH")?;
+            let host = host_of(address);
             let kind = if host.parse::<IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" };
             Ok((kind, format!("socket_address: {{ address: {}, port_value: {port} }}", quoted(host))))
         }
     }
+}
+
+/// TLS to the control plane, where it is asked for. The files are read by the proxy.
+fn transport_socket(tls: &ClientTlsArgs, control: &Address) -> Result<String, String> {
+    tls.check()?;
+    let Some(authorities) = &tls.tls_ca else { return Ok(String::new()) };
+    let Address::Tcp(address) = control else {
+        return Err("--tls-ca is for TCP: a socket file is for its owner alone".to_owned());
+    };
+    let file = |path: &Path| match std::path::absolute(path).ok().as_deref().and_then(Path::to_str) {
+        Some(path) => Ok(format!("{{ filename: {} }}", quoted(path))),
+        None => Err(format!("{}: the path is not text", path.display())),
+    };
+    let name = tls.tls_server_name.as_deref().unwrap_or_else(|| host_of(address));
+    // An address is no name that a client may ask for.
+    let (sni, kind) = match name.parse::<IpAddr>() {
+        Ok(_) => (String::new(), "IP_ADDRESS"),
+        Err(_) => (format!("          sni: {}\n", quoted(name)), "DNS"),
+    };
+    let mut text = format!(
+        "      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+{sni}          common_tls_context:
+            alpn_protocols: [h2]
+"
+    );
+    if let (Some(cert), Some(key)) = (&tls.tls_cert, &tls.tls_key) {
+        let (cert, key) = (file(cert)?, file(key)?);
+        // Writing to a String cannot fail.
+        _ = writeln!(text, "            tls_certificates:\n              - certificate_chain: {cert}");
+        _ = writeln!(text, "                private_key: {key}");
+    }
+    let (authorities, name) = (file(authorities)?, quoted(name));
+    _ = writeln!(text, "            validation_context:\n              trusted_ca: {authorities}");
+    _ = writeln!(text, "              match_typed_subject_alt_names:");
+    _ = writeln!(text, "                - {{ san_type: {kind}, matcher: {{ exact: {name} }} }}");
+    Ok(text)
+}
+
+/// The host of `HOST:PORT`, an address of IPv6 without its brackets.
+pub(crate) fn host_of(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 fn default_id(service: &str, inbound: &[Inbound]) -> String {
@@ -216,12 +267,34 @@ mod tests {
     }
 
     #[test]
+    fn the_control_plane_may_be_called_by_tls() {
+        let tls = "--tls-ca /ca.pem --tls-cert /c.pem --tls-key /k.pem";
+        for (control, parts) in [
+            ("control.test:15010", ["sni: \"control.test\"", "san_type: DNS, matcher: { exact: \"control.test\" }"]),
+            (
+                "[::1]:15010",
+                ["trusted_ca: { filename: \"/ca.pem\" }", "san_type: IP_ADDRESS, matcher: { exact: \"::1\" }"],
+            ),
+            ("10.0.0.1:1 --tls-server-name control.test", ["sni: \"control.test\"", "exact: \"control.test\""]),
+        ] {
+            let yaml = made(&format!("--service orders --control {control} {tls}")).unwrap();
+            for part in parts {
+                assert!(yaml.contains(part), "{part}\n{yaml}");
+            }
+            assert!(bootstrap_message(&[Source::new("made", &yaml)]).is_ok(), "{yaml}");
+        }
+    }
+
+    #[test]
     fn flags_that_cannot_stand_together() {
         for (flags, reason) in [
             ("--service orders --to a=127.0.0.1:1 --to b=127.0.0.1:1", "127.0.0.1:1 is listened on twice"),
             ("--service orders --inbound 127.0.0.1:15000=127.0.0.1:1", "127.0.0.1:15000 is listened on twice"),
             ("--service orders --to a=1", "is not an address and a port"),
             ("--to a=127.0.0.1:1", "--service <NAME>"),
+            ("--service orders --tls-cert /c.pem", "--tls-cert and --tls-key go together"),
+            ("--service orders --tls-server-name a", "say by --tls-ca"),
+            ("--service orders --control unix:/a --tls-ca /ca.pem", "--tls-ca is for TCP"),
         ] {
             let error = made(flags).unwrap_err();
             assert!(error.contains(reason), "{flags}: {error}");

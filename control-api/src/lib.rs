@@ -10,6 +10,7 @@ pub mod model;
 pub mod node;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod xds;
 
 #[cfg(test)]

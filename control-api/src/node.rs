@@ -16,8 +16,30 @@ use crate::model::{DEFAULT_NAMESPACE, Name};
 
 const KEY: &str = "outrigger";
 
+/// What is kept of a node while its streams are open: the rest of what it says of itself may be large, and nothing reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// `node.id`
+    pub id: String,
+    /// What its bootstrap lists; `None` if that was not made by `outrigger bootstrap`.
+    pub config: Option<NodeConfig>,
+}
+
+impl Caller {
+    /// Takes what is used. Parts of the metadata that cannot be read are named in the log.
+    pub fn of(node: &Node) -> Caller {
+        let config = NodeConfig::of(node).map(|(config, wrong)| {
+            for reason in wrong {
+                tracing::warn!(node = node.id, reason, "a part of the node's metadata cannot be read");
+            }
+            config
+        });
+        Caller { id: node.id.clone(), config }
+    }
+}
+
 /// The workload behind a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeConfig {
     /// The Service that it is an instance of: `node.cluster`.
     pub service: Name,
@@ -28,7 +50,7 @@ pub struct NodeConfig {
 }
 
 /// `8080=127.0.0.1:9080`: where the proxy listens for callers, and where the application does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Inbound {
     /// The proxy's; on every address where only a port was given.
     pub listen: SocketAddr,
@@ -37,7 +59,7 @@ pub struct Inbound {
 }
 
 /// `[namespace/]service[:port]=127.0.0.1:9101`: a Service, and where the application calls it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct To {
     /// Its namespace, where it is another one.
     pub namespace: Option<String>,

@@ -12,7 +12,6 @@ use super::refusal::Violation;
 use super::writer::Held;
 use crate::compile::{Mesh, Rejected};
 use crate::model::{Key, Status};
-use crate::xds::Views;
 
 /// What a set means.
 #[derive(Debug)]
@@ -21,13 +20,6 @@ pub struct Compiled {
     pub mesh: Arc<Mesh>,
     /// What became of each route and each policy.
     pub statuses: BTreeMap<Key, Status>,
-}
-
-impl Compiled {
-    /// What proxies are to have.
-    pub fn views(&self) -> Arc<dyn Views> {
-        Arc::clone(&self.mesh) as Arc<dyn Views>
-    }
 }
 
 /// Compiles the whole set. `before` is what was in force, `now` the time in seconds since 1970: a condition keeps the time of

@@ -4,6 +4,7 @@ mod check;
 mod counters;
 mod differences;
 pub mod objects;
+mod programmed;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use outrigger_engine::source::nearest;
 use outrigger_proto::outrigger::control::v1::control_server::Control;
 use outrigger_proto::outrigger::control::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListProxiesRequest,
-    ListProxiesResponse, ListRequest, ListResponse, ObjectKey, Proxy, ProxyType, WatchRequest, WatchResponse,
+    ListProxiesResponse, ListRequest, ListResponse, Object, ObjectKey, Proxy, ProxyType, WatchRequest, WatchResponse,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -63,15 +64,18 @@ impl Api {
 
     fn get_object(&self, request: GetRequest) -> Result<GetResponse, Status> {
         let key = key(request.key)?;
-        let object = self.current().shown(&key).ok_or_else(|| Status::from(Refusal::NotFound(vec![key])))?;
-        Ok(GetResponse { object: Some(object) })
+        let set = self.current();
+        let held = set.objects.get(&key).ok_or_else(|| Status::from(Refusal::NotFound(vec![key.clone()])))?;
+        Ok(GetResponse { object: Some(shown(&set, &key, held, &self.proxies.list())) })
     }
 
     fn list_objects(&self, request: &ListRequest) -> Result<ListResponse, Status> {
         let selection = Selection::new(&request.kind, &request.namespace, "")?;
         let set = self.current();
         let chosen = set.objects.iter().filter(|(key, _)| selection.holds(key));
-        Ok(ListResponse { objects: chosen.map(|(key, held)| set.show(key, held)).collect(), revision: set.revision })
+        let proxies = self.proxies.list();
+        let objects = chosen.map(|(key, held)| shown(&set, key, held, &proxies)).collect();
+        Ok(ListResponse { objects, revision: set.revision })
     }
 
     async fn apply_objects(&self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
@@ -114,7 +118,7 @@ impl Control for Api {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (out, events) = mpsc::channel(WATCH_BUFFER);
-        let run = watching::run(request.into_inner(), self.in_force.clone(), self.log.clone(), out);
+        let run = watching::run(request.into_inner(), self.clone(), out);
         #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
         tokio::spawn(run);
         self.counted(Method::Watch, Ok(ReceiverStream::new(events)))
@@ -127,6 +131,13 @@ impl Control for Api {
         let proxies = self.proxies.list().into_iter().map(proxy).collect();
         self.counted(Method::ListProxies, Ok(ListProxiesResponse { proxies }))
     }
+}
+
+/// An object with its status, what proxies made of it included.
+fn shown(set: &InForce, key: &Key, held: &Held, proxies: &[crate::xds::Proxy]) -> Object {
+    let mut object = set.show(key, held);
+    programmed::add(&mut object, held.record.revision, proxies);
+    object
 }
 
 fn proxy(proxy: crate::xds::Proxy) -> Proxy {

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
 use outrigger_proto::outrigger::control::v1::{Object, WatchRequest, WatchResponse};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::objects;
 use super::refusal::Refusal;
-use super::writer::InForce;
+use super::{Api, objects, shown};
 use crate::model::{DEFAULT_NAMESPACE, Key, Kind};
 use crate::store::{Change, Entry, Log, LogError};
 
@@ -47,23 +46,18 @@ impl Selection {
 }
 
 /// Sends events into `out` until its reader is gone, the process stops, or the log does not reach back.
-pub(super) async fn run(
-    request: WatchRequest,
-    mut in_force: watch::Receiver<Arc<InForce>>,
-    log: Log,
-    out: mpsc::Sender<Result<WatchResponse, Status>>,
-) {
+pub(super) async fn run(request: WatchRequest, api: Api, out: mpsc::Sender<Result<WatchResponse, Status>>) {
     // The reader is gone: nobody is left to tell.
-    let Err(status) = follow(request, &mut in_force, log, &out).await else { return };
+    let Err(status) = follow(request, api, &out).await else { return };
     _ = out.send(Err(status)).await;
 }
 
 async fn follow(
     request: WatchRequest,
-    in_force: &mut watch::Receiver<Arc<InForce>>,
-    log: Log,
+    api: Api,
     out: &mpsc::Sender<Result<WatchResponse, Status>>,
 ) -> Result<(), Status> {
+    let Api { mut in_force, log, proxies, .. } = api;
     let namespace = match (request.namespace.as_str(), request.name.as_str()) {
         // A name alone means the object in the default namespace, as in Get.
         ("", name) if !name.is_empty() => DEFAULT_NAMESPACE,
@@ -74,8 +68,9 @@ async fn follow(
         Some(revision) => revision,
         None => {
             let set = Arc::clone(&in_force.borrow_and_update());
+            let proxies = proxies.list();
             for (key, held) in set.objects.iter().filter(|(key, _)| selection.holds(key)) {
-                let object = Some(set.show(key, held));
+                let object = Some(shown(&set, key, held, &proxies));
                 let event = event(Event::Initial, held.record.revision, object);
                 if out.send(Ok(event)).await.is_err() {
                     return Ok(());

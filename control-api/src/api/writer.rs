@@ -16,7 +16,9 @@ use super::differences::differences;
 use super::objects;
 use super::refusal::{Refusal, Violation};
 use crate::model::{self, Key, Stored};
+use crate::node::Caller;
 use crate::store::{Change, Record, Records, Store, StoreError};
+use crate::xds::{View, Views};
 
 /// How many writes wait before a caller has to.
 const QUEUE: usize = 64;
@@ -50,6 +52,16 @@ impl InForce {
     /// As [`InForce::shown`], of an object at hand.
     pub fn show(&self, key: &Key, held: &Held) -> Object {
         objects::with_status(&held.stored.object, self.compiled.statuses.get(key))
+    }
+}
+
+impl Views for InForce {
+    fn view(&self, caller: &Caller) -> Arc<View> {
+        self.compiled.mesh.view(caller)
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision
     }
 }
 

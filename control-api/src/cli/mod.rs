@@ -2,6 +2,7 @@
 //! what they can do, any gRPC client can.
 
 mod apply;
+mod connect;
 mod delete;
 mod describe;
 mod get;
@@ -10,6 +11,7 @@ mod read;
 mod table;
 mod yaml;
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -17,13 +19,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outrigger_engine::source::nearest;
-use outrigger_proto::outrigger::control::v1::control_client::ControlClient;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
 
+pub use self::connect::ServerArgs;
 use crate::bootstrap::BootstrapArgs;
 use crate::model::{DEFAULT_NAMESPACE, Kind};
-use crate::serve::{LARGEST_MESSAGE, ServeArgs};
+use crate::serve::ServeArgs;
 
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,14 +58,6 @@ pub enum Command {
     Proxies(proxies::ProxiesArgs),
     /// Write the file that a sidecar starts from, ours or Envoy.
     Bootstrap(BootstrapArgs),
-}
-
-/// Where the control plane is.
-#[derive(Clone, Debug, Args)]
-pub struct ServerArgs {
-    /// The control plane: HOST:PORT or unix:PATH. Else $OUTRIGGER_SERVER, else 127.0.0.1:15010.
-    #[arg(short = 's', long, value_name = "ADDR")]
-    pub server: Option<String>,
 }
 
 /// In which namespace.
@@ -118,10 +111,24 @@ impl From<tonic::Status> for Failure {
             Code::DeadlineExceeded | Code::Cancelled => {
                 format!("the control plane has not answered in {} s: see its log", PATIENCE.as_secs())
             }
+            _ if status.source().is_some() => format!(
+                "the connection to the control plane ended ({}): see its log; if it asks for certificates, show one by \
+                 --tls-ca, --tls-cert and --tls-key",
+                cause(&status)
+            ),
             _ if text.is_empty() => status.code().to_string(),
             _ => text.to_owned(),
         })
     }
+}
+
+/// The innermost reason.
+fn cause(error: &dyn Error) -> &dyn Error {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause
 }
 
 /// Runs the program with its arguments (the first is the program's name) to its end.
@@ -157,36 +164,6 @@ fn client(command: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode
         .build()
         .map_err(|error| Failure(format!("no event loop: {error}")))?;
     runtime.block_on(command).map(|()| ExitCode::SUCCESS)
-}
-
-impl ServerArgs {
-    /// Connects.
-    async fn connect(&self) -> Result<ControlClient<Channel>, Failure> {
-        let given =
-            self.server.clone().or_else(|| std::env::var("OUTRIGGER_SERVER").ok().filter(|text| !text.is_empty()));
-        let server = given.unwrap_or_else(|| crate::DEFAULT_SERVER.to_owned());
-        let address: crate::serve::Address = server
-            .trim_start_matches("http://")
-            .parse()
-            .map_err(|reason| Failure(format!("--server {server}: {reason}")))?;
-        let uri = match &address {
-            crate::serve::Address::Tcp(address) => format!("http://{address}"),
-            crate::serve::Address::Unix(_) => address.to_string(),
-        };
-        let failed = |error: tonic::transport::Error| {
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(inner) = cause.source() {
-                cause = inner;
-            }
-            Failure(format!(
-                "no control plane answers at {address} ({cause}): start one by `outrigger serve`, or say where it is by --server or OUTRIGGER_SERVER"
-            ))
-        };
-        let endpoint = Endpoint::from_shared(uri).map_err(failed)?.connect_timeout(Duration::from_secs(5));
-        let channel = endpoint.connect().await.map_err(failed)?;
-        let client = ControlClient::new(channel);
-        Ok(client.max_decoding_message_size(LARGEST_MESSAGE).max_encoding_message_size(LARGEST_MESSAGE))
-    }
 }
 
 /// A request that does not wait for ever.

@@ -55,8 +55,8 @@ impl Columns {
         let (own, wide): (&[&str], &[&str]) = match self.kind {
             Kind::Service => (&["TYPE", "CLUSTER-IP", "PORT(S)"], &["SELECTOR"]),
             Kind::Workload => (&["ADDRESSES", "HEALTH", "SERVICES"], &["LABELS", "LOCALITY", "WEIGHT"]),
-            Kind::HttpRoute => (&["PARENTS", "RULES", "ACCEPTED", "RESOLVED"], &["BACKENDS"]),
-            Kind::ServicePolicy => (&["TARGETS", "ACCEPTED"], &["FIELDS"]),
+            Kind::HttpRoute => (&["PARENTS", "RULES", "ACCEPTED", "RESOLVED", "PROGRAMMED"], &["BACKENDS"]),
+            Kind::ServicePolicy => (&["TARGETS", "ACCEPTED", "PROGRAMMED"], &["FIELDS"]),
         };
         let mut heads = if self.namespace { vec!["NAMESPACE", "NAME"] } else { vec!["NAME"] };
         heads.extend(own);
@@ -99,11 +99,14 @@ impl Columns {
                 let parents = &object["status"]["parents"];
                 row.push(condition(parents, "Accepted"));
                 row.push(condition(parents, "ResolvedRefs"));
+                row.push(condition(parents, "Programmed"));
                 vec![join(&spec["rules"], |rule| join(&rule["backendRefs"], backend))]
             }
             Kind::ServicePolicy => {
                 row.push(join(&spec["targetRefs"], reference));
-                row.push(condition(&object["status"]["ancestors"], "Accepted"));
+                let ancestors = &object["status"]["ancestors"];
+                row.push(condition(ancestors, "Accepted"));
+                row.push(condition(ancestors, "Programmed"));
                 let fields = spec.as_object().into_iter().flat_map(|spec| spec.keys());
                 vec![fields.filter(|name| *name != "targetRefs").cloned().collect::<Vec<_>>().join(",")]
             }
@@ -203,6 +206,6 @@ s           products   ClusterIP   None         <none>           <unknown>
             "status": {"parents": [condition("True"), condition("False")]},
         });
         let row = Columns::new(Kind::HttpRoute, false, true).row(&route);
-        assert_eq!(row, ["r", "a:80,n/b", "1", "Partly", "<none>", "<unknown>", "v1:80*90,v2:80"]);
+        assert_eq!(row, ["r", "a:80,n/b", "1", "Partly", "<none>", "<none>", "<unknown>", "v1:80*90,v2:80"]);
     }
 }

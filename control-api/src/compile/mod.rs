@@ -15,7 +15,7 @@ mod route;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use outrigger_engine::config::cluster::Cluster;
@@ -27,6 +27,7 @@ use prost::Message;
 
 use self::listener::Tunnel;
 use crate::model::{Key, Model, Name, Protocol, Status, Stored, Target};
+use crate::node::NodeConfig;
 use crate::xds::{Resource, View};
 
 /// The whole mesh, compiled. Every node's view is a part of it.
@@ -40,6 +41,8 @@ pub struct Mesh {
     /// The clusters that each route table names.
     clusters: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     rejected: Vec<Rejected>,
+    /// The views that streams hold: nodes that list the same have one.
+    views: Mutex<BTreeMap<NodeConfig, Weak<View>>>,
 }
 
 /// A port of a Service, as views look it up.
@@ -133,6 +136,7 @@ impl Mesh {
             everything: Arc::new(view),
             clusters,
             rejected,
+            views: Mutex::default(),
         }
     }
 

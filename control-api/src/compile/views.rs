@@ -4,25 +4,38 @@
 //! port of its own, and of clusters, endpoints and routes those that these need. Any other node brings its listeners
 //! itself: it gets all clusters, endpoints and routes, to be used by name.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
 use bytes::Bytes;
 use outrigger_engine::xds::Kind;
-use outrigger_proto::envoy::config::core::v3::{Node, TrafficDirection};
+use outrigger_proto::envoy::config::core::v3::TrafficDirection;
 use prost::Message;
 
 use super::listener::{Serve, Tunnel, listener};
 use super::{Mesh, Port, cluster, resource};
 use crate::model::{Name, Protocol};
-use crate::node::{Inbound, NodeConfig, To};
+use crate::node::{Caller, Inbound, NodeConfig, To};
 use crate::xds::{View, Views};
 
 impl Views for Mesh {
-    fn view(&self, node: &Node) -> Arc<View> {
-        let Some((config, wrong)) = NodeConfig::of(node) else { return Arc::clone(&self.everything) };
-        for reason in wrong {
-            tracing::warn!(node = node.id, reason, "a part of the node's metadata cannot be read");
+    fn view(&self, caller: &Caller) -> Arc<View> {
+        let Some(config) = &caller.config else { return Arc::clone(&self.everything) };
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(view) = views.get(config).and_then(Weak::upgrade) {
+            return view;
         }
+        // Of streams that ended; not at every new one, so that many at once cost no more than each by itself.
+        if views.len().is_power_of_two() {
+            views.retain(|_, view| view.strong_count() > 0);
+        }
+        let view = Arc::new(self.view_of(config));
+        views.insert(config.clone(), Arc::downgrade(&view));
+        view
+    }
+}
+
+impl Mesh {
+    fn view_of(&self, config: &NodeConfig) -> View {
         let mut builder = Builder { mesh: self, view: View::new() };
         for inbound in &config.inbound {
             builder.inbound(&config.service, inbound);
@@ -30,7 +43,7 @@ impl Views for Mesh {
         for to in &config.to {
             builder.outbound(&config.service.namespace, to);
         }
-        Arc::new(builder.view)
+        builder.view
     }
 }
 

@@ -1,17 +1,33 @@
 //! Where gRPC is served: a TCP address or a socket file.
 
 use std::fmt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use rustls::ServerConfig;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use super::secure::SecureArgs;
+
+/// Connections that wait for a client at the socket file.
+const BACKLOG: i32 = 128;
+/// How long a client may take for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at a time; further connections wait in the kernel's queue.
+const HANDSHAKES: usize = 256;
 
 /// `HOST:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +77,22 @@ impl Address {
 }
 
 /// Listens, and says where: the port is known only now, where 0 was asked for.
-pub(super) async fn bind(address: &Address) -> Result<(Accepted, Address), String> {
+pub(super) async fn bind(
+    address: &Address,
+    secure: &SecureArgs,
+    tls: Option<Arc<ServerConfig>>,
+) -> Result<(Accepted, Address), String> {
     let advice = |error: std::io::Error| format!("--listen {address}: {error}: choose another address");
     match address {
         Address::Tcp(text) => {
             let listener = TcpListener::bind(text).await.map_err(advice)?;
-            let bound = listener.local_addr().map_or_else(|_| text.clone(), |address| address.to_string());
-            Ok((Accepted::Tcp(listener), Address::Tcp(bound)))
+            let bound = listener.local_addr().map_err(advice)?;
+            secure.permits(bound)?;
+            let accepted = match tls {
+                None => Accepted::Tcp(listener),
+                Some(config) => Accepted::Tls(Handshakes { listener, config, under_way: JoinSet::new() }),
+            };
+            Ok((accepted, Address::Tcp(bound.to_string())))
         }
         Address::Unix(path) => {
             // A process that was killed leaves its socket behind; one that lives answers. Any other file is somebody's.
@@ -75,24 +100,80 @@ pub(super) async fn bind(address: &Address) -> Result<(Accepted, Address), Strin
             if is_socket && StdUnixStream::connect(path).is_err() {
                 _ = std::fs::remove_file(path);
             }
-            let listener = UnixListener::bind(path).map_err(advice)?;
-            Ok((Accepted::Unix(listener), address.clone()))
+            Ok((Accepted::Unix(socket_file(path).map_err(advice)?), address.clone()))
         }
     }
+}
+
+/// A socket file for its owner alone: its mode is set before anybody can connect.
+fn socket_file(path: &Path) -> std::io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// Connections as they are accepted.
 #[derive(Debug)]
 pub(super) enum Accepted {
     Tcp(TcpListener),
+    Tls(Handshakes),
     Unix(UnixListener),
+}
+
+/// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody.
+pub(super) struct Handshakes {
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    under_way: JoinSet<Option<Connection>>,
+}
+
+impl fmt::Debug for Handshakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshakes").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl Handshakes {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<Connection>> {
+        while self.under_way.len() < HANDSHAKES
+            && let Poll::Ready(accepted) = self.listener.poll_accept(context)
+        {
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            _ = stream.set_nodelay(true);
+            let handshake = TlsAcceptor::from(Arc::clone(&self.config)).accept(stream);
+            self.under_way.spawn(async move {
+                let reason = match tokio::time::timeout(HANDSHAKE, handshake).await {
+                    Ok(Ok(stream)) => return Some(Connection::Tls(Box::new(stream))),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => format!("took longer than {HANDSHAKE:?}"),
+                };
+                tracing::warn!("the TLS handshake with {peer} failed: {reason}");
+                None
+            });
+        }
+        // Without any under way there is nothing to wait for here but the next connection.
+        while let Poll::Ready(Some(done)) = self.under_way.poll_join_next(context) {
+            // One that panicked has no connection either.
+            if let Ok(Some(connection)) = done {
+                return Poll::Ready(Ok(connection));
+            }
+        }
+        Poll::Pending
+    }
 }
 
 impl Stream for Accepted {
     type Item = std::io::Result<Connection>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match &*self {
+        match self.get_mut() {
+            Accepted::Tls(handshakes) => handshakes.poll(context).map(Some),
             Accepted::Tcp(listener) => listener.poll_accept(context).map(|accepted| {
                 Some(accepted.map(|(stream, _)| {
                     // Only latency suffers where it cannot be set.
@@ -111,6 +192,7 @@ impl Stream for Accepted {
 #[derive(Debug)]
 pub(super) enum Connection {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
@@ -120,6 +202,7 @@ impl Connected for Connection {
     fn connect_info(&self) -> TcpConnectInfo {
         match self {
             Connection::Tcp(stream) => stream.connect_info(),
+            Connection::Tls(stream) => stream.get_ref().0.connect_info(),
             // A socket file's peer has no address.
             Connection::Unix(_) => TcpConnectInfo { local_addr: None, remote_addr: None },
         }
@@ -134,6 +217,7 @@ impl AsyncRead for Connection {
     ) -> Poll<std::io::Result<()>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Connection::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
             Connection::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
@@ -143,6 +227,7 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Connection::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
             Connection::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
@@ -150,6 +235,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Connection::Tls(stream) => Pin::new(stream).poll_flush(context),
             Connection::Unix(stream) => Pin::new(stream).poll_flush(context),
         }
     }
@@ -157,6 +243,7 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Connection::Tls(stream) => Pin::new(stream).poll_shutdown(context),
             Connection::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }

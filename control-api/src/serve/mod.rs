@@ -3,6 +3,7 @@
 mod listen;
 mod metrics;
 mod pages;
+mod secure;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use outrigger_proto::outrigger::control::v1::control_server::ControlServer;
+use rustls::ServerConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
@@ -19,10 +21,11 @@ use tonic_health::server::HealthReporter;
 pub use self::listen::Address;
 use self::listen::bind;
 use self::pages::Pages;
+pub use self::secure::SecureArgs;
 use crate::api::{Api, Counters, InForce, Writer};
 use crate::log::{self, Level};
 use crate::store::{LOG_ENTRIES, Store, StoreError};
-use crate::xds::Views;
+use crate::xds::{Limits, Views};
 
 /// The largest message that is taken, in bytes: a mesh's whole policy may be applied at once.
 pub(crate) const LARGEST_MESSAGE: usize = 64 << 20;
@@ -39,6 +42,15 @@ pub struct ServeArgs {
     /// Where gRPC is served, the control API and xDS alike: HOST:PORT, or unix:PATH for a socket file.
     #[arg(long, value_name = "ADDR", default_value = crate::DEFAULT_SERVER)]
     pub listen: Address,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented by its type")]
+    pub secure: SecureArgs,
+    /// How many xDS streams may be open; further ones end with RESOURCE_EXHAUSTED.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().streams)]
+    pub xds_max_streams: usize,
+    /// How many resources one xDS stream may name; with more it ends with RESOURCE_EXHAUSTED.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().names)]
+    pub xds_max_names: usize,
     /// Where /healthz, /readyz and /metrics are served: HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014")]
     pub http: String,
@@ -56,6 +68,7 @@ pub struct ServeArgs {
 /// What prevents the start or ended it, with what to do.
 pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     log::init(args.log_level);
+    let tls = args.secure.config(&args.listen)?;
     let (store, records) = Store::open(&args.data, args.log_entries).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -65,8 +78,9 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     let log = store.log();
     let (writer, in_force, failure) = Writer::start(store, records)?;
     let result = runtime.block_on(async {
-        let (publish, views) = watch::channel(in_force.borrow().compiled.views());
-        let xds = crate::xds::Server::new(views);
+        let (publish, views) = watch::channel::<Arc<dyn Views>>(in_force.borrow().clone());
+        let limits = Limits { streams: args.xds_max_streams, names: args.xds_max_names };
+        let xds = crate::xds::Server::new(views, limits);
         let api = Api {
             writer,
             in_force: in_force.clone(),
@@ -80,7 +94,7 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
                 () = hand_over(in_force, publish) => std::future::pending().await,
             }
         };
-        run(&args, &xds, api.clone(), stop, failure).await
+        run(&args, tls, &xds, api.clone(), stop, failure).await
     });
     runtime.shutdown_background();
     result
@@ -89,7 +103,7 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
 /// Every new set's views go to the xDS server. Ends when nothing writes any more; then `publish` is dropped, and the streams end.
 async fn hand_over(mut in_force: watch::Receiver<Arc<InForce>>, publish: watch::Sender<Arc<dyn Views>>) {
     while in_force.changed().await.is_ok() {
-        let views = in_force.borrow_and_update().compiled.views();
+        let views = in_force.borrow_and_update().clone();
         publish.send_replace(views);
     }
 }
@@ -109,19 +123,21 @@ async fn stopped(writer: &Writer) -> Result<(), String> {
 
 async fn run(
     args: &ServeArgs,
+    tls: Option<Arc<ServerConfig>>,
     xds: &crate::xds::Server,
     api: Api,
     stop: impl Future<Output = Result<(), String>>,
     failure: oneshot::Receiver<StoreError>,
 ) -> Result<ExitCode, String> {
-    let (accepted, address) = bind(&args.listen).await?;
+    let how = tls.as_ref().map_or("gRPC", |_| "gRPC over TLS");
+    let (accepted, address) = bind(&args.listen, &args.secure, tls).await?;
     let http = tokio::net::TcpListener::bind(&args.http)
         .await
         .map_err(|error| format!("--http {}: {error}: choose another address", args.http))?;
     let http_address = http.local_addr().map_or_else(|_| args.http.clone(), |address| address.to_string());
     let set = Arc::clone(&api.in_force.borrow());
     tracing::info!(
-        "gRPC on {address}, HTTP on {http_address}; revision {} with {} objects in {}",
+        "{how} on {address}, HTTP on {http_address}; revision {} with {} objects in {}",
         set.revision,
         set.objects.len(),
         args.data.display()

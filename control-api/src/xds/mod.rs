@@ -15,9 +15,9 @@ mod subscription;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::node::Caller;
 use bytes::Bytes;
 use outrigger_engine::xds::Kind;
-use outrigger_proto::envoy::config::core::v3::Node;
 pub use proxies::{Counts, Proxies, Proxy, Status};
 pub use services::Server;
 pub use session::Protocol;
@@ -33,11 +33,33 @@ pub struct Resource {
     pub body: Bytes,
 }
 
+/// What clients may make the server keep. Beyond it they get `RESOURCE_EXHAUSTED`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Streams that are open, of all clients together.
+    pub streams: usize,
+    /// Resources that one stream names, of all kinds together: those that it is subscribed to by name, and those that
+    /// it says to have.
+    pub names: usize,
+}
+
+impl Default for Limits {
+    /// Five types for each of 4,000 proxies; clusters, endpoints, listeners and routes of 25,000 ports.
+    fn default() -> Self {
+        Self { streams: 20_000, names: 100_000 }
+    }
+}
+
 /// All that one node is to have, by kind and name.
 pub type View = BTreeMap<Kind, BTreeMap<Arc<str>, Arc<Resource>>>;
 
 /// What the compiler made of the whole mesh.
 pub trait Views: Send + Sync {
-    /// What `node` is to have. What several nodes have in common they share; only the listeners and applications of a node are made for it.
-    fn view(&self, node: &Node) -> Arc<View>;
+    /// What `caller` is to have. What several nodes have in common they share; only the listeners and applications of a node are made for it.
+    fn view(&self, caller: &Caller) -> Arc<View>;
+
+    /// The revision of the objects that it was made of; 0 where they have none.
+    fn revision(&self) -> u64 {
+        0
+    }
 }

@@ -25,8 +25,10 @@ pub struct Proxy {
     pub connected: SystemTime,
     /// What its newest stream speaks.
     pub protocol: Protocol,
-    /// The kinds of which it was sent something.
+    /// The kinds of which it was sent something, or has something.
     pub kinds: BTreeMap<Kind, Status>,
+    /// The newest revision of which it has everything, and rejected nothing; 0 before the first.
+    pub revision: u64,
 }
 
 /// Where a proxy is with the resources of one kind. Versions are hashes of all resources of the kind that it was told.
@@ -85,6 +87,7 @@ impl Proxies {
                 }
                 Some(proxy) => {
                     proxy.protocol = stream.protocol;
+                    proxy.revision = proxy.revision.min(stream.revision);
                     proxy.kinds.extend(stream.kinds.iter().map(|(kind, status)| (*kind, status.clone())));
                 }
             }
@@ -112,6 +115,7 @@ impl Proxies {
             connected: SystemTime::now(),
             protocol,
             kinds: BTreeMap::new(),
+            revision: 0,
         };
         let mut inner = self.inner();
         inner.next += 1;
@@ -174,6 +178,27 @@ impl Stream {
                 }
             }
         });
+    }
+
+    /// A proxy that came back has this version of a kind already, and nothing was to be sent.
+    pub(super) fn held(&self, kind: Kind, version: &str) {
+        self.record(kind, |status, _| {
+            if status.sent.is_empty() {
+                version.clone_into(&mut status.sent);
+                version.clone_into(&mut status.accepted);
+            }
+        });
+    }
+
+    /// The proxy has everything of a revision; `false` if it rejected a part of it.
+    pub(super) fn settled(&self, revision: u64) -> bool {
+        let mut inner = self.proxies.inner();
+        let Some(proxy) = inner.streams.get_mut(&self.id) else { return false };
+        let accepted = proxy.kinds.values().all(|status| status.rejected.is_none());
+        if accepted {
+            proxy.revision = revision;
+        }
+        accepted
     }
 
     fn record(&self, kind: Kind, change: impl FnOnce(&mut Status, &mut Counts)) {

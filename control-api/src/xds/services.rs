@@ -19,13 +19,13 @@ use outrigger_proto::envoy::service::listener::v3::listener_discovery_service_se
 use outrigger_proto::envoy::service::route::v3::route_discovery_service_server::{
     RouteDiscoveryService, RouteDiscoveryServiceServer,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Views;
 use super::proxies::Proxies;
-use super::stream::{Delta, Serve, StateOfTheWorld};
+use super::stream::{Delta, Messages, Places, Serve, StateOfTheWorld};
+use super::{Limits, Views};
 
 /// The largest request, in bytes: a client with tens of thousands of resources says the version of each in one.
 const LARGEST_REQUEST: usize = 64 << 20;
@@ -38,12 +38,16 @@ pub struct Server(Services);
 struct Services {
     views: watch::Receiver<Arc<dyn Views>>,
     proxies: Arc<Proxies>,
+    limits: Limits,
+    /// A permit for each stream that may be open.
+    streams: Arc<Semaphore>,
 }
 
 impl Server {
     /// Serves the newest of `views`. Streams end when its sender is dropped.
-    pub fn new(views: watch::Receiver<Arc<dyn Views>>) -> Self {
-        Self(Services { views, proxies: Arc::default() })
+    pub fn new(views: watch::Receiver<Arc<dyn Views>>, limits: Limits) -> Self {
+        let streams = Arc::new(Semaphore::new(limits.streams.min(Semaphore::MAX_PERMITS)));
+        Self(Services { views, proxies: Arc::default(), limits, streams })
     }
 
     /// Who is connected.
@@ -64,16 +68,20 @@ impl Server {
 }
 
 impl Services {
-    fn delta(&self, request: Request<Streaming<DeltaDiscoveryRequest>>, only: Option<Kind>) -> Response<Serve<Delta>> {
-        Response::new(Serve::new(request, self.views.clone(), self.proxies.clone(), only))
-    }
-
-    fn state_of_the_world(
+    /// A stream, if there is room for one more.
+    fn open<M: Messages>(
         &self,
-        request: Request<Streaming<DiscoveryRequest>>,
+        request: Request<Streaming<M::Request>>,
         only: Option<Kind>,
-    ) -> Response<Serve<StateOfTheWorld>> {
-        Response::new(Serve::new(request, self.views.clone(), self.proxies.clone(), only))
+    ) -> Result<Response<Serve<M>>, Status> {
+        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return Err(Status::resource_exhausted(format!(
+                "{} xDS streams are open, and no more are allowed (--xds-max-streams)",
+                self.limits.streams
+            )));
+        };
+        let places = Places { names: self.limits.names, _stream: permit };
+        Ok(Response::new(Serve::new(request, self.views.clone(), self.proxies.clone(), only, places)))
     }
 }
 
@@ -86,14 +94,14 @@ impl AggregatedDiscoveryService for Services {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Serve<StateOfTheWorld>>, Status> {
-        Ok(self.state_of_the_world(request, None))
+        self.open(request, None)
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Serve<Delta>>, Status> {
-        Ok(self.delta(request, None))
+        self.open(request, None)
     }
 }
 
@@ -109,14 +117,14 @@ macro_rules! service {
                 &self,
                 request: Request<Streaming<DiscoveryRequest>>,
             ) -> Result<Response<Serve<StateOfTheWorld>>, Status> {
-                Ok(self.state_of_the_world(request, Some($kind)))
+                self.open(request, Some($kind))
             }
 
             async fn $delta(
                 &self,
                 request: Request<Streaming<DeltaDiscoveryRequest>>,
             ) -> Result<Response<Serve<Delta>>, Status> {
-                Ok(self.delta(request, Some($kind)))
+                self.open(request, Some($kind))
             }
 
             async fn $fetch(&self, _: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {

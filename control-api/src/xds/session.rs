@@ -7,8 +7,6 @@
 //! [`PATIENCE`] long.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +34,16 @@ pub enum Protocol {
 pub(super) enum Names {
     Delta { subscribe: Vec<String>, unsubscribe: Vec<String>, versions: BTreeMap<String, String> },
     All(Vec<String>),
+}
+
+impl Names {
+    /// How many resources it names, each as often as it stands there.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Names::Delta { subscribe, unsubscribe, versions } => subscribe.len() + unsubscribe.len() + versions.len(),
+            Names::All(names) => names.len(),
+        }
+    }
 }
 
 /// A request of either protocol.
@@ -118,9 +126,30 @@ impl Session {
         answer
     }
 
+    /// Whether the client has everything and has answered everything.
+    pub(super) fn settled(&self) -> bool {
+        let settled = |subscription: &Subscription| {
+            subscription.in_flight.is_none() && !subscription.due() && subscription.gone.is_empty()
+        };
+        self.subscriptions.values().all(settled)
+    }
+
+    /// The version of all that the client has of the kind, where it is what it is to have: a client that comes back says
+    /// what it has, and is sent nothing if that is so.
+    pub(super) fn held(&self, kind: Kind) -> Option<Arc<str>> {
+        let subscription = self.subscriptions.get(&kind)?;
+        let waits = subscription.in_flight.is_some() || subscription.due() || !subscription.gone.is_empty();
+        (!waits && !subscription.told.is_empty()).then(|| subscription.version())
+    }
+
     /// How many resources of the kind the client has.
     pub(super) fn told(&self, kind: Kind) -> usize {
         self.subscriptions.get(&kind).map_or(0, |subscription| subscription.told.len())
+    }
+
+    /// How many resources the client has named, and not dropped, of all kinds.
+    pub(super) fn names(&self) -> usize {
+        self.subscriptions.values().map(Subscription::named_resources).sum()
     }
 
     /// The next response, if there is one to send now.
@@ -202,11 +231,7 @@ impl Session {
             }
         }
 
-        let mut hash = DefaultHasher::new();
-        for (name, told) in &subscription.told {
-            (name, told.version()).hash(&mut hash);
-        }
-        let version: Arc<str> = format!("{:016x}", hash.finish()).into();
+        let version = subscription.version();
         let warming = resources.clone();
         let whole = matches!(kind, Kind::Cluster | Kind::Listener) && self.protocol == Protocol::StateOfTheWorld;
         if whole {

@@ -1,6 +1,7 @@
 //! The streams of one session: frames in and out. A response is made when the transport asks for one, so a client that reads
 //! slowly makes nothing pile up here.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use outrigger_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as Named,
 };
 use outrigger_proto::prost_types::Any;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
@@ -21,6 +22,7 @@ use tonic::{Status, Streaming};
 use super::proxies::{self, Proxies};
 use super::session::{Names, Protocol, Request, Response, Session};
 use super::{Resource, Views};
+use crate::node::Caller;
 
 /// `control_plane.identifier`: Envoy shows it in its statistics.
 const IDENTIFIER: &str = concat!("outrigger/", env!("CARGO_PKG_VERSION"));
@@ -117,11 +119,24 @@ pub(super) struct Serve<M: Messages> {
     /// From the first request on.
     open: Option<Open>,
     timer: Option<Pin<Box<Sleep>>>,
+    places: Places,
+}
+
+/// What the stream may have the server keep.
+pub(super) struct Places {
+    /// Resources that it may name.
+    pub(super) names: usize,
+    /// Its own place among all streams.
+    pub(super) _stream: OwnedSemaphorePermit,
 }
 
 struct Open {
-    node: Node,
+    caller: Caller,
     session: Session,
+    /// The revision that the proxy was seen to have.
+    settled: Option<u64>,
+    /// The kinds that it asked for.
+    knows: BTreeSet<Kind>,
     entry: proxies::Stream,
 }
 
@@ -131,12 +146,13 @@ impl<M: Messages> Serve<M> {
         mut views: watch::Receiver<Arc<dyn Views>>,
         proxies: Arc<Proxies>,
         only: Option<Kind>,
+        places: Places,
     ) -> Self {
         let current = views.borrow_and_update().clone();
         let changes = WatchStream::from_changes(views);
         let address = requests.remote_addr();
         let requests = requests.into_inner();
-        Self { address, requests, views: current, changes, proxies, only, open: None, timer: None }
+        Self { address, requests, views: current, changes, proxies, only, open: None, timer: None, places }
     }
 
     fn request(&mut self, request: M::Request) -> Result<(), Status> {
@@ -147,13 +163,27 @@ impl<M: Messages> Serve<M> {
             if node.id.is_empty() {
                 return Err(Status::invalid_argument("the first request of a stream has to hold node.id"));
             }
-            let session = Session::new(M::PROTOCOL, self.views.view(&node));
+            let caller = Caller::of(&node);
+            let session = Session::new(M::PROTOCOL, self.views.view(&caller));
             let entry = self.proxies.clone().open(&node, self.address, M::PROTOCOL);
-            self.open = Some(Open { node, session, entry });
+            self.open = Some(Open { caller, session, settled: None, knows: BTreeSet::new(), entry });
         }
         if let Some(open) = &mut self.open {
+            let most = self.places.names;
+            let before = request.names.count();
             let answer = open.session.request(kind, request);
+            // Both: one request may repeat a name, and many requests may name few each.
+            let named = before.max(open.session.names());
+            if named > most {
+                return Err(Status::resource_exhausted(format!(
+                    "the stream names {named} resources, and no more than {most} are allowed (--xds-max-names)"
+                )));
+            }
             open.entry.answered(kind, answer, open.session.told(kind));
+            if let Some(version) = open.session.held(kind).filter(|_| !open.knows.contains(&kind)) {
+                open.entry.held(kind, &version);
+            }
+            open.knows.insert(kind);
         }
         Ok(())
     }
@@ -189,7 +219,7 @@ impl<M: Messages> Stream for Serve<M> {
             while let Poll::Ready(views) = Pin::new(&mut this.changes).poll_next(context) {
                 let Some(views) = views else { return this.end() };
                 if let Some(open) = &mut this.open {
-                    open.session.update(views.view(&open.node));
+                    open.session.update(views.view(&open.caller));
                 }
                 this.views = views;
             }
@@ -202,6 +232,7 @@ impl<M: Messages> Stream for Serve<M> {
             if let Some(request) = request
                 && let Err(status) = this.request(request)
             {
+                this.open = None;
                 return Poll::Ready(Some(Err(status)));
             }
             let now = Instant::now();
@@ -217,6 +248,10 @@ impl<M: Messages> Stream for Serve<M> {
             }
             if !idle {
                 continue;
+            }
+            let revision = this.views.revision();
+            if open.settled != Some(revision) && open.session.settled() && open.entry.settled(revision) {
+                open.settled = Some(revision);
             }
             let Some(deadline) = open.session.deadline(now.into_std()).map(Instant::from_std) else {
                 return Poll::Pending;

@@ -16,12 +16,13 @@ use tonic::transport::{Channel, Server as Transport};
 use tonic::{Code, Streaming};
 
 use super::session_tests::view;
-use super::{Protocol, Proxies, Server, View, Views};
+use super::{Limits, Protocol, Proxies, Server, View, Views};
+use crate::node::Caller;
 
 struct Same(Arc<View>);
 
 impl Views for Same {
-    fn view(&self, _: &Node) -> Arc<View> {
+    fn view(&self, _: &Caller) -> Arc<View> {
         self.0.clone()
     }
 }
@@ -34,8 +35,12 @@ struct Control {
 
 impl Control {
     async fn start(first: Arc<View>) -> Self {
+        Self::limited(first, Limits::default()).await
+    }
+
+    async fn limited(first: Arc<View>, limits: Limits) -> Self {
         let (views, receiver) = watch::channel::<Arc<dyn Views>>(Arc::new(Same(first)));
-        let server = Server::new(receiver);
+        let server = Server::new(receiver, limits);
         let mut routes = Routes::builder();
         server.add_to(&mut routes);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -175,4 +180,60 @@ async fn streams_end_when_the_views_end() {
     assert!(responses.message().await.unwrap().is_some());
     drop(control.views);
     assert!(responses.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_stream_beyond_the_limit_is_refused_until_another_ends() {
+    let limits = Limits { streams: 1, ..Limits::default() };
+    let control = Control::limited(view(&[(Kind::Cluster, &["a=1"])]), limits).await;
+    let mut client = ClusterDiscoveryServiceClient::new(control.channel.clone());
+    let (requests, receiver) = mpsc::channel(4);
+    requests.send(DiscoveryRequest { node: node(), ..Default::default() }).await.unwrap();
+    let mut first = client.stream_clusters(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    first.message().await.unwrap().unwrap();
+
+    let request = || tokio_stream::iter([DiscoveryRequest { node: node(), ..Default::default() }]);
+    let status = refusal(client.stream_clusters(request()).await).await;
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("--xds-max-streams"), "{status}");
+
+    drop(requests);
+    assert_eq!(first.message().await.unwrap(), None);
+    // The end of the stream is seen before its place is free.
+    while client.stream_clusters(request()).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_names_too_much_is_refused() {
+    let limits = Limits { names: 3, ..Limits::default() };
+    let control = Control::limited(view(&[]), limits).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let named = |kind: Kind, names: &[&str]| DeltaDiscoveryRequest {
+        node: node(),
+        type_url: kind.type_url().to_owned(),
+        resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    };
+    // At once, and little by little; over one kind, and over several.
+    for requests in [
+        vec![named(Kind::Routes, &["a", "b", "c", "d"])],
+        vec![named(Kind::Routes, &["a", "b"]), named(Kind::Endpoints, &["a"]), named(Kind::Endpoints, &["b"])],
+    ] {
+        let mut responses = client.delta_aggregated_resources(tokio_stream::iter(requests)).await.unwrap().into_inner();
+        let status = loop {
+            match responses.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the stream ended without a reason"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(
+            status.message().contains("names 4 resources") && status.message().contains("--xds-max-names"),
+            "{status}"
+        );
+        assert!(control.proxies.list().is_empty());
+    }
 }

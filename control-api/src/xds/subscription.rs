@@ -1,6 +1,8 @@
 //! What one stream is subscribed to of one kind, what its client was told, and what it is still to be told.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +73,21 @@ impl Subscription {
     /// Whether the client is to have the resource.
     pub(super) fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
+    }
+
+    /// How many resources the client made the server remember: what it is subscribed to by name, and names that it is
+    /// owed an answer for.
+    pub(super) fn named_resources(&self) -> usize {
+        self.names.len().max(self.owed.len())
+    }
+
+    /// The hash of all that the client was told.
+    pub(super) fn version(&self) -> Arc<str> {
+        let mut hash = DefaultHasher::new();
+        for (name, told) in &self.told {
+            (name, told.version()).hash(&mut hash);
+        }
+        format!("{:016x}", hash.finish()).into()
     }
 
     /// Whether there is something new to say.

@@ -26,9 +26,9 @@ fn objects_are_applied_shown_and_deleted() {
 
     let table = plane.run(&["get", "httproutes", "-o", "wide"]).unwrap();
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["NAME", "PARENTS", "RULES", "ACCEPTED", "RESOLVED", "AGE", "BACKENDS"]);
-    assert_eq!(lines[1][..5], ["canary", "users", "1", "True", "True"]);
-    assert_eq!(lines[1][6], "users:80*50,users-v2:80*10");
+    assert_eq!(lines[0], ["NAME", "PARENTS", "RULES", "ACCEPTED", "RESOLVED", "PROGRAMMED", "AGE", "BACKENDS"]);
+    assert_eq!(lines[1][..6], ["canary", "users", "1", "True", "True", "Unknown"]);
+    assert_eq!(lines[1][7], "users:80*50,users-v2:80*10");
     let described = plane.run(&["describe", "httproute", "canary"]).unwrap();
     for part in
         ["Name:             canary", "Generation:       2", "    - name: users\n", "Conditions at Service users:"]

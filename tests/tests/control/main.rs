@@ -10,3 +10,4 @@ mod command_line;
 mod crash;
 mod grpcurl;
 mod plane;
+mod security;

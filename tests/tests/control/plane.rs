@@ -51,13 +51,22 @@ pub(crate) fn control() -> Command {
 impl Plane {
     /// Starts one on the directory's files, and waits until it says where it listens.
     pub(crate) fn start(directory: &Path) -> Plane {
+        Plane::start_at(directory, &format!("unix:{}", directory.join("control.sock").display()), &[])
+    }
+
+    /// As [`Plane::start`], at an address and with more flags. The files that they name are in the directory.
+    pub(crate) fn start_at(directory: &Path, listen: &str, flags: &[&str]) -> Plane {
         let mut command = control();
         command.arg("serve").arg("--data").arg(directory.join("data")).args(["--http", "127.0.0.1:0", "--listen"]);
-        command.arg(format!("unix:{}", directory.join("control.sock").display()));
+        command.arg(listen).args(flags).current_dir(directory);
         let process = Process::start(command, &directory.join("log")).unwrap();
         let mut plane = Plane { process, directory: directory.to_owned() };
         let deadline = Instant::now() + PATIENCE;
-        while !plane.process.output().split_inclusive('\n').any(|line| line.contains("gRPC on") && line.ends_with('\n'))
+        while !plane
+            .process
+            .output()
+            .split_inclusive('\n')
+            .any(|line| line.contains(", HTTP on ") && line.ends_with('\n'))
         {
             assert!(plane.process.ended().is_none(), "{}", plane.process.output());
             assert!(Instant::now() < deadline, "not ready after {PATIENCE:?}: {}", plane.process.output());
@@ -70,9 +79,11 @@ impl Plane {
         self.directory.join("control.sock")
     }
 
-    /// `unix:...`, as `--server` takes it.
+    /// Where it listens, as `--server` takes it.
     pub(crate) fn address(&self) -> String {
-        format!("unix:{}", self.socket().display())
+        let log = self.process.output();
+        let (before, _) = log.split_once(", HTTP on ").unwrap_or_else(|| panic!("{log}"));
+        before.rsplit(" on ").next().unwrap_or_default().to_owned()
     }
 
     /// A command of the command line, run in the plane's directory.

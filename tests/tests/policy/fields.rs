@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use outrigger_control::model::validate;
-use outrigger_proto::envoy::config::core::v3::Node;
+use outrigger_control::node::Caller;
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 
 use crate::mesh::{compile, objects};
@@ -183,7 +183,7 @@ fn what_is_without_effect_changes_nothing() {
     for (field, value) in WITHOUT_EFFECT {
         let view = |yaml: &str| {
             let more = if field.starts_with("HTTPRoute") { format!("{SERVICE}---\n") } else { String::new() };
-            compile(&(more + yaml)).view(&Node::default())
+            compile(&(more + yaml)).view(&Caller::default())
         };
         let without = if field.starts_with("Service.") { SERVICE.to_owned() } else { with(field, "") };
         assert_eq!(view(&with(field, value)), view(&without), "{field}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outrigger_control::compile::Mesh;
 use outrigger_control::model::{Stored, validate};
-use outrigger_control::xds::{Server, Views};
+use outrigger_control::xds::{Limits, Server, Views};
 use outrigger_proto::outrigger::control::v1 as pb;
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -62,7 +62,7 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (views, receiver) = watch::channel(views);
         let mut routes = Routes::builder();
-        Server::new(receiver).add_to(&mut routes);
+        Server::new(receiver, Limits::default()).add_to(&mut routes);
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = TcpListenerStream::new(listener);

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_control::xds::{Proxies, Resource, Server, View, Views};
+use outrigger_control::node::Caller;
+use outrigger_control::xds::{Limits, Proxies, Resource, Server, View, Views};
 use outrigger_engine::xds::Kind;
-use outrigger_proto::envoy::config::core::v3::Node;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
@@ -18,7 +18,7 @@ use tonic::service::Routes;
 struct Same(Arc<View>);
 
 impl Views for Same {
-    fn view(&self, _: &Node) -> Arc<View> {
+    fn view(&self, _: &Caller) -> Arc<View> {
         self.0.clone()
     }
 }
@@ -51,7 +51,7 @@ impl Control {
     pub(crate) fn start(port: u16, views: Arc<dyn Views>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (views, receiver) = watch::channel(views);
-        let server = Server::new(receiver);
+        let server = Server::new(receiver, Limits::default());
         let mut routes = Routes::builder();
         server.add_to(&mut routes);
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", port))).unwrap();

@@ -5,21 +5,20 @@ use std::time::Duration;
 
 use outrigger_engine::config::listener::{Listener, NetworkFilter};
 use outrigger_proto::envoy::config::cluster::v3 as cluster_pb;
-use outrigger_proto::envoy::config::core::v3::Node;
 use outrigger_proto::envoy::config::listener::v3 as listener_pb;
 
 use super::*;
 use crate::model::Name;
-use crate::node::NodeConfig;
+use crate::node::{Caller, NodeConfig};
 use crate::xds::Views;
 
-fn node(namespace: &str, inbound: &[&str], to: &[&str]) -> Node {
+fn node(namespace: &str, inbound: &[&str], to: &[&str]) -> Caller {
     let config = NodeConfig {
         service: Name::new(namespace, "orders"),
         inbound: inbound.iter().map(|text| text.parse().unwrap()).collect(),
         to: to.iter().map(|text| text.parse().unwrap()).collect(),
     };
-    Node { cluster: "orders".to_owned(), metadata: Some(config.metadata()), ..Default::default() }
+    Caller { config: Some(config), ..Caller::default() }
 }
 
 /// All names, as `kind: names`.
@@ -62,7 +61,7 @@ fn a_node_gets_what_it_calls_and_no_more() {
 fn a_node_without_lists_gets_everything_by_name() {
     let mesh = shop("");
     assert_eq!(
-        names(&mesh.view(&Node::default())),
+        names(&mesh.view(&Caller::default())),
         [
             "Cluster: default/a/80 default/b/80 default/empty/80 default/shop/8080",
             "Endpoints: default/a/80 default/b/80 default/empty/80 default/shop/8080",
@@ -139,4 +138,20 @@ fn a_port_that_instances_have_by_name_is_what_the_service_says_it_is() {
     let view = shop(named).view(&node("default", &["5432=127.0.0.1:5433"], &[]));
     let listener = listener_pb::Listener::decode(view[&Kind::Listener]["inbound/0.0.0.0:5432"].body.clone()).unwrap();
     assert!(listener.filter_chains[0].filters[0].name.contains("tcp_proxy"), "{listener:?}");
+}
+
+#[test]
+fn nodes_that_list_the_same_share_one_view() {
+    let mesh = shop("");
+    let of = |to: &str| mesh.view(&node("default", &["90=127.0.0.1:9080"], &[to]));
+    let (one, other, third) = (of("a=127.0.0.1:9101"), of("a=127.0.0.1:9101"), of("b=127.0.0.1:9101"));
+    assert!(Arc::ptr_eq(&one, &other));
+    assert!(!Arc::ptr_eq(&one, &third));
+    drop((one, other));
+    // What nobody has any more is not kept.
+    for port in 1..20 {
+        drop(of(&format!("a=127.0.0.1:{port}")));
+    }
+    assert!(mesh.views.lock().unwrap().len() <= 4);
+    drop(third);
 }

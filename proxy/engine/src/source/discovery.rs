@@ -9,7 +9,7 @@ use super::tree::{Node, Reader, SyntaxError, Value};
 use super::{Source, same_name};
 use crate::config::any;
 use crate::config::report::Report;
-use crate::xds::{Kind, Rejection, Resource};
+use crate::xds::{self, Kind, Rejection, Resource};
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ pub fn read_discovery(source: &Source<'_>, kind: Kind) -> Result<DiscoveryFile, 
         if !report.is_rejected() {
             match Any::decode(bytes.as_slice()) {
                 Ok(message) if kind.type_url().ends_with(any::type_name(&message)) => {
-                    let name = kind.name_of(&message.value).unwrap_or_default();
+                    let name = xds::name_of(&message.value).unwrap_or_default();
                     file.resources.push(Resource { name, version: version.clone(), body: message.value.into() });
                     continue;
                 }

@@ -17,7 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
+use prost::{DecodeError, Message};
 
 use crate::config::config_source::ConfigSource;
 
@@ -67,12 +67,15 @@ impl Kind {
     pub fn from_type_url(url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
+}
 
-    /// The name that an encoded resource of this kind has; `None` if it cannot be read.
-    pub fn name_of(self, body: &[u8]) -> Option<String> {
-        // `name`, or `cluster_name`: the first field of each.
-        Named::decode(body).ok().map(|message| message.name)
-    }
+/// The name that an encoded resource has. Nothing else of it is decoded.
+///
+/// # Errors
+/// Where the bytes are no message, or its first field is no text.
+pub fn name_of(body: &[u8]) -> Result<String, DecodeError> {
+    // `name`, or `cluster_name`: the first field of each.
+    Named::decode(body).map(|message| message.name)
 }
 
 /// The start of every kind's message: its name is its first field.

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_proto::envoy::service::discovery::v3 as pb;
-use outrigger_proto::prost::bytes::Buf as _;
-use outrigger_proto::prost::encoding::{self, DecodeContext};
 use outrigger_proto::prost::{DecodeError, Message as _};
 use prost_types::Any;
 
-use super::Variant;
+use super::{Variant, name_of};
 use crate::config::value::LONGEST;
 
 /// What a management server sent, with its resources unwrapped and named. Making it is most of the work that a response
@@ -171,7 +169,7 @@ fn body(any: Any, type_url: &str) -> (String, Content) {
     if type_name(&any.type_url) != type_name(type_url) {
         return (String::new(), Content::Faulty(format!("is a {:?} in a response of {type_url:?}", any.type_url)));
     }
-    match name_in(&any.value) {
+    match name_of(&any.value) {
         Ok(name) => (name, Content::Body(any.value.into())),
         Err(error) => (String::new(), faulty(&error)),
     }
@@ -179,20 +177,6 @@ fn body(any: Any, type_url: &str) -> (String, Content) {
 
 fn type_name(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or_default()
-}
-
-/// The name of a resource: field 1 of all that are discovered. Nothing else of it is decoded here.
-fn name_in(mut body: &[u8]) -> Result<String, DecodeError> {
-    let mut name = String::new();
-    while body.has_remaining() {
-        let (field, wire_type) = encoding::decode_key(&mut body)?;
-        if field == 1 {
-            encoding::string::merge(wire_type, &mut name, &mut body, DecodeContext::default())?;
-        } else {
-            encoding::skip_field(wire_type, field, &mut body, DecodeContext::default())?;
-        }
-    }
-    Ok(name)
 }
 
 #[cfg(test)]
@@ -205,11 +189,11 @@ mod tests {
     #[test]
     fn a_name_is_found_without_the_rest() {
         let cluster = Cluster { name: "a".into(), alt_stat_name: "b".into(), ..Default::default() };
-        assert_eq!(name_in(&cluster.encode_to_vec()).unwrap(), "a");
-        assert_eq!(name_in(&[]).unwrap(), "");
-        assert!(name_in(&[10, 5, b'a']).is_err());
-        assert!(name_in(&[0xff; 12]).is_err());
+        assert_eq!(name_of(&cluster.encode_to_vec()).unwrap(), "a");
+        assert_eq!(name_of(&[]).unwrap(), "");
+        assert!(name_of(&[10, 5, b'a']).is_err());
+        assert!(name_of(&[0xff; 12]).is_err());
         let wrong_type = [(1 << 3) | WireType::Varint as u8, 1];
-        assert!(name_in(&wrong_type).is_err());
+        assert!(name_of(&wrong_type).is_err());
     }
 }

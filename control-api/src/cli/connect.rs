@@ -1,0 +1,115 @@
+//! How a command reaches the control plane: TCP, TLS over TCP, or a socket file.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use clap::Args;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use outrigger_proto::outrigger::control::v1::control_client::ControlClient;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::Service;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Failure, cause};
+use crate::bootstrap::host_of;
+use crate::serve::{Address, LARGEST_MESSAGE};
+use crate::tls::{self, ClientTlsArgs};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Where the control plane is.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// The control plane: HOST:PORT or unix:PATH. Else $OUTRIGGER_SERVER, else 127.0.0.1:15010.
+    #[arg(short = 's', long, value_name = "ADDR")]
+    pub server: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented by its type")]
+    pub tls: ClientTlsArgs,
+}
+
+impl ServerArgs {
+    /// Connects.
+    pub(super) async fn connect(&self) -> Result<ControlClient<Channel>, Failure> {
+        let given =
+            self.server.clone().or_else(|| std::env::var("OUTRIGGER_SERVER").ok().filter(|text| !text.is_empty()));
+        let server = given.unwrap_or_else(|| crate::DEFAULT_SERVER.to_owned());
+        let secure = server.starts_with("https://");
+        let address: Address = server
+            .trim_start_matches("http://")
+            .trim_start_matches("https://")
+            .trim_end_matches('/')
+            .parse()
+            .map_err(|reason| Failure(format!("--server {server}: {reason}")))?;
+        let args = self.tls.clone().or_environment();
+        let config = tls::client(&args)?;
+        if secure && config.is_none() {
+            return Err(Failure(format!("--server {server}: say by --tls-ca whose certificates it shows")));
+        }
+        let failed = |error: tonic::transport::Error| unreachable(&address, config.is_some(), &error);
+        let channel = match (&address, &config) {
+            (Address::Unix(_), _) => endpoint(address.to_string()).map_err(failed)?.connect().await,
+            (Address::Tcp(host), None) => endpoint(format!("http://{host}")).map_err(failed)?.connect().await,
+            (Address::Tcp(host), Some(config)) => {
+                let name = args.tls_server_name.unwrap_or_else(|| host_of(host).to_owned());
+                let name = ServerName::try_from(name.clone())
+                    .map_err(|_| Failure(format!("{name:?} is no name that a certificate can have")))?;
+                let connector = Connector { address: host.clone(), name, config: Arc::clone(config) };
+                endpoint(format!("https://{host}")).map_err(failed)?.connect_with_connector(connector).await
+            }
+        };
+        let client = ControlClient::new(channel.map_err(failed)?);
+        Ok(client.max_decoding_message_size(LARGEST_MESSAGE).max_encoding_message_size(LARGEST_MESSAGE))
+    }
+}
+
+fn endpoint(uri: String) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(uri)?.connect_timeout(CONNECT))
+}
+
+fn unreachable(address: &Address, tls: bool, error: &dyn std::error::Error) -> Failure {
+    let advice = match tls {
+        false => {
+            "start one by `outrigger serve`, or say where it is by --server or OUTRIGGER_SERVER; one that speaks TLS is \
+             called with --tls-ca"
+        }
+        true => "see that it serves TLS, that --tls-ca signed its certificate, and that it accepts --tls-cert",
+    };
+    Failure(format!("no control plane answers at {address} ({}): {advice}", cause(error)))
+}
+
+/// Makes TLS connections to one address.
+#[derive(Clone)]
+struct Connector {
+    address: String,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { address, name, config } = self.clone();
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            // Only latency suffers where it cannot be set.
+            _ = stream.set_nodelay(true);
+            TlsConnector::from(config).connect(name, stream).await.map(TokioIo::new)
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! TLS by files: what the server shows and whom it asks for a certificate, and what a client trusts and shows.
+//!
+//! Whoever reaches the control API may write policy for the whole mesh, so nothing here opens when something is missing:
+//! an empty or unreadable file is an error at the start, and a caller without a certificate of the authority ends in the
+//! handshake.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// What gRPC speaks inside TLS.
+const ALPN: &[u8] = b"h2";
+
+/// Flags of whoever calls the control plane by TLS.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ClientTlsArgs {
+    /// PEM file with the authorities that sign the control plane's certificate: call it by TLS. Else $OUTRIGGER_TLS_CA.
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// PEM file with the certificate to show to the control plane. Else $OUTRIGGER_TLS_CERT.
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the key of --tls-cert. Else $OUTRIGGER_TLS_KEY.
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The name in the control plane's certificate, where it is not the host that is called. Else
+    /// $OUTRIGGER_TLS_SERVER_NAME.
+    #[arg(long, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+}
+
+impl ClientTlsArgs {
+    /// Takes what was not given by a flag from the environment.
+    pub(crate) fn or_environment(self) -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|text: &String| !text.is_empty());
+        let file = |given: Option<PathBuf>, name| given.or_else(|| variable(name).map(PathBuf::from));
+        Self {
+            tls_ca: file(self.tls_ca, "OUTRIGGER_TLS_CA"),
+            tls_cert: file(self.tls_cert, "OUTRIGGER_TLS_CERT"),
+            tls_key: file(self.tls_key, "OUTRIGGER_TLS_KEY"),
+            tls_server_name: self.tls_server_name.or_else(|| variable("OUTRIGGER_TLS_SERVER_NAME")),
+        }
+    }
+
+    /// What is wrong with the flags together.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Self { tls_ca, tls_cert, tls_key, tls_server_name } = self;
+        if tls_cert.is_some() != tls_key.is_some() {
+            return Err("--tls-cert and --tls-key go together: give both, or none".to_owned());
+        }
+        if tls_ca.is_none() && (tls_cert.is_some() || tls_server_name.is_some()) {
+            return Err("say by --tls-ca whose certificates the control plane shows".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What the server shows, and which authorities may sign for its callers; without any it asks for no certificate.
+pub(crate) fn server(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, String> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(file) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots("--tls-client-ca", file)?, provider());
+            builder.with_client_cert_verifier(
+                verifier.build().map_err(|error| format!("--tls-client-ca {}: {error}", file.display()))?,
+            )
+        }
+    };
+    let (chain, private) = identity(cert, key)?;
+    let mut config = builder
+        .with_single_cert(chain, private)
+        .map_err(|error| format!("--tls-cert {} with --tls-key {}: {error}", cert.display(), key.display()))?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// What a client trusts and shows; `None` where it is to speak in plaintext.
+pub(crate) fn client(args: &ClientTlsArgs) -> Result<Option<Arc<ClientConfig>>, String> {
+    args.check()?;
+    let Some(authorities) = &args.tls_ca else { return Ok(None) };
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots("--tls-ca", authorities)?, provider())
+        .build()
+        .map_err(|error| format!("--tls-ca {}: {error}", authorities.display()))?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_webpki_verifier(verifier);
+    let mut config = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => {
+            let (chain, private) = identity(cert, key)?;
+            builder
+                .with_client_auth_cert(chain, private)
+                .map_err(|error| format!("--tls-cert {} with --tls-key {}: {error}", cert.display(), key.display()))?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Some(Arc::new(config)))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn roots(flag: &str, file: &Path) -> Result<Arc<RootCertStore>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(flag, file)? {
+        roots.add(certificate).map_err(|error| format!("{flag} {}: {error}", file.display()))?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn certificates(flag: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let failed = |error| format!("{flag} {}: {error}", file.display());
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(file).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    if found.is_empty() {
+        return Err(format!("{flag} {}: holds no certificate in PEM", file.display()));
+    }
+    Ok(found)
+}
+
+fn identity(cert: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("--tls-key {}: {error}", key.display()))?;
+    Ok((certificates("--tls-cert", cert)?, private))
+}
