@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::refusal::Refusal;
-use super::{Api, objects, shown};
+use super::{Api, InForce, objects, shown};
 use crate::model::{DEFAULT_NAMESPACE, Key, Kind};
 use crate::store::{Change, Entry, Log, LogError};
 
