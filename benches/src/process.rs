@@ -114,6 +114,21 @@ impl Process {
         Ok(Memory { rss_kb: field("VmRSS:")?, peak_kb: field("VmHWM:")? })
     }
 
+    /// CPU time of the thread of this name, in microseconds.
+    pub(crate) fn thread_cpu_us(&self, name: &str) -> anyhow::Result<u64> {
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            let thread = thread?.path();
+            // One that has just ended is not the one.
+            let Ok(own) = std::fs::read_to_string(thread.join("comm")) else { continue };
+            if own.trim_end() == name {
+                let times = std::fs::read_to_string(thread.join("schedstat"))?;
+                let on_cpu = times.split(' ').next().and_then(|nanoseconds| nanoseconds.parse::<u64>().ok());
+                return Ok(on_cpu.context("schedstat")? / 1000);
+            }
+        }
+        bail!("no thread {name}")
+    }
+
     /// Open file descriptors.
     pub(crate) fn descriptors(&self) -> anyhow::Result<usize> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid))?.count())

@@ -83,6 +83,7 @@ impl Worker {
     pub fn obey(self: &Rc<Self>, command: Command) {
         match command {
             Command::Follow { clusters, listeners } => self.follow(&clusters, listeners),
+            Command::Routes => self.listeners.follow_routes(),
             Command::Hosts(states) => {
                 for state in &*states {
                     let cluster = self.clusters.borrow().get(&state.config.name).cloned();

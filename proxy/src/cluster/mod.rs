@@ -91,8 +91,9 @@ impl WorkerCluster {
         }))
     }
 
-    /// Hosts have left: nothing new goes to them.
+    /// Hosts have left: nothing new goes to them, and nothing is kept of them.
     pub fn drop_left_hosts(&self) {
+        self.picker.borrow_mut().follow();
         let hosts = self.state.hosts.load();
         let ids: HashSet<u64> = hosts.members().map(|member| member.host.id).collect();
         self.retire_pools(|key| !ids.contains(&key.host));

@@ -13,17 +13,24 @@ use outrigger_engine::config::listener::{FilterChain, Listener, NetworkFilter};
 use outrigger_engine::snapshot::{Applied, Effect, Reference, Snapshot, Warmer};
 use outrigger_engine::xds::{Interest, Kind, Rejection, Resource, Update};
 
+use super::graveyard::Graveyard;
 use super::resource::{self, Reasons};
 use super::sockets::Sockets;
 use crate::admin::certs;
 use crate::process::Process;
 use crate::server::StartError;
 use crate::telemetry::access_log::LogFile;
+use crate::telemetry::memory;
 use crate::telemetry::stats::{ClusterStats, RdsStats, Scope, XdsStats};
 use crate::worker::Command;
 
 /// `cluster_wait`: how long routes wait for clusters, and removed clusters stay.
 pub(super) const CLUSTER_WAIT: Duration = Duration::from_secs(1);
+
+/// An update of so many resources frees so much that pages are given back, and when: after the last one of a series, because
+/// that takes milliseconds, and what replaces it uses the same pages again.
+const MANY: usize = 100;
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What the control thread is to do after a step.
 #[derive(Debug, Default)]
@@ -59,6 +66,10 @@ pub(super) struct Applier {
     sockets_changed: bool,
     /// TLS contexts came or went.
     tls_changed: bool,
+    /// What is not in force any more, and may be in use.
+    old: Graveyard,
+    /// When freed pages are to be given back.
+    trim_at: Option<Instant>,
 }
 
 impl Applier {
@@ -78,6 +89,8 @@ impl Applier {
             listener_names: HashSet::new(),
             sockets_changed: false,
             tls_changed: false,
+            old: Graveyard::default(),
+            trim_at: None,
         }
     }
 
@@ -105,6 +118,9 @@ impl Applier {
     pub(super) fn apply(&mut self, origin: &Origin, update: Update, unreadable: Vec<Rejection>) -> Vec<Rejection> {
         let (started, now) = (Instant::now(), SystemTime::now());
         let Update { kind, changed, removed } = update;
+        if changed.len() + removed.len() >= MANY {
+            self.trim_at = Some(started + QUIET);
+        }
         let mut rejections = Vec::new();
         // An address must be free before another listener takes it; everything else is made before the old one breaks.
         if kind == Kind::Listener {
@@ -198,7 +214,7 @@ impl Applier {
 
     /// When [`Applier::settle`] has something to do, even if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.warmer.deadline()
+        self.warmer.deadline().into_iter().chain(self.old.deadline()).chain(self.trim_at).min()
     }
 
     /// Whether everything that was accepted is in force.
@@ -223,7 +239,7 @@ impl Applier {
     /// Puts in force what can be.
     pub(super) fn settle(&mut self, now: Instant) -> Wanted {
         let mut wanted = Wanted::default();
-        let mut changed_hosts = Vec::new();
+        let (mut changed_hosts, mut exchanged) = (Vec::new(), false);
         for effect in self.warmer.settle(now) {
             match effect {
                 Effect::Subscribe(interest) => {
@@ -237,7 +253,10 @@ impl Applier {
                 }
                 Effect::Resolve(cluster) => wanted.resolve.push(cluster),
                 Effect::Publish { snapshot, clusters, listeners } => self.publish(snapshot, clusters, listeners),
-                Effect::Exchange(place, table) => place.store(table),
+                Effect::Exchange(place, table) => {
+                    self.old.bury(place.swap(table));
+                    exchanged = true;
+                }
                 Effect::Hosts(cluster) => {
                     let scope = self.process.stats.cluster(cluster.config.stat_name());
                     scope.shared.update_success.inc();
@@ -250,6 +269,9 @@ impl Applier {
         if !changed_hosts.is_empty() {
             let changed: Arc<[_]> = changed_hosts.into();
             self.process.workers.tell(|| Command::Hosts(changed.clone()));
+        }
+        if exchanged {
+            self.process.workers.tell(|| Command::Routes);
         }
         self.process.waits.store(Arc::new(self.warmer.waits()));
         let stats = &self.process.stats;
@@ -265,6 +287,10 @@ impl Applier {
             let upstream =
                 snapshot.clusters.values().filter_map(|cluster| Some(&cluster.config.tls.as_deref()?.common));
             self.process.certificates.store(Arc::new(certs::describe(downstream.chain(upstream))));
+        }
+        self.old.clear(now);
+        if self.trim_at.take_if(|at| *at <= now).is_some() {
+            memory::trim();
         }
         wanted
     }
@@ -285,7 +311,11 @@ impl Applier {
                 }
             }
         }
-        process.snapshot.store(snapshot.clone());
+        let old = process.snapshot.swap(snapshot.clone());
+        for cluster in clusters.iter().filter_map(|name| old.clusters.get(name)) {
+            self.old.bury(cluster.clone());
+        }
+        self.old.bury(old);
         for name in clusters.iter().filter(|name| !snapshot.clusters.contains_key(*name)) {
             self.cluster_stats.remove(name);
         }

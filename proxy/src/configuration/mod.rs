@@ -8,6 +8,7 @@
 mod apply;
 pub mod channel;
 mod file;
+mod graveyard;
 pub mod record;
 pub(crate) mod resource;
 mod sockets;

@@ -253,6 +253,13 @@ impl WorkerListeners {
         });
     }
 
+    /// Takes over the route tables of now. A request does so by itself; where none comes, this lets the old ones go.
+    pub fn follow_routes(&self) {
+        for listener in self.by_name.borrow().values() {
+            listener.chains.borrow().values().for_each(|chain| drop(chain.routes()));
+        }
+    }
+
     /// The connections of all listeners are to end as `drain` says.
     pub fn drain(&self, drain: &Drain) {
         for listener in self.by_name.borrow().values() {

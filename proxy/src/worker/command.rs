@@ -21,6 +21,8 @@ pub enum Command {
         /// Whether the listeners are not those of before.
         listeners: bool,
     },
+    /// Route tables were exchanged.
+    Routes,
     /// These clusters have other hosts.
     Hosts(Arc<[Arc<ClusterState>]>),
     /// Accept on this worker's socket of an address, for a listener in force.

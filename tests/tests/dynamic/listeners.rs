@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use outrigger_tests::ports::Reserved;
 use serde_json::json;
@@ -50,8 +51,25 @@ fn an_address_that_is_taken_rejects_its_listener_alone() {
     assert_eq!(mesh.stat("listener_manager.lds.update_rejected"), 1);
 }
 
-/// Twenty updates of a listener while clients connect without a pause: no connect is refused, no request fails, and a
-/// connection whose filter chain does not change stays.
+/// How many updates, under how many clients, each of which connects so often.
+struct Form {
+    updates: u32,
+    clients: u32,
+    pause: Duration,
+}
+
+impl Form {
+    /// `OUTRIGGER_LOAD=full`: a thousand new connections a second.
+    fn chosen() -> Self {
+        match std::env::var("OUTRIGGER_LOAD").is_ok_and(|form| form == "full") {
+            true => Form { updates: 200, clients: 16, pause: Duration::from_millis(16) },
+            false => Form { updates: 20, clients: 2, pause: Duration::ZERO },
+        }
+    }
+}
+
+/// Updates of a listener while clients connect without a pause: no connect is refused, no request fails, and a connection
+/// whose filter chain does not change stays.
 #[test]
 fn updates_under_connects_refuse_nobody() {
     let (a, b) = (Upstream::start("a"), Upstream::start("b"));
@@ -69,11 +87,17 @@ fn updates_under_connects_refuse_nobody() {
     assert_eq!(steady.get("/").unwrap().1, "a");
 
     let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-    let clients: Vec<_> = (0..2)
+    let Form { updates, clients, pause } = Form::chosen();
+    let began = Instant::now();
+    let clients: Vec<_> = (0..clients)
         .map(|_| {
             let (stop, served) = (stop.clone(), served.clone());
             thread::spawn(move || {
+                let mut due = began;
                 while !stop.load(Ordering::SeqCst) {
+                    // One that is late goes on at once: the rate holds over the whole run.
+                    thread::park_timeout(due.saturating_duration_since(Instant::now()));
+                    due += pause;
                     let mut connection = Connection::open(port).expect("no connect is refused");
                     let (head, _) = connection.get("/").expect("no connection is reset");
                     assert!(head.starts_with("http/1.1 200"), "{head}");
@@ -84,7 +108,7 @@ fn updates_under_connects_refuse_nobody() {
         .collect();
     let mut idle = Connection::open(port).unwrap();
     assert!(idle.get("/").is_some());
-    for update in 1..=20 {
+    for update in 1..=updates {
         mesh.set("lds", of(if update % 2 == 0 { "a" } else { "b" }, update));
         eventually("the update is applied", || {
             mesh.stat("listener_manager.listener_modified") == u64::from(2 * update)
@@ -97,6 +121,11 @@ fn updates_under_connects_refuse_nobody() {
     for client in clients {
         client.join().expect("every connect and every request succeeded");
     }
+    let (seconds, served) = (began.elapsed().as_secs_f64(), served.load(Ordering::SeqCst));
+    println!(
+        "{updates} updates and {served} connections in {seconds:.1} s, {:.0} a second",
+        f64::from(served) / seconds
+    );
     assert_eq!(get(port, "/").unwrap().1, "a");
     let (head, _) = idle.get("/").expect("a connection of a chain that is gone is served once more");
     assert!(head.contains("connection: close"), "{head}");

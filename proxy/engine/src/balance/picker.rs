@@ -85,13 +85,18 @@ impl Picker {
         picker
     }
 
-    /// The host for one attempt.
-    pub fn pick(&mut self, context: &PickContext<'_>) -> Result<&Arc<Host>, NoHost> {
+    /// Takes over the cluster's hosts of now. A pick does so by itself; where no request comes, this lets the old ones go.
+    pub fn follow(&mut self) {
         let newest = self.newest.load();
         if !Arc::ptr_eq(newest, &self.hosts) {
             self.hosts = Arc::clone(newest);
             self.rebuild();
         }
+    }
+
+    /// The host for one attempt.
+    pub fn pick(&mut self, context: &PickContext<'_>) -> Result<&Arc<Host>, NoHost> {
+        self.follow();
         let mut random = Random(context.random);
         let mut reselections = context.max_reselections;
         loop {

@@ -112,6 +112,20 @@ fn a_retry_takes_another_host_if_one_comes_up() {
 }
 
 #[test]
+fn a_picker_that_follows_keeps_nothing_of_the_hosts_of_before() {
+    let state = state(LoadBalancing::default(), &[(0, None, &[(1, Healthy)])]);
+    let mut picker = Picker::new(&state, 0);
+    let before = Arc::downgrade(&state.hosts.load_full());
+    state
+        .hosts
+        .store(Arc::new(HostSet::from_assignment(&assignment(&[(0, None, &[(1, Healthy), (1, Healthy)])]), None)));
+    assert!(before.upgrade().is_some());
+    picker.follow();
+    assert!(before.upgrade().is_none());
+    assert_eq!(picks(&mut picker, 2).len(), 2);
+}
+
+#[test]
 fn a_new_host_set_is_seen_by_the_next_pick() {
     let state = state(LoadBalancing::default(), &[(0, None, &[(1, Healthy), (1, Healthy)])]);
     let mut picker = Picker::new(&state, 0);

@@ -1,0 +1,250 @@
+//! A management server, and the mesh that it tells the proxy about: clusters by EDS, each with its endpoints and a route.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use outrigger_control::xds::{Proxies, Resource, Server, View, Views};
+use outrigger_engine::xds::Kind;
+use outrigger_proto::envoy::config::cluster::v3::{self as cds, cluster};
+use outrigger_proto::envoy::config::core::v3 as core;
+use outrigger_proto::envoy::config::endpoint::v3 as eds;
+use outrigger_proto::envoy::config::route::v3 as rds;
+use outrigger_proto::prost::Message;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
+
+/// How long a push may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the proxy is to have.
+#[derive(Clone, Debug)]
+pub(crate) struct Mesh {
+    /// Clusters beside the one that traffic uses.
+    pub(crate) clusters: usize,
+    pub(crate) endpoints: usize,
+    /// Where the traffic goes.
+    pub(crate) target: u16,
+    /// What is different in every resource.
+    pub(crate) change: u32,
+    /// What the versions of equal resources differ by.
+    pub(crate) label: u32,
+}
+
+/// The name of a cluster.
+fn name(number: usize) -> String {
+    format!("service-{number:05}")
+}
+
+/// The path whose requests go to a cluster.
+fn path(number: usize) -> String {
+    format!("/{}/", name(number))
+}
+
+/// The path that traffic asks for.
+pub(crate) const TRAFFIC: &str = "/traffic/";
+
+impl Mesh {
+    /// All of it, to be pushed.
+    pub(crate) fn views(&self) -> Arc<dyn Views> {
+        Arc::new(Same(Arc::new(self.view())))
+    }
+
+    fn view(&self) -> View {
+        let mut view = View::new();
+        let mut add = |kind, name: &str, body: Vec<u8>| {
+            let mut hash = DefaultHasher::new();
+            (&body, self.label).hash(&mut hash);
+            let version = format!("{:016x}", hash.finish()).into();
+            let resource = Resource { name: name.into(), version, body: body.into() };
+            view.entry(kind).or_default().insert(name.into(), Arc::new(resource));
+        };
+        let mut routes = vec![route(TRAFFIC, "traffic", 15)];
+        add(Kind::Cluster, "traffic", cluster("traffic", 5).encode_to_vec());
+        let target = SocketAddr::from((Ipv4Addr::LOCALHOST, self.target));
+        add(Kind::Endpoints, "traffic", assignment("traffic", [target], 1).encode_to_vec());
+        for number in 0..self.clusters {
+            let name = name(number);
+            add(Kind::Cluster, &name, cluster(&name, 5 + self.change).encode_to_vec());
+            let host = |endpoint| {
+                let [_, high, middle, low] = u32::try_from(number * self.endpoints + endpoint + 1)?.to_be_bytes();
+                Ok::<_, std::num::TryFromIntError>(SocketAddr::from(([10, high, middle, low], 8080)))
+            };
+            let hosts = (0..self.endpoints).filter_map(|endpoint| host(endpoint).ok());
+            add(Kind::Endpoints, &name, assignment(&name, hosts, 1 + self.change % 100).encode_to_vec());
+            routes.push(route(&path(number), &name, 15 + self.change));
+        }
+        let host =
+            rds::VirtualHost { name: "all".to_owned(), domains: vec!["*".to_owned()], routes, ..Default::default() };
+        let table =
+            rds::RouteConfiguration { name: "routes".to_owned(), virtual_hosts: vec![host], ..Default::default() };
+        add(Kind::Routes, "routes", table.encode_to_vec());
+        view
+    }
+}
+
+fn seconds(seconds: u32) -> Option<outrigger_proto::prost_types::Duration> {
+    Some(outrigger_proto::prost_types::Duration { seconds: seconds.into(), nanos: 0 })
+}
+
+fn cluster(name: &str, connect_timeout: u32) -> cds::Cluster {
+    let source = core::ConfigSource {
+        resource_api_version: core::ApiVersion::V3 as i32,
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(Default::default())),
+        ..Default::default()
+    };
+    cds::Cluster {
+        name: name.to_owned(),
+        connect_timeout: seconds(connect_timeout),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(cluster::EdsClusterConfig { eds_config: Some(source), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn assignment(name: &str, hosts: impl IntoIterator<Item = SocketAddr>, weight: u32) -> eds::ClusterLoadAssignment {
+    let endpoint = |host: SocketAddr| {
+        let address = core::SocketAddress {
+            address: host.ip().to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(host.port().into())),
+            ..Default::default()
+        };
+        let address = core::Address { address: Some(core::address::Address::SocketAddress(address)) };
+        let endpoint = eds::Endpoint { address: Some(address), ..Default::default() };
+        eds::LbEndpoint {
+            host_identifier: Some(eds::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+            load_balancing_weight: Some(weight),
+            ..Default::default()
+        }
+    };
+    eds::ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: vec![eds::LocalityLbEndpoints {
+            lb_endpoints: hosts.into_iter().map(endpoint).collect(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn route(prefix: &str, cluster: &str, timeout: u32) -> rds::Route {
+    let action = rds::RouteAction {
+        cluster_specifier: Some(rds::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+        timeout: seconds(timeout),
+        ..Default::default()
+    };
+    rds::Route {
+        r#match: Some(rds::RouteMatch {
+            path_specifier: Some(rds::route_match::PathSpecifier::Prefix(prefix.to_owned())),
+            ..Default::default()
+        }),
+        action: Some(rds::route::Action::Route(action)),
+        ..Default::default()
+    }
+}
+
+struct Same(Arc<View>);
+
+impl Views for Same {
+    fn view(&self, _: &core::Node) -> Arc<View> {
+        self.0.clone()
+    }
+}
+
+/// The server.
+pub(crate) struct Management {
+    views: watch::Sender<Arc<dyn Views>>,
+    proxies: Arc<Proxies>,
+    pub(crate) port: u16,
+    _runtime: Runtime,
+}
+
+/// A runtime of its own, which may be dropped anywhere.
+struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Management {
+    pub(crate) fn start(mesh: &Mesh) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let (views, receiver) = watch::channel(mesh.views());
+        let server = Server::new(receiver);
+        let mut routes = Routes::builder();
+        server.add_to(&mut routes);
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        let guard = runtime.enter();
+        let incoming = TcpListenerStream::new(TcpListener::from_std(listener)?);
+        drop(guard);
+        runtime.spawn(tonic::transport::Server::builder().add_routes(routes.routes()).serve_with_incoming(incoming));
+        Ok(Self { views, proxies: server.proxies(), port, _runtime: Runtime(Some(runtime)) })
+    }
+
+    /// Makes this what the proxy is to have; how long after it has all of it and said so.
+    pub(crate) async fn push(&self, views: Arc<dyn Views>) -> anyhow::Result<Duration> {
+        let accepted = self.accepted();
+        let began = Instant::now();
+        self.tell(views);
+        let settled = self.settled(accepted + 1).await?;
+        Ok(settled - began)
+    }
+
+    /// As [`Management::push`], and does not wait.
+    pub(crate) fn tell(&self, views: Arc<dyn Views>) {
+        self.views.send_replace(views);
+    }
+
+    fn accepted(&self) -> u64 {
+        self.proxies.counts().values().map(|counts| counts.accepted).sum()
+    }
+
+    /// Waits until at least so many responses were accepted, and nothing is on its way for a moment; since when that is so.
+    async fn settled(&self, accepted: u64) -> anyhow::Result<Instant> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut last = (0, Instant::now());
+        loop {
+            let now = self.accepted();
+            let proxies = self.proxies.list();
+            let kinds = proxies.iter().flat_map(|proxy| proxy.kinds.values());
+            if let Some(reason) = kinds.clone().find_map(|status| status.rejected.clone()) {
+                bail!("rejected: {reason}");
+            }
+            let is_synced = kinds.clone().count() > 0 && kinds.clone().all(|status| status.synced());
+            if now != last.0 || !is_synced {
+                last = (now, Instant::now());
+            }
+            if now >= accepted && last.1.elapsed() > Duration::from_millis(50) {
+                return Ok(last.1);
+            }
+            if Instant::now() > deadline {
+                bail!("not accepted after {PATIENCE:?}: {proxies:?}");
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Waits until the proxy has everything.
+    pub(crate) async fn first(&self) -> anyhow::Result<()> {
+        self.settled(1).await.map(drop).context("the first state")
+    }
+}
+
+/// The proxy's file.
+pub(crate) fn bootstrap(http: u16, admin: u16, management: u16) -> String {
+    include_str!("../../peers/xds.yaml")
+        .replace("{http}", &http.to_string())
+        .replace("{admin}", &admin.to_string())
+        .replace("{management}", &management.to_string())
+}

@@ -1,0 +1,234 @@
+//! The command `xds`: what a configuration that comes by delta xDS costs while the proxy serves. Memory of a mesh of 2,000
+//! clusters at rest and after a hundred pushes that change all of it; CPU of a push of 10,000 clusters off the worker, and what
+//! traffic and the admin interface feel of it, on one core.
+
+mod mesh;
+mod traffic;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio::time::{Instant, sleep};
+
+use self::mesh::{Management, Mesh, bootstrap};
+use self::traffic::{Load, quantile, until_answers, upstream};
+use crate::machine::{Cores, Place, free_ports};
+use crate::peer::Peer;
+use crate::process::{Memory, Process, get};
+use crate::report::{cell, table};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Requests a second while the configuration changes: half of what one core can do
+    #[arg(long, default_value_t = 5000)]
+    rate: u32,
+    /// How often the large push is repeated with other contents
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Only this part
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+    /// A small mesh and no waiting: shows that everything runs, measures nothing
+    #[arg(long)]
+    smoke: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Memory,
+    Push,
+}
+
+/// A proxy with its management server.
+struct Scene {
+    management: Management,
+    proxy: Process,
+    http: u16,
+    admin: u16,
+    mesh: Mesh,
+    _directory: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn start(program: &PathBuf, cores: Cores, mesh: Mesh) -> anyhow::Result<Self> {
+        let management = Management::start(&mesh)?;
+        let [http, admin] = free_ports()?;
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("bootstrap.yaml");
+        std::fs::write(&file, bootstrap(http, admin, management.port))?;
+        let mut proxy = Peer::Outrigger.launch(program, cores, &file, directory.path())?;
+        proxy.listening(http).await?;
+        management.first().await?;
+        Ok(Self { management, proxy, http, admin, mesh, _directory: directory })
+    }
+
+    async fn push(&mut self, change: impl FnOnce(&mut Mesh)) -> anyhow::Result<Duration> {
+        change(&mut self.mesh);
+        self.management.push(self.mesh.views()).await
+    }
+}
+
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    let cores = Cores::find()?;
+    if let Some(core) = cores.of(Place::Load) {
+        let own = ["-a", "-c", "-p", &core.to_string(), &std::process::id().to_string()];
+        let pinned = tokio::process::Command::new("taskset").args(own).output().await.context("taskset")?;
+        if !pinned.status.success() {
+            bail!("taskset: {}", String::from_utf8_lossy(&pinned.stderr));
+        }
+    }
+    let program = Peer::Outrigger.program().await?;
+    let wants = |part| options.only.is_none_or(|only| only == part);
+    if wants(Part::Memory) {
+        memory(options, &program, cores).await.context("memory")?;
+    }
+    if wants(Part::Push) {
+        push(options, &program, cores).await.context("push")?;
+    }
+    Ok(())
+}
+
+async fn memory(options: &Options, program: &PathBuf, cores: Cores) -> anyhow::Result<()> {
+    let (clusters, pushes, rest) = if options.smoke { (50, 3, 0) } else { (2000, 100, 5) };
+    let rest = Duration::from_secs(rest);
+    let target = upstream('a').await?;
+    let mesh = Mesh { clusters, endpoints: 10, target, change: 0, label: 0 };
+    let mut scene = Scene::start(program, cores, mesh).await?;
+    let mut rows = Vec::new();
+    let mut row = |state: String, memory: Memory| {
+        let mebibytes = |kb: u64| format!("{:.1}", kb as f64 / 1024.0);
+        rows.push(vec![state, mebibytes(memory.rss_kb), mebibytes(memory.peak_kb)]);
+    };
+    sleep(rest).await;
+    row(format!("{clusters} clusters × 10 endpoints, {clusters} routes"), scene.proxy.memory()?);
+    for _ in 0..pushes {
+        scene.push(|mesh| mesh.change += 1).await?;
+    }
+    sleep(rest).await;
+    row(format!("… after {pushes} pushes that change all of it"), scene.proxy.memory()?);
+    println!("{}", table(&["by delta xDS", "RSS MiB", "peak MiB"], &rows));
+    scene.proxy.stop().await
+}
+
+/// What one push did.
+struct Effect {
+    /// Until the server knows that it was taken.
+    accepted: Duration,
+    /// Milliseconds of CPU.
+    control: f64,
+    worker: f64,
+    p99: Duration,
+    p99_before: Duration,
+    /// The slowest answer of `/ready`.
+    ready: Duration,
+}
+
+async fn push(options: &Options, program: &PathBuf, cores: Cores) -> anyhow::Result<()> {
+    let (clusters, rate, pause) = if options.smoke { (50, 100, 100) } else { (10_000, options.rate, 2000) };
+    let pause = Duration::from_millis(pause);
+    let targets = [('a', upstream('a').await?), ('b', upstream('b').await?)];
+    let mesh = Mesh { clusters: 0, endpoints: 5, target: targets[0].1, change: 0, label: 0 };
+    let mut scene = Scene::start(program, cores, mesh).await?;
+    until_answers(scene.http, 'a').await?;
+
+    let mut pushes = vec![("the same again", vec![]), ("all changed", vec![])];
+    let mut first = Vec::new();
+    first.push(effect(&mut scene, rate, pause, |mesh| mesh.clusters = clusters).await?);
+    for _ in 0..options.rounds {
+        pushes[0].1.push(effect(&mut scene, rate, pause, |mesh| mesh.label += 1).await?);
+        pushes[1].1.push(effect(&mut scene, rate, pause, |mesh| mesh.change += 1).await?);
+    }
+    pushes.insert(0, ("new", first));
+    let rows: Vec<Vec<String>> = pushes
+        .iter()
+        .map(|(what, effects)| {
+            let ms = |of: fn(&Effect) -> f64, decimals| cell(effects.iter().map(of), decimals);
+            vec![
+                format!("{clusters} clusters × 5, {what}"),
+                ms(|effect| effect.control, 0),
+                ms(|effect| effect.worker, 0),
+                ms(|effect| effect.accepted.as_secs_f64() * 1e3, 0),
+                ms(|effect| effect.p99_before.as_secs_f64() * 1e3, 1),
+                ms(|effect| effect.p99.as_secs_f64() * 1e3, 1),
+                ms(|effect| effect.ready.as_secs_f64() * 1e3, 1),
+            ]
+        })
+        .collect();
+    let head = [
+        "push, ms",
+        "CPU off the worker",
+        "CPU of the worker",
+        "until acknowledged",
+        "p99 before",
+        "p99 meanwhile",
+        "slowest /ready",
+    ];
+    println!("{}", table(&head, &rows));
+
+    let load = Load::start(scene.http, rate);
+    let mut picked = Vec::new();
+    for (letter, target) in targets.iter().cycle().skip(1).take(if options.smoke { 4 } else { 40 }) {
+        scene.mesh.target = *target;
+        scene.management.tell(scene.mesh.views());
+        picked.push(until_answers(scene.http, *letter).await?);
+    }
+    load.stop().await?;
+    let picked = picked.iter().map(|time| time.as_secs_f64() * 1e3);
+    println!("A changed endpoint is picked after {} ms.", cell(picked, 1));
+    scene.proxy.stop().await
+}
+
+/// Pushes under load, with a pause before it to compare with.
+async fn effect(
+    scene: &mut Scene,
+    rate: u32,
+    pause: Duration,
+    change: impl FnOnce(&mut Mesh),
+) -> anyhow::Result<Effect> {
+    change(&mut scene.mesh);
+    let views = scene.mesh.views();
+    let load = Load::start(scene.http, rate);
+    sleep(pause / 4).await;
+    let began = Instant::now();
+    sleep(pause).await;
+    let pushed = Instant::now();
+    let (cpu, worker) = (scene.proxy.cpu()?, scene.proxy.thread_cpu_us("worker:0")?);
+    let mut slowest = Duration::ZERO;
+    let accepted = {
+        let push = scene.management.push(views);
+        tokio::pin!(push);
+        loop {
+            let asked = Instant::now();
+            // The push goes on while the admin interface answers, and is looked at between two questions.
+            tokio::select! {
+                biased;
+                ready = get(scene.admin, "/ready") => {
+                    ready?;
+                    slowest = slowest.max(asked.elapsed());
+                }
+                accepted = &mut push => break accepted?,
+            }
+            tokio::select! {
+                accepted = &mut push => break accepted?,
+                () = sleep(Duration::from_millis(5)) => {}
+            }
+        }
+    };
+    let ended = pushed + accepted;
+    // What is given back after the acknowledgement counts too.
+    sleep(pause / 4).await;
+    let used = scene.proxy.cpu()?.since(cpu);
+    let used = used.user_us + used.system_us;
+    let worker = scene.proxy.thread_cpu_us("worker:0")? - worker;
+    let samples = load.stop().await?;
+    Ok(Effect {
+        accepted,
+        control: used.saturating_sub(worker) as f64 / 1e3,
+        worker: worker as f64 / 1e3,
+        p99: quantile(&samples, pushed, ended, 0.99),
+        p99_before: quantile(&samples, began, pushed, 0.99),
+        ready: slowest,
+    })
+}

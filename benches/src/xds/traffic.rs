@@ -1,0 +1,148 @@
+//! Traffic while the configuration changes: an open loop on a thread of its own, and upstreams that say who they are.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::mesh::TRAFFIC;
+
+/// Connections of the load.
+const CONNECTIONS: u32 = 32;
+
+/// Starts a server that answers everything with its letter, on a port of its own.
+pub(crate) async fn upstream(letter: char) -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let port = listener.local_addr()?.port();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{letter}");
+    std::thread::spawn(move || -> anyhow::Result<()> {
+        let listener = listener.into_std()?;
+        runtime()?.block_on(async move {
+            let listener = TcpListener::from_std(listener)?;
+            let mut connections = JoinSet::new();
+            loop {
+                let (mut stream, _) = listener.accept().await?;
+                let answer = answer.clone();
+                connections.spawn(async move {
+                    stream.set_nodelay(true)?;
+                    let mut head = Vec::new();
+                    while stream.read_buf(&mut head).await? > 0 {
+                        if head.ends_with(b"\r\n\r\n") {
+                            head.clear();
+                            stream.write_all(answer.as_bytes()).await?;
+                        }
+                    }
+                    anyhow::Ok(())
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        })
+    });
+    Ok(port)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// When a request was due, and how long after that its answer was there.
+type Sample = (Instant, Duration);
+
+/// A load that runs.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<Vec<Sample>>>,
+}
+
+impl Load {
+    pub(crate) fn start(port: u16, rate: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            runtime()?.block_on(async {
+                let began = Instant::now();
+                let interval = Duration::from_secs(1) * CONNECTIONS / rate;
+                let mut clients = JoinSet::new();
+                for number in 0..CONNECTIONS {
+                    clients.spawn(client(port, began + interval * number / CONNECTIONS, interval, stopped.clone()));
+                }
+                let mut samples = Vec::new();
+                while let Some(client) = clients.join_next().await {
+                    samples.extend(client??);
+                }
+                Ok(samples)
+            })
+        });
+        Self { stop, thread }
+    }
+
+    /// All requests.
+    pub(crate) async fn stop(self) -> anyhow::Result<Vec<Sample>> {
+        self.stop.store(true, Ordering::Relaxed);
+        tokio::task::spawn_blocking(|| self.thread.join()).await?.ok().context("the load panicked")?
+    }
+}
+
+async fn client(
+    port: u16,
+    mut due: Instant,
+    interval: Duration,
+    stopped: Arc<AtomicBool>,
+) -> anyhow::Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    stream.set_nodelay(true)?;
+    while !stopped.load(Ordering::Relaxed) {
+        sleep_until(due).await;
+        exchange(&mut stream).await?;
+        samples.push((due, due.elapsed()));
+        due += interval;
+    }
+    Ok(samples)
+}
+
+/// The letter that answers.
+async fn exchange(stream: &mut TcpStream) -> anyhow::Result<char> {
+    stream.write_all(format!("GET {TRAFFIC} HTTP/1.1\r\nhost: bench.test\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::with_capacity(512);
+    while stream.read_buf(&mut answer).await? > 0 {
+        if let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")
+            && let Some(letter) = answer.get(end + 4)
+        {
+            if !answer.starts_with(b"HTTP/1.1 200 ") {
+                break;
+            }
+            return Ok(char::from(*letter));
+        }
+    }
+    bail!("answered {:?}", String::from_utf8_lossy(&answer))
+}
+
+/// Asks until this upstream answers; how long that took.
+pub(crate) async fn until_answers(port: u16, letter: char) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    stream.set_nodelay(true)?;
+    while exchange(&mut stream).await? != letter {
+        if began.elapsed() > Duration::from_secs(10) {
+            bail!("{letter} does not answer");
+        }
+    }
+    Ok(began.elapsed())
+}
+
+/// The latency that a share of the requests had at most, of those that were due in the time.
+pub(crate) fn quantile(samples: &[Sample], from: Instant, to: Instant, share: f64) -> Duration {
+    let mut latencies: Vec<Duration> =
+        samples.iter().filter(|(due, _)| (from..to).contains(due)).map(|(_, latency)| *latency).collect();
+    latencies.sort_unstable();
+    let index = (latencies.len() as f64 * share) as usize;
+    latencies.get(index.min(latencies.len().saturating_sub(1))).copied().unwrap_or_default()
+}
