@@ -5,7 +5,7 @@
 mod mesh;
 mod traffic;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -52,7 +52,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn start(program: &PathBuf, cores: Cores, mesh: Mesh) -> anyhow::Result<Self> {
+    async fn start(program: &Path, cores: Cores, mesh: Mesh) -> anyhow::Result<Self> {
         let management = Management::start(&mesh)?;
         let [http, admin] = free_ports()?;
         let directory = tempfile::tempdir()?;
@@ -90,7 +90,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn memory(options: &Options, program: &PathBuf, cores: Cores) -> anyhow::Result<()> {
+async fn memory(options: &Options, program: &Path, cores: Cores) -> anyhow::Result<()> {
     let (clusters, pushes, rest) = if options.smoke { (50, 3, 0) } else { (2000, 100, 5) };
     let rest = Duration::from_secs(rest);
     let target = upstream('a').await?;
@@ -125,7 +125,7 @@ struct Effect {
     ready: Duration,
 }
 
-async fn push(options: &Options, program: &PathBuf, cores: Cores) -> anyhow::Result<()> {
+async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result<()> {
     let (clusters, rate, pause) = if options.smoke { (50, 100, 100) } else { (10_000, options.rate, 2000) };
     let pause = Duration::from_millis(pause);
     let targets = [('a', upstream('a').await?), ('b', upstream('b').await?)];
