@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use outrigger_control::xds::{Proxies, Resource, Server, View, Views};
+use outrigger_control::node::Caller;
+use outrigger_control::xds::{Limits, Proxies, Resource, Server, View, Views};
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::cluster::v3::{self as cds, cluster};
 use outrigger_proto::envoy::config::core::v3 as core;
@@ -151,7 +152,7 @@ fn route(prefix: &str, cluster: &str, timeout: u32) -> rds::Route {
 struct Same(Arc<View>);
 
 impl Views for Same {
-    fn view(&self, _: &core::Node) -> Arc<View> {
+    fn view(&self, _: &Caller) -> Arc<View> {
         self.0.clone()
     }
 }
@@ -179,7 +180,7 @@ impl Management {
     pub(crate) fn start(mesh: &Mesh) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (views, receiver) = watch::channel(mesh.views());
-        let server = Server::new(receiver);
+        let server = Server::new(receiver, Limits::default());
         let mut routes = Routes::builder();
         server.add_to(&mut routes);
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
