@@ -152,6 +152,22 @@ impl Headers {
         self.fields.iter().filter(move |(n, _)| n == name).map(|(_, v)| v)
     }
 
+    /// The one value of `name`: where there are more, they become one first, with commas between them (RFC 9110, section
+    /// 5.3), in the place of the first. Who believes a header must not see only a part of it: what a proxy in front of us
+    /// adds may stand in a line of its own.
+    pub fn fold(&mut self, name: &HeaderName) -> Option<&HeaderValue> {
+        let first = self.0.iter().position(|(n, _)| n == name)?;
+        let rest = self.0.get(first.saturating_add(1)..).unwrap_or_default();
+        if rest.iter().any(|(n, _)| n == name) {
+            let values: Vec<&[u8]> = self.get_all(name).map(HeaderValue::as_bytes).collect();
+            // What is allowed in each is allowed in all of them.
+            if let Ok(joined) = HeaderValue::from_bytes(&values.join(&b","[..])) {
+                self.set(name.clone(), joined);
+            }
+        }
+        self.0.get(first).map(|(_, value)| value)
+    }
+
     /// Whether `name` is there.
     pub fn contains(&self, name: &HeaderName) -> bool {
         self.fields.iter().any(|(n, _)| n == name)
@@ -241,6 +257,15 @@ mod tests {
         let mut h = headers(&[("a", "1"), ("b", "2"), ("a", "3"), ("c", "4")]);
         h.set(HeaderName::from_static("a"), HeaderValue::from_static("9"));
         assert_eq!(h, headers(&[("a", "9"), ("b", "2"), ("c", "4")]));
+    }
+
+    #[test]
+    fn fold_makes_one_line_of_many() {
+        let mut h = headers(&[("a", "1"), ("b", "2"), ("a", "3, 4"), ("c", "5"), ("a", "")]);
+        assert_eq!(h.fold(&HeaderName::from_static("a")), Some(&HeaderValue::from_static("1,3, 4,")));
+        assert_eq!(h, headers(&[("a", "1,3, 4,"), ("b", "2"), ("c", "5")]));
+        assert_eq!(h.fold(&HeaderName::from_static("c")), Some(&HeaderValue::from_static("5")));
+        assert_eq!(h.fold(&HeaderName::from_static("d")), None);
     }
 
     #[test]

@@ -229,7 +229,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
     }
     let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(head.protocol));
     let mut stream = new_stream(cx, info);
-    let wanted = wanted_upgrade(&head);
+    let wanted = wanted_upgrade(&mut head);
 
     let random = cx.worker.random();
     let prepared = check(&head).and_then(|()| {
@@ -434,18 +434,20 @@ fn rejection(cx: &HttpContext, head: &RequestHead, rejected: RequestRejected) ->
 }
 
 /// The upgrade that the request asks for, in lower case.
-fn wanted_upgrade(head: &RequestHead) -> Option<String> {
+fn wanted_upgrade(head: &mut RequestHead) -> Option<String> {
     let named = match &head.connect_protocol {
         Some(protocol) => protocol,
         None => {
-            let upgrade = head.headers.get(&UPGRADE)?;
+            if !head.headers.contains(&UPGRADE) {
+                return None;
+            }
             let asks = head.headers.get_all(&CONNECTION).any(|value| {
                 value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
             });
             if !asks {
                 return None;
             }
-            upgrade
+            head.headers.fold(&UPGRADE)?
         }
     };
     named.to_str().ok().map(str::to_ascii_lowercase)

@@ -53,7 +53,7 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
         head.headers.remove(&UPGRADE);
     }
     // TE is hop by hop; the one token that speaks of the whole way is trailers.
-    if let Some(te) = head.headers.get(&TE) {
+    if let Some(te) = head.headers.fold(&TE) {
         let trailers = te.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"));
         if trailers {
             head.headers.set(TE, HeaderValue::from_static("trailers"));
@@ -71,7 +71,7 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
     let direct_ip = ip_of(direct);
     let mut remote = None;
     // Only an address that nobody else has passed on can be that of one of us.
-    let single = match head.headers.get(&X_FORWARDED_FOR) {
+    let single = match head.headers.fold(&X_FORWARDED_FOR) {
         None => hcm.use_remote_address,
         Some(value) => !hcm.use_remote_address && hcm.xff_num_trusted_hops == 0 && !value.as_bytes().contains(&b','),
     };
@@ -102,7 +102,7 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
         head.headers.append(X_FORWARDED_PROTO, own_scheme);
     }
     // The scheme of HTTP/1 is what the forwarding header says, where it says one that we know.
-    match head.headers.get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+    match head.headers.fold(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
         Some(proto) if proto.eq_ignore_ascii_case(b"https") => head.scheme = Scheme::Https,
         Some(proto) if proto.eq_ignore_ascii_case(b"http") => head.scheme = Scheme::Http,
         _ => {}
@@ -194,7 +194,7 @@ fn underscores(head: &mut RequestHead, action: UnderscoresAction) -> Result<(), 
 /// Removes the headers that `connection` names: they are meant for this hop only (RFC 9110, section 7.6.1). What we
 /// forward on our own account may not be named.
 fn nominated(head: &mut RequestHead) -> Result<(), RequestRejected> {
-    let Some(value) = head.headers.get(&CONNECTION) else { return Ok(()) };
+    let Some(value) = head.headers.fold(&CONNECTION) else { return Ok(()) };
     let value = value.clone();
     for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
         let lower = token.to_ascii_lowercase();
@@ -293,7 +293,7 @@ fn ip_of(address: &Address) -> Option<IpAddr> {
 }
 
 fn append(head: &mut RequestHead, name: HeaderName, separator: &str, value: &str) {
-    let joined = match head.headers.get(&name).and_then(|present| present.to_str().ok()).filter(|v| !v.is_empty()) {
+    let joined = match head.headers.fold(&name).and_then(|present| present.to_str().ok()).filter(|v| !v.is_empty()) {
         Some(present) => HeaderValue::from_str(&format!("{present}{separator}{value}")),
         None => HeaderValue::from_str(value),
     };

@@ -41,7 +41,7 @@ pub(super) fn apply(headers: &mut Headers, tls: Option<&TlsInfo>, mode: ForwardC
     }
     let mut element = parts.join(";");
     if mode == ForwardClientCert::AppendForward
-        && let Some(present) = headers.get(&X_FORWARDED_CLIENT_CERT).and_then(|v| v.to_str().ok())
+        && let Some(present) = headers.fold(&X_FORWARDED_CLIENT_CERT).and_then(|v| v.to_str().ok())
     {
         element = format!("{present},{element}");
     }

@@ -8,6 +8,7 @@ use crate::scenario::{Scenario, scenario};
 
 pub(crate) fn cases() -> Vec<Scenario> {
     let mut cases = forwarding();
+    cases.extend(repeated());
     cases.extend(local_replies());
     cases
 }
@@ -96,6 +97,62 @@ fn forwarding() -> Vec<Scenario> {
         ok("envoy_headers_that_are_not_checked")
             .hcm("http_filters: [{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, strict_check_headers: [x-envoy-max-retries]}}]")
             .client(Client::raw().request(get_from("/", &["x-forwarded-for: 10.0.0.1", "x-envoy-retry-on: sometimes"]))),
+    ]
+}
+
+/// Fields in more than one line: what the proxy in front of us adds at the end counts as much as what it was told.
+fn repeated() -> Vec<Scenario> {
+    let from = |fields: &[&str]| Client::raw().request(get_from("/", fields));
+    let told_and_seen = || {
+        from(&[
+            "x-forwarded-for: 10.0.0.1",
+            "x-envoy-retry-on: 5xx",
+            "x-forwarded-for: 8.8.8.8",
+            "x-envoy-upstream-rq-timeout-ms: 5000",
+        ])
+    };
+    let internal = "internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}, {address_prefix: 127.0.0.0, prefix_len: 8}]}";
+    let websocket = |fields: &[&str]| {
+        let head = [fields, &["sec-websocket-version: 13", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="]].concat();
+        ok("").hcm("upgrade_configs: [{upgrade_type: websocket}]").client(Client::raw().request(get_from("/", &head)))
+    };
+    let named = |name: &str, mut scenario: Scenario| {
+        scenario.name = name.to_owned();
+        scenario
+    };
+    vec![
+        ok("forwarded_for_in_two_lines").hcm(&format!("{{{internal}}}")).client(told_and_seen()),
+        ok("forwarded_for_in_two_lines_behind_a_trusted_proxy")
+            .hcm(&format!("{{use_remote_address: true, xff_num_trusted_hops: 1, {internal}}}"))
+            .client(told_and_seen()),
+        ok("forwarded_for_in_two_lines_at_the_edge").hcm(&format!("{{use_remote_address: true, {internal}}}")).client(told_and_seen()),
+        ok("forwarded_proto_in_two_lines")
+            .hcm("{use_remote_address: true, xff_num_trusted_hops: 1}")
+            .client(from(&["x-forwarded-proto: https", "x-forwarded-proto: http", "x-forwarded-for: 8.8.8.8"])),
+        ok("connection_in_two_lines").client(from(&["connection: x-a", "x-a: 1", "x-b: 2", "connection: x-b"])),
+        ok("connection_in_two_lines_names_what_we_say")
+            .client(from(&["connection: close", "x-forwarded-for: 8.8.8.8", "connection: x-forwarded-for"])),
+        named("upgrade_with_connection_in_two_lines", websocket(&["connection: upgrade", "upgrade: websocket", "x-a: 1", "connection: x-a"])),
+        named("upgrade_in_two_lines", websocket(&["connection: upgrade", "upgrade: websocket", "upgrade: h2c"])),
+        ok("te_in_two_lines").client(from(&["te: gzip", "te: trailers"])),
+        ok("via_in_two_lines").hcm("via: mesh").client(from(&["via: 1.1 a", "via: 1.1 b"])),
+        ok("envoy_headers_in_two_lines").client(from(&[
+            "x-forwarded-for: 10.0.0.1",
+            "x-envoy-upstream-rq-timeout-ms: 5000",
+            "x-envoy-upstream-rq-timeout-ms: 6000",
+            "x-request-id: a",
+            "x-request-id: b",
+            "x-forwarded-host: c",
+            "x-forwarded-host: d",
+            "expect: 100-continue",
+            "expect: nothing",
+            "content-type: text/plain",
+            "content-type: application/grpc",
+            "user-agent: e",
+            "user-agent: f",
+            "x-any: g",
+            "x-any: h",
+        ])),
     ]
 }
 
