@@ -5,7 +5,7 @@
 //! ends with an answer (`connection: close`) or GOAWAY as `--drain-strategy` says, and at the latest after the drain time.
 //! One that idles is not closed before: its next request may be on its way.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -37,12 +37,12 @@ pub struct WorkerListener {
     pub worker: Rc<Worker>,
     /// Those that had a connection here, by the address of their configuration, which they keep alive.
     chains: RefCell<HashMap<usize, Rc<WorkerChain>>>,
-    /// Another one has taken its place, or none: what connections come still are to end soon.
-    gone: Cell<bool>,
+    /// What has taken its place: nothing, or another one. Connections that are not at their chain yet come still.
+    gone: RefCell<Option<Option<Rc<WorkerListener>>>>,
 }
 
 impl WorkerListener {
-    fn new(config: Arc<Listener>, worker: &Rc<Worker>) -> Self {
+    pub(crate) fn new(config: Arc<Listener>, worker: &Rc<Worker>) -> Self {
         let stats = worker.process.stats.listener(&config.stat_prefix).shard(worker.index);
         let (chains, gone) = Default::default();
         WorkerListener { config, stats, worker: worker.clone(), chains, gone }
@@ -50,10 +50,15 @@ impl WorkerListener {
 
     /// What the connections of `chain` share, made at the first one.
     pub fn chain(&self, chain: &Arc<FilterChain>) -> Rc<WorkerChain> {
+        if let Some(Some(next)) = &*self.gone.borrow()
+            && next.has(chain)
+        {
+            return next.chain(chain);
+        }
         let key = Arc::as_ptr(chain).addr();
         let make = || {
             let chain = WorkerChain::new(chain.clone(), &self.worker);
-            if self.gone.get() {
+            if self.gone.borrow().is_some() {
                 chain.retire(&self.worker.process.args);
             }
             chain
@@ -61,12 +66,17 @@ impl WorkerListener {
         self.chains.borrow_mut().entry(key).or_insert_with(make).clone()
     }
 
+    /// Whether `chain` is in force by it.
+    fn has(&self, chain: &Arc<FilterChain>) -> bool {
+        self.config.chains().any(|kept| Arc::ptr_eq(kept, chain))
+    }
+
     /// The chains that `next` has too go over to it; the connections of the others are to end.
-    fn hand_over(&self, next: Option<&WorkerListener>) {
-        self.gone.set(true);
+    fn hand_over(&self, next: Option<&Rc<WorkerListener>>) {
+        self.gone.replace(Some(next.cloned()));
         for (key, chain) in self.chains.borrow_mut().drain() {
             match next {
-                Some(next) if next.config.chains().any(|kept| Arc::ptr_eq(kept, &chain.config)) => {
+                Some(next) if next.has(&chain.config) => {
                     next.chains.borrow_mut().insert(key, chain);
                 }
                 _ => chain.retire(&self.worker.process.args),
@@ -275,5 +285,34 @@ impl WorkerListeners {
         let listener = Rc::new(WorkerListener::new(config, worker));
         self.by_name.borrow_mut().insert(name.clone(), listener.clone());
         Some(listener)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{http_listener, on_paused_time, worker};
+
+    #[test]
+    fn a_connection_that_is_late_at_its_chain_finds_it_where_it_went() {
+        on_paused_time(async {
+            let worker = worker();
+            let stays = http_listener("", "x");
+            let goes = http_listener("", "y").filter_chains.first().cloned().unwrap();
+            let mut with_both = Listener::clone(&stays);
+            with_both.filter_chains.push(goes.clone());
+            let kept = stays.filter_chains.first().unwrap();
+            let versions = [Arc::new(with_both), stays.clone(), Arc::new(Listener::clone(&stays))];
+            let versions = versions.map(|config| Rc::new(WorkerListener::new(config, &worker)));
+            let [first, second, third] = &versions;
+            first.hand_over(Some(second));
+            second.hand_over(Some(third));
+            let late = first.chain(kept);
+            assert!(Rc::ptr_eq(&late, &third.chain(kept)));
+            assert!(!late.drain.is_set());
+            assert!(first.chain(&goes).drain.is_set());
+            third.hand_over(None);
+            assert!(late.drain.is_set());
+        });
     }
 }
