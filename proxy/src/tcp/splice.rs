@@ -107,7 +107,9 @@ fn poll_io(
                 ready!(if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) })?;
                 socket.try_io(interest, || Ok(call(socket.as_fd())?))
             }
-            Io::Pipe(_) | Io::Tls(_) | Io::Rewound(_) => Err(io::ErrorKind::Unsupported.into()),
+            Io::Pipe(_) | Io::Pumped(_) | Io::Tls(_) | Io::Rewound(_) | Io::Metered(_) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
         };
         match result {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}

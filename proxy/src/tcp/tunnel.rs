@@ -357,7 +357,8 @@ fn reset_on_close(io: &Io) {
         }
         Io::Tls(tls) => reset_on_close(tls.get_ref().0),
         Io::Rewound(rewound) => reset_on_close(rewound.inner()),
-        Io::Unix(_) | Io::Pipe(_) => {}
+        Io::Metered(metered) => reset_on_close(metered.inner()),
+        Io::Unix(_) | Io::Pipe(_) | Io::Pumped(_) => {}
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -15,7 +16,7 @@ use tokio::task::spawn_local;
 
 use super::Body;
 use crate::http::codec::{Frame, StreamError, Tunnel};
-use crate::io::Io;
+use crate::io::{Io, PumpState, Pumped};
 
 /// Bytes that wait in the pipe, each way.
 const PIPE_BYTES: usize = 64 << 10;
@@ -67,12 +68,16 @@ pub(super) trait Send {
     fn finish(&mut self) -> Result<bool, StreamError>;
 }
 
-/// Joins a stream to a pipe, in a task of its own, and returns the pipe's other end. When either breaks, both go.
+/// Joins a stream to a pipe, in a task of its own, and returns the pipe's other end. When either breaks, both go: a stream
+/// whose other end was dropped before both directions were at their end is reset, and a reset of the stream is read as one.
 pub(super) fn tunnel(stream: impl Send + 'static, body: Body) -> Tunnel {
     let (near, far) = duplex(PIPE_BYTES);
+    let state: Rc<PumpState> = Rc::default();
+    let near = Pumped::new(near, state.clone());
     spawn_local(async move {
         let mut pump = Pump {
             far,
+            state,
             stream,
             body,
             scratch: vec![0; PIECE].into_boxed_slice(),
@@ -82,11 +87,12 @@ pub(super) fn tunnel(stream: impl Send + 'static, body: Body) -> Tunnel {
         };
         poll_fn(|cx| pump.poll(cx)).await;
     });
-    Tunnel { io: Io::Pipe(near), buffered: Bytes::new() }
+    Tunnel { io: Io::Pumped(Box::new(near)), buffered: Bytes::new() }
 }
 
 struct Pump<S> {
     far: DuplexStream,
+    state: Rc<PumpState>,
     stream: S,
     body: Body,
     scratch: Box<[u8]>,
@@ -100,7 +106,16 @@ struct Pump<S> {
 
 impl<S: Send> Pump<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Whoever has it waits in its shutdown until all is sent: if it is gone, nobody wants the rest. The stream is
+        // dropped with the pump, which resets it unless it has ended both ways.
+        if self.state.is_given_up(cx) {
+            return Poll::Ready(());
+        }
         if matches!(self.poll_send(cx), Poll::Ready(Err(_))) || matches!(self.poll_receive(cx), Poll::Ready(Err(_))) {
+            // Whoever has ended its own direction has left first: to it the other one ends too, however it does.
+            if !self.sent {
+                self.state.set_broken();
+            }
             return Poll::Ready(());
         }
         if self.sent && self.received { Poll::Ready(()) } else { Poll::Pending }
@@ -114,6 +129,7 @@ impl<S: Send> Pump<S> {
             if buf.filled().is_empty() {
                 self.sent = true;
                 self.received |= self.stream.finish()?;
+                self.state.set_sent();
                 break;
             }
             self.stream.send_data(Bytes::copy_from_slice(buf.filled()), false)?;
