@@ -18,6 +18,8 @@ pub mod process;
 pub mod server;
 pub mod tcp;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod validate;
 pub mod worker;

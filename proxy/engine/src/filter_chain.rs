@@ -176,7 +176,6 @@ mod tests {
             http_inspector: false,
             listener_filters_timeout: None,
             continue_on_listener_filters_timeout: false,
-            buffer_limit: 1 << 20,
             filter_chains: chains,
             default_filter_chain: Some(chain("default", FilterChainMatch::default())),
             access_logs: vec![],

@@ -23,6 +23,7 @@ use super::home::Home;
 pub use super::waiting::Waiting;
 use super::waiting::{Queue, Ticket};
 use crate::http::codec::{ClientStream, CloseReason, Owner as _, OwnerRef, h1, h2};
+use crate::io::Meter;
 
 /// What tells two pools of a cluster apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -255,6 +256,7 @@ impl HostPool {
         };
         cluster.stats.upstream_cx_connect_ms.record(started.elapsed().as_micros() as u64);
         let Connected { io, alpn, local_address } = connected;
+        let io = io.metered(Meter::Upstream(cluster.stats.clone()));
         let http2 = match self.key.protocol {
             PoolProtocol::Http1 => false,
             PoolProtocol::Http2 => true,

@@ -2,11 +2,12 @@
 //! (HTTP/2), its time limits, and its end.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::SystemTime;
+use std::task::{Poll, ready};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -17,9 +18,10 @@ use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use super::codec::{h1, h2};
+use super::codec::{ResetCode, h1, h2};
 use super::exchange;
-use crate::io::Io;
+use crate::alarm::Alarm;
+use crate::io::{Io, Meter};
 use crate::listener::active::{HeldTable, WorkerChain};
 use crate::telemetry::stats::{HttpStats, ListenerHttpStats};
 use crate::worker::Worker;
@@ -64,6 +66,33 @@ impl HttpContext {
     /// Whether the connection has lived for as long as it may.
     fn is_too_old(&self) -> bool {
         self.hcm.max_connection_duration.is_some_and(|max| self.started.elapsed() >= max)
+    }
+
+    /// How long a request head, or what comes in its stead, may take from its first byte to its last. Where the
+    /// configuration wants no limit, the idle timeout is left.
+    fn head_limit(&self) -> Option<Duration> {
+        let HttpConnectionManager { request_headers_timeout, stream_idle_timeout, idle_timeout, .. } = *self.hcm;
+        [request_headers_timeout, stream_idle_timeout].into_iter().flatten().min().or(idle_timeout)
+    }
+
+    /// How long the client may leave unread what is written.
+    pub fn read_limit(&self) -> Option<Duration> {
+        self.hcm.stream_idle_timeout.or(self.hcm.idle_timeout)
+    }
+
+    /// When a connection that has nothing to do ends, and why. While the process drains that is at once; a new connection's
+    /// first request may be on its way.
+    fn ends_at(&self, idle_since: Instant) -> Option<(Instant, Why)> {
+        let idle = self.hcm.idle_timeout.map(|timeout| (idle_since + timeout, Why::Idle));
+        let drain = self.worker.drain().is_set().then(|| match self.requests.get() {
+            0 => (self.started + self.hcm.drain_timeout, Why::Drain),
+            _ => (idle_since, Why::Drain),
+        });
+        [idle, self.oldest(), drain].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn oldest(&self) -> Option<(Instant, Why)> {
+        self.hcm.max_connection_duration.map(|max| (self.started + max, Why::TooOld))
     }
 
     /// Counts an answer that was complete before its request was.
@@ -143,10 +172,12 @@ pub async fn serve(
     chain: Rc<WorkerChain>,
     listener: &str,
     info: Arc<ConnectionInfo>,
-    mut io: Io,
+    io: Io,
     mut buffered: Bytes,
 ) {
     let stats = worker.stats.http(&hcm.stat_prefix);
+    stats.downstream_cx_rx_bytes_total.add(buffered.len() as u64);
+    let mut io = io.metered(Meter::Downstream(stats.clone()));
     let listener_stats = worker.stats.listener_http(listener, &hcm.stat_prefix);
     let cx = Rc::new(HttpContext {
         worker: worker.clone(),
@@ -184,13 +215,56 @@ pub fn count_failed(worker: &Worker, hcm: &HttpConnectionManager) {
     stats.downstream_cx_destroy.inc();
 }
 
+/// Why a connection that has nothing to do is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Drain,
+    Idle,
+    TooOld,
+}
+
+impl Why {
+    fn count(self, stats: &HttpStats) {
+        match self {
+            Why::Drain => stats.downstream_cx_drain_close.inc(),
+            Why::Idle => stats.downstream_cx_idle_timeout.inc(),
+            Why::TooOld => stats.downstream_cx_max_duration_reached.inc(),
+        }
+    }
+}
+
+/// Waits for something that a connection says before its first request, for `limit` at most.
+async fn opening<T>(
+    cx: &HttpContext,
+    alarm: &mut Alarm,
+    limit: Option<Duration>,
+    waited: impl Future<Output = T>,
+) -> Option<T> {
+    let mut waited = pin!(waited);
+    let since = Instant::now();
+    let mut registration = None;
+    poll_fn(|task| {
+        if let Poll::Ready(value) = waited.as_mut().poll(task) {
+            return Poll::Ready(Some(value));
+        }
+        registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
+        let limit = limit.map(|limit| (since + limit, Why::Idle));
+        let end = [limit, cx.ends_at(since)].into_iter().flatten().min_by_key(|(at, _)| *at);
+        ready!(alarm.poll(task, end.map(|(at, _)| at)));
+        if let Some((_, why)) = end {
+            why.count(&cx.stats);
+            cx.stats.downstream_cx_destroy_local.inc();
+        }
+        Poll::Ready(None)
+    })
+    .await
+}
+
 /// Reads until the bytes are, or cannot be, the begin of the preface of HTTP/2. `None`: the connection ended or idled first.
 async fn detect(cx: &HttpContext, io: &mut Io, buffered: &mut Bytes) -> Option<bool> {
     use tokio::io::AsyncReadExt;
     let mut read = bytes::BytesMut::from(&buffered[..]);
     let mut alarm = cx.worker.take_alarm();
-    let mut registration = None;
-    let deadline = cx.hcm.idle_timeout.map(|timeout| Instant::now() + timeout);
     let verdict = loop {
         if read.len() >= PREFACE.len() {
             break Some(read.starts_with(PREFACE));
@@ -198,28 +272,14 @@ async fn detect(cx: &HttpContext, io: &mut Io, buffered: &mut Bytes) -> Option<b
         if !read.is_empty() && !PREFACE.starts_with(&read) {
             break Some(false);
         }
-        let mut reading = std::pin::pin!(io.read_buf(&mut read));
-        let result = poll_fn(|task| {
-            use std::future::Future;
-            if let Poll::Ready(result) = reading.as_mut().poll(task) {
-                return Poll::Ready(result.ok());
-            }
-            if cx.worker.drain().is_set() {
-                return Poll::Ready(None);
-            }
-            registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
-            alarm.poll(task, deadline).map(|()| {
-                cx.stats.downstream_cx_idle_timeout.inc();
-                None
-            })
-        })
-        .await;
-        match result {
-            None => break None,
-            Some(0) if read.is_empty() => break None,
+        // Who has sent a part of something is not idle.
+        let limit = if read.is_empty() { None } else { cx.head_limit() };
+        match opening(cx, &mut alarm, limit, io.read_buf(&mut read)).await {
+            None | Some(Err(_)) => break None,
+            Some(Ok(0)) if read.is_empty() => break None,
             // What came is not HTTP/2; HTTP/1 will say what it is.
-            Some(0) => break Some(false),
-            Some(_) => {}
+            Some(Ok(0)) => break Some(false),
+            Some(Ok(_)) => {}
         }
     };
     cx.worker.put_alarm(alarm);
@@ -229,10 +289,8 @@ async fn detect(cx: &HttpContext, io: &mut Io, buffered: &mut Bytes) -> Option<b
 
 enum Next {
     Incoming(h1::Incoming),
-    Drain,
-    Idle,
     HeadTimeout,
-    TooOld,
+    End(Why),
 }
 
 async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
@@ -245,7 +303,6 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     let mut connection = h1::ServerConnection::new(io, buffered, Rc::new(settings));
     let mut alarm = cx.worker.take_alarm();
     let mut registration = None;
-    let oldest = hcm.max_connection_duration.map(|max| cx.started + max);
     loop {
         let idle_since = Instant::now();
         let mut head_since = None;
@@ -255,23 +312,12 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             }
             if connection.has_partial_head() {
                 let since = *head_since.get_or_insert_with(Instant::now);
-                let deadline = hcm.request_headers_timeout.map(|timeout| since + timeout);
+                let deadline = cx.head_limit().map(|limit| since + limit);
                 return alarm.poll(task, deadline).map(|()| Next::HeadTimeout);
             }
-            if cx.worker.drain().is_set() {
-                return Poll::Ready(Next::Drain);
-            }
             registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
-            let idle = hcm.idle_timeout.map(|timeout| idle_since + timeout);
-            let (deadline, next) = match (idle, oldest) {
-                (Some(idle), Some(oldest)) if oldest < idle => (Some(oldest), Next::TooOld),
-                (None, Some(oldest)) => (Some(oldest), Next::TooOld),
-                (idle, _) => (idle, Next::Idle),
-            };
-            match alarm.poll(task, deadline) {
-                Poll::Ready(()) => Poll::Ready(next),
-                Poll::Pending => Poll::Pending,
-            }
+            let Some((at, why)) = cx.ends_at(idle_since) else { return Poll::Pending };
+            alarm.poll(task, Some(at)).map(|()| Next::End(why))
         })
         .await;
         match next {
@@ -287,7 +333,7 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 let reply = LocalReply::new(status, body, details).flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
                 let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http11));
                 responder.close_after();
-                exchange::refuse(cx, responder, info, reply).await;
+                exchange::refuse(cx, responder, info, reply, &mut alarm).await;
             }
             Next::Incoming(h1::Incoming::End(ended)) => {
                 if ended == h1::Ended::Partial {
@@ -297,33 +343,29 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 break;
             }
             Next::HeadTimeout => {
-                cx.stats.downstream_rq_header_timeout.inc();
                 let mut responder = connection.abort_head();
-                let reply =
-                    LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request header timeout", "request_header_timeout");
+                let reply = head_timed_out(cx);
                 let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http11));
                 responder.close_after();
-                exchange::refuse(cx, responder, info, reply).await;
+                exchange::refuse(cx, responder, info, reply, &mut alarm).await;
                 close_h1(cx, &mut connection, &mut alarm).await;
                 break;
             }
-            Next::Drain => {
-                cx.stats.downstream_cx_drain_close.inc();
-                close_h1(cx, &mut connection, &mut alarm).await;
-                break;
-            }
-            Next::Idle => {
-                cx.stats.downstream_cx_idle_timeout.inc();
-                close_h1(cx, &mut connection, &mut alarm).await;
-                break;
-            }
-            Next::TooOld => {
-                cx.stats.downstream_cx_max_duration_reached.inc();
+            Next::End(why) => {
+                why.count(&cx.stats);
                 close_h1(cx, &mut connection, &mut alarm).await;
                 break;
             }
         }
-        match poll_fn(|task| connection.poll_finish(task)).await {
+        let mut unread_at = None;
+        let finish = poll_fn(|task| {
+            if let Poll::Ready(finish) = connection.poll_finish(task) {
+                return Poll::Ready(finish);
+            }
+            let deadline = *unread_at.get_or_insert_with(|| cx.read_limit().map(|limit| Instant::now() + limit));
+            alarm.poll(task, deadline).map(|()| h1::Finish::Close)
+        });
+        match finish.await {
             h1::Finish::KeepAlive => {}
             h1::Finish::Close => {
                 close_h1(cx, &mut connection, &mut alarm).await;
@@ -338,43 +380,106 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     cx.worker.put_alarm(alarm);
 }
 
-/// Sends FIN and waits for the peer's, so that it reads our last answer before it sees a reset.
-async fn close_h1(cx: &HttpContext, connection: &mut h1::ServerConnection, alarm: &mut crate::alarm::Alarm) {
+/// The answer to a head that did not come to its end: Envoy's, whichever of its limits it was.
+fn head_timed_out(cx: &HttpContext) -> LocalReply {
+    let status = StatusCode::REQUEST_TIMEOUT;
+    if cx.hcm.request_headers_timeout == cx.head_limit() {
+        cx.stats.downstream_rq_header_timeout.inc();
+        return LocalReply::new(status, "request header timeout", "request_header_timeout");
+    }
+    cx.stats.downstream_rq_idle_timeout.inc();
+    LocalReply::new(status, "stream timeout", "stream_idle_timeout").flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
+}
+
+/// Sends what is left and FIN, and waits for the peer's, so that it reads our last answer before it sees a reset. Without
+/// `delayed_close_timeout` nobody waits for the peer's.
+async fn close_h1(cx: &HttpContext, connection: &mut h1::ServerConnection, alarm: &mut Alarm) {
     cx.stats.downstream_cx_destroy_local.inc();
-    let deadline = Some(Instant::now() + cx.hcm.delayed_close_timeout.unwrap_or_default());
+    let linger = cx.hcm.delayed_close_timeout;
+    let deadline = linger.or(cx.read_limit()).map(|limit| Instant::now() + limit);
     let mut shut = false;
     poll_fn(|task| {
         shut = shut || connection.poll_shutdown(task).is_ready();
-        if shut && connection.poll_linger(task).is_ready() {
+        if shut && (linger.is_none() || connection.poll_linger(task).is_ready()) {
             return Poll::Ready(());
         }
-        alarm.poll(task, deadline).map(|()| cx.stats.downstream_cx_delayed_close_timeout.inc())
+        ready!(alarm.poll(task, deadline));
+        if linger.is_some() {
+            cx.stats.downstream_cx_delayed_close_timeout.inc();
+        }
+        Poll::Ready(())
     })
     .await;
 }
 
 enum NextStream {
     Incoming(h2::Incoming),
-    Drain,
-    Idle,
-    TooOld,
+    /// The connection is to end with its last stream.
+    End(Why),
+    /// It has no stream any more, and its peer does not end it.
+    Drained,
 }
+
+/// How an HTTP/2 connection drains. The codec ends it with its last stream, as soon as the peer has acknowledged that
+/// there will be no more; where that does not come, or what was sent is not read, it ends after `drain_timeout` without
+/// progress, and after `stream_idle_timeout` at the latest.
+struct Draining {
+    since: Instant,
+    /// There was no stream from then on.
+    empty_since: Instant,
+    /// Bytes were written last, and how many then.
+    progress: (Instant, u64),
+}
+
+impl Draining {
+    fn new() -> Self {
+        let now = Instant::now();
+        Draining { since: now, empty_since: now, progress: (now, 0) }
+    }
+
+    /// When it ends, as things stand.
+    fn ends_at(&mut self, cx: &HttpContext, connection: &h2::ServerConnection) -> Instant {
+        let now = Instant::now();
+        let written = connection.written_bytes();
+        if connection.active_streams() > 0 {
+            self.empty_since = now;
+        }
+        if connection.active_streams() > 0 || written != self.progress.1 {
+            self.progress = (now, written);
+        }
+        let quiet = self.progress.0 + cx.hcm.drain_timeout;
+        cx.read_limit().map_or(quiet, |limit| quiet.min(self.empty_since + limit))
+    }
+
+    /// Whether new streams are refused: the peer has had the time to learn that there shall be none.
+    fn refuses(&self, cx: &HttpContext) -> bool {
+        self.since.elapsed() >= cx.hcm.drain_timeout
+    }
+}
+
+/// For the last GOAWAY to be written.
+const GOAWAY_LIMIT: Duration = Duration::from_secs(1);
 
 async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     let hcm = &cx.hcm;
-    let Ok(mut connection) = h2::ServerConnection::handshake(io, buffered, &hcm.as_ref().into()).await else {
-        cx.stats.downstream_cx_protocol_error.inc();
-        cx.stats.downstream_cx_destroy_remote.inc();
-        return;
-    };
     let mut alarm = cx.worker.take_alarm();
+    let settings = hcm.as_ref().into();
+    let handshake = h2::ServerConnection::handshake(io, buffered, &settings);
+    let mut connection = match opening(cx, &mut alarm, cx.head_limit(), handshake).await {
+        Some(Ok(connection)) => connection,
+        Some(Err(_)) => {
+            cx.stats.downstream_cx_protocol_error.inc();
+            cx.stats.downstream_cx_destroy_remote.inc();
+            return cx.worker.put_alarm(alarm);
+        }
+        None => return cx.worker.put_alarm(alarm),
+    };
     let worker_drain = cx.worker.drain();
     let mut registrations = None;
     // Its place in a gradual drain.
     let lot = cx.worker.random();
     let mut idle_since = Instant::now();
-    let mut draining = false;
-    let oldest = hcm.max_connection_duration.map(|max| cx.started + max);
+    let mut draining: Option<Draining> = None;
     let ended = loop {
         let next = poll_fn(|task| {
             if let Poll::Ready(incoming) = connection.poll_incoming(task) {
@@ -382,33 +487,41 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             }
             registrations
                 .get_or_insert_with(|| (worker_drain.register(task.waker()), cx.chain.drain.register(task.waker())));
-            if !draining && cx.is_too_old() {
-                return Poll::Ready(NextStream::TooOld);
+            if let Some(draining) = &mut draining {
+                loop {
+                    let at = draining.ends_at(cx, &connection);
+                    ready!(alarm.poll(task, Some(at)));
+                    // It rang for what was so then.
+                    if draining.ends_at(cx, &connection) <= Instant::now() {
+                        return Poll::Ready(NextStream::Drained);
+                    }
+                }
             }
-            let drains = cx.chain.drain.moment(lot);
-            if !draining && (cx.is_to_end() || drains.is_some_and(|at| at <= Instant::now())) {
-                return Poll::Ready(NextStream::Drain);
+            if cx.is_too_old() {
+                return Poll::Ready(NextStream::End(Why::TooOld));
             }
-            if draining {
-                return Poll::Pending;
+            if cx.is_to_end() {
+                return Poll::Ready(NextStream::End(Why::Drain));
             }
             let idle = match hcm.idle_timeout {
-                Some(timeout) if connection.active_streams() == 0 => Some(idle_since + timeout),
+                Some(timeout) if connection.active_streams() == 0 => Some((idle_since + timeout, Why::Idle)),
                 _ => {
                     idle_since = Instant::now();
                     None
                 }
             };
-            let deadline = [idle, oldest, drains].into_iter().flatten().min();
-            alarm.poll(task, deadline).map(|()| match deadline {
-                _ if deadline == drains => NextStream::Drain,
-                _ if deadline == idle => NextStream::Idle,
-                _ => NextStream::TooOld,
-            })
+            let drains = cx.chain.drain.moment(lot).map(|at| (at, Why::Drain));
+            let end = [idle, cx.oldest(), drains].into_iter().flatten().min_by_key(|(at, _)| *at);
+            let Some((at, why)) = end else { return Poll::Pending };
+            alarm.poll(task, Some(at)).map(|()| NextStream::End(why))
         })
         .await;
         match next {
             NextStream::Incoming(h2::Incoming::Request(exchange)) => {
+                if draining.as_ref().is_some_and(|draining| draining.refuses(cx)) {
+                    exchange.responder.reset(ResetCode::Refused);
+                    continue;
+                }
                 idle_since = Instant::now();
                 cx.begin_request();
                 let cx = cx.clone();
@@ -420,28 +533,42 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             }
             NextStream::Incoming(h2::Incoming::Malformed(details)) => exchange::log_malformed(cx, details),
             NextStream::Incoming(h2::Incoming::End(ended)) => break ended,
-            NextStream::Drain => {
-                draining = true;
-                cx.stats.downstream_cx_drain_close.inc();
+            NextStream::End(why) => {
+                draining = Some(Draining::new());
+                why.count(&cx.stats);
                 connection.start_drain();
             }
-            NextStream::TooOld => {
-                draining = true;
-                cx.stats.downstream_cx_max_duration_reached.inc();
-                connection.start_drain();
-            }
-            NextStream::Idle => {
-                draining = true;
-                cx.stats.downstream_cx_idle_timeout.inc();
-                connection.start_drain();
+            NextStream::Drained => {
+                connection.abort(0);
+                let deadline = Some(Instant::now() + GOAWAY_LIMIT);
+                poll_fn(|task| {
+                    while let Poll::Ready(incoming) = connection.poll_incoming(task) {
+                        if matches!(incoming, h2::Incoming::End(_)) {
+                            return Poll::Ready(());
+                        }
+                    }
+                    alarm.poll(task, deadline)
+                })
+                .await;
+                break h2::End::Local;
             }
         }
     };
+    if connection.active_streams() > 0 {
+        cx.stats.downstream_cx_destroy_active_rq.inc();
+        match ended {
+            h2::End::Closed | h2::End::Broken => cx.stats.downstream_cx_destroy_remote_active_rq.inc(),
+            _ => cx.stats.downstream_cx_destroy_local_active_rq.inc(),
+        }
+    }
     match ended {
-        h2::End::Closed if !draining => cx.stats.downstream_cx_destroy_remote.inc(),
+        h2::End::Closed if draining.is_none() => cx.stats.downstream_cx_destroy_remote.inc(),
         h2::End::Broken => cx.stats.downstream_cx_destroy_remote.inc(),
         h2::End::Closed | h2::End::Local | h2::End::KeepaliveTimeout => cx.stats.downstream_cx_destroy_local.inc(),
         h2::End::Protocol(details) => {
+            if details == "too_many_premature_resets" {
+                cx.stats.downstream_rq_too_many_premature_resets.inc();
+            }
             if !h2::is_flood(details) {
                 cx.stats.downstream_cx_protocol_error.inc();
             }
@@ -460,3 +587,7 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     }
     cx.worker.put_alarm(alarm);
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -93,7 +94,13 @@ impl Stream<'_> {
     }
 
     /// Answers from here.
-    pub async fn reply(&mut self, responder: &mut Responder, request: Option<&RequestHead>, mut reply: LocalReply) {
+    pub async fn reply(
+        &mut self,
+        responder: &mut Responder,
+        request: Option<&RequestHead>,
+        mut reply: LocalReply,
+        alarm: &mut Alarm,
+    ) {
         self.info.flags.insert(reply.flags);
         self.info.details = Some(reply.details.clone());
         if let Some(config) = &self.cx.hcm.local_replies {
@@ -102,7 +109,7 @@ impl Stream<'_> {
         }
         let protocol = self.info.protocol.unwrap_or(Protocol::Http11);
         let (head, body) = reply.into_response(request, protocol);
-        let sent = self.send_reply(responder, head, body).await;
+        let sent = self.send_reply(responder, head, body, alarm).await;
         if let Err(error) = sent {
             self.downstream_gone(error);
         }
@@ -113,14 +120,48 @@ impl Stream<'_> {
         responder: &mut Responder,
         head: ResponseHead,
         body: Bytes,
+        alarm: &mut Alarm,
     ) -> Result<(), StreamError> {
         self.send_head(responder, head, body.is_empty(), true)?;
         if !body.is_empty() {
             self.info.bytes_sent = body.len() as u64;
-            poll_fn(|task| responder.poll_ready(task)).await?;
+            if !self.is_read(alarm, |task| responder.poll_ready(task)).await? {
+                return Ok(());
+            }
             responder.send_data(body, true)?;
         }
-        poll_fn(|task| responder.poll_flush(task)).await
+        self.is_read(alarm, |task| responder.poll_flush(task)).await?;
+        Ok(())
+    }
+
+    /// Waits until the client has made room for what is sent from here, or has read it. If it does not for as long as a
+    /// stream may be idle, the stream is to be reset; `false` says so.
+    pub async fn is_read(
+        &mut self,
+        alarm: &mut Alarm,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<(), StreamError>>,
+    ) -> Result<bool, StreamError> {
+        let limit = self.cx.read_limit();
+        let mut deadline = None;
+        let read = poll_fn(|task| match poll(task) {
+            Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
+            Poll::Pending => {
+                // Nearly always it is ready at once, and no time is asked for.
+                let deadline = *deadline.get_or_insert_with(|| limit.map(|limit| Instant::now() + limit));
+                alarm.poll(task, deadline).map(|()| Ok(false))
+            }
+        })
+        .await?;
+        if !read {
+            let stats = &self.cx.stats;
+            stats.downstream_rq_idle_timeout.inc();
+            stats.downstream_rq_tx_reset.inc();
+            stats.downstream_rq_rx_reset.inc();
+            self.info.flags.insert(ResponseFlags::STREAM_IDLE_TIMEOUT);
+            self.info.details = Some("stream_idle_timeout".into());
+            self.reset = Some(ResetCode::Internal);
+        }
+        Ok(read)
     }
 
     /// Notes that the downstream left before the response was complete.
@@ -134,9 +175,21 @@ impl Stream<'_> {
                 (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
             }
         };
+        if error == StreamError::ConnectionClosed && self.info.protocol != Some(Protocol::Http2) {
+            self.cx.stats.downstream_cx_destroy_active_rq.inc();
+            self.cx.stats.downstream_cx_destroy_remote_active_rq.inc();
+        }
         self.cx.stats.downstream_rq_rx_reset.inc();
         self.info.flags.insert(flag);
         self.info.details = Some(details.into());
+    }
+
+    /// The request is over, and so is the way to answer.
+    fn end(self, responder: Responder, request: Option<&RequestHead>) {
+        if let Some(code) = self.reset {
+            responder.reset(code);
+        }
+        self.finish(request);
     }
 
     /// The request is over: counters and the log line.
@@ -175,14 +228,20 @@ impl Drop for Stream<'_> {
 }
 
 /// Answers a request that the codec could not read.
-pub async fn refuse(cx: &Rc<HttpContext>, mut responder: Responder, info: StreamInfo, reply: LocalReply) {
+pub async fn refuse(
+    cx: &Rc<HttpContext>,
+    mut responder: Responder,
+    info: StreamInfo,
+    reply: LocalReply,
+    alarm: &mut Alarm,
+) {
     cx.stats.downstream_rq_total.inc();
     cx.stats.downstream_rq_http1_total.inc();
     cx.stats.downstream_rq_active.inc();
     cx.answered_early();
     let mut stream = new_stream(cx, info);
-    stream.reply(&mut responder, None, reply).await;
-    stream.finish(None);
+    stream.reply(&mut responder, None, reply, alarm).await;
+    stream.end(responder, None);
 }
 
 /// Counts and logs a request that the codec refused and reset by itself.
@@ -246,7 +305,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
     stream.complete = body.is_end() && wanted.is_none() && head.method != Method::CONNECT;
     match prepared {
         Ok(remote) => stream.info.remote_address = remote,
-        Err(RequestRejected::Malformed(reason)) => return malformed(stream, responder, reason).await,
+        Err(RequestRejected::Malformed(reason)) => return malformed(stream, responder, reason, alarm).await,
         Err(rejected) => {
             let goes_on = match rejected {
                 RequestRejected::Redirect => true,
@@ -259,26 +318,28 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             if !stream.complete {
                 cx.answered_early();
             }
-            stream.reply(&mut responder, Some(&head), rejection(cx, &head, rejected)).await;
-            stream.finish(Some(&head));
-            return;
+            stream.reply(&mut responder, Some(&head), rejection(cx, &head, rejected), alarm).await;
+            return stream.end(responder, Some(&head));
         }
     }
-    stream.request_id = head.headers.get(&X_REQUEST_ID).cloned();
+    stream.request_id = head.headers.fold(&X_REQUEST_ID).cloned();
     if !cx.hcm.proxy_100_continue
-        && head.headers.get(&EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+        && head.headers.fold(&EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
         head.headers.remove(&EXPECT);
         let go_on = ResponseHead { status: StatusCode::CONTINUE, protocol: head.protocol, headers: Headers::new() };
         let sent = match responder.send_informational(go_on) {
-            Ok(()) => poll_fn(|task| responder.poll_flush(task)).await,
+            Ok(()) => stream.is_read(alarm, |task| responder.poll_flush(task)).await,
             Err(error) => Err(error),
         };
         cx.count_informational(StatusCode::CONTINUE);
-        if let Err(error) = sent {
-            stream.downstream_gone(error);
-            stream.finish(Some(&head));
-            return;
+        match sent {
+            Ok(true) => {}
+            Ok(false) => return stream.end(responder, Some(&head)),
+            Err(error) => {
+                stream.downstream_gone(error);
+                return stream.end(responder, Some(&head));
+            }
         }
     }
 
@@ -348,38 +409,35 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
                 responder.close_after();
                 cx.answered_early();
             }
-            stream.reply(&mut responder, Some(&head), reply).await;
+            stream.reply(&mut responder, Some(&head), reply, alarm).await;
         }
         Outcome::Upgrade { stream: upstream, head: response, idle, under } => {
-            upgrade::run(&mut stream, responder, *upstream, response, idle).await;
+            upgrade::run(&mut stream, responder, *upstream, response, idle, alarm).await;
             drop(under);
             cx.answered_early();
             stream.finish(Some(&head));
             return;
         }
     }
-    if let Some(code) = stream.reset {
-        responder.reset(code);
-    }
-    stream.finish(Some(&head));
+    stream.end(responder, Some(&head));
 }
 
 /// Refuses a message that Envoy's codec would not have let through.
-async fn malformed(mut stream: Stream<'_>, mut responder: Responder, reason: &str) {
+async fn malformed(mut stream: Stream<'_>, mut responder: Responder, reason: &str, alarm: &mut Alarm) {
     let stats = &stream.cx.stats;
     if stream.info.protocol == Some(Protocol::Http2) {
         stats.downstream_rq_rx_reset.inc();
         stream.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
         stream.info.details = Some(format!("http2.{reason}").into());
-        responder.reset(ResetCode::Internal);
+        stream.reset = Some(ResetCode::Internal);
     } else {
         stats.downstream_cx_protocol_error.inc();
         stream.cx.answered_early();
         responder.close_after();
         let reply = LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", format!("http1.{reason}"));
-        stream.reply(&mut responder, None, reply.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)).await;
+        stream.reply(&mut responder, None, reply.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR), alarm).await;
     }
-    stream.finish(None);
+    stream.end(responder, None);
 }
 
 fn upgrade_failed() -> LocalReply {

@@ -1,13 +1,13 @@
 //! After `101 Switching Protocols`: the two connections become a tunnel.
 
-use std::future::poll_fn;
 use std::time::Duration;
 
 use outrigger_engine::message::ResponseHead;
 use outrigger_engine::stream_info::ResponseFlags;
 
-use super::codec::{ClientStream, Responder};
+use super::codec::{ClientStream, ResetCode, Responder};
 use super::exchange::Stream;
+use crate::alarm::Alarm;
 use crate::tcp::tunnel::{Cause, Tunnel};
 
 /// Sends the head downstream and passes bytes both ways until both ends are done, or nothing moved for `idle`.
@@ -17,14 +17,16 @@ pub async fn run(
     upstream: ClientStream,
     head: ResponseHead,
     idle: Option<Duration>,
+    alarm: &mut Alarm,
 ) {
     if let Err(error) = stream.send_head(&mut responder, head, false, false) {
         stream.downstream_gone(error);
         return;
     }
-    if let Err(error) = poll_fn(|task| responder.poll_flush(task)).await {
-        stream.downstream_gone(error);
-        return;
+    match stream.is_read(alarm, |task| responder.poll_flush(task)).await {
+        Ok(true) => {}
+        Ok(false) => return responder.reset(ResetCode::Internal),
+        Err(error) => return stream.downstream_gone(error),
     }
     stream.cx.stats.downstream_cx_upgrades_total.inc();
     stream.cx.stats.downstream_cx_upgrades_active.inc();

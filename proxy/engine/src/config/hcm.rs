@@ -47,9 +47,10 @@ pub struct HttpConnectionManager {
     pub stream_idle_timeout: Option<Duration>,
     /// For the whole request to arrive.
     pub request_timeout: Option<Duration>,
-    /// For the request head to arrive.
+    /// For the request head to arrive, from its first byte (1 min by default; `None` for `stream_idle_timeout`).
     pub request_headers_timeout: Option<Duration>,
-    /// Between the first GOAWAY and the last (5 s by default).
+    /// What a draining connection gets beside its streams (5 s by default): HTTP/2 for its last acknowledgement, a new one
+    /// for its first request.
     pub drain_timeout: Duration,
     /// After our close until the socket goes (1 s by default); `None` closes at once.
     pub delayed_close_timeout: Option<Duration>,

@@ -40,8 +40,6 @@ pub struct Listener {
     pub listener_filters_timeout: Option<Duration>,
     /// Whether a connection goes on when that time is over.
     pub continue_on_listener_filters_timeout: bool,
-    /// Buffered bytes per direction and connection (1 MiB by default).
-    pub buffer_limit: usize,
     /// Filter chains in configuration order.
     pub filter_chains: Vec<Arc<FilterChain>>,
     /// The one for connections that no chain matches.
@@ -101,7 +99,7 @@ pub struct FilterChain {
     pub matches: FilterChainMatch,
     /// TLS, or none.
     pub tls: Option<Arc<DownstreamTls>>,
-    /// Time for the TLS handshake; `None` for no limit.
+    /// Time for the TLS handshake (15 s by default); `None` for no limit.
     pub transport_socket_connect_timeout: Option<Duration>,
     /// What happens to its connections.
     pub filter: NetworkFilter,

@@ -346,6 +346,8 @@ pub enum ResetCode {
     Internal,
     /// CANCEL.
     Cancel,
+    /// REFUSED_STREAM: nothing has been done of it.
+    Refused,
     /// PROTOCOL_ERROR.
     Protocol,
 }

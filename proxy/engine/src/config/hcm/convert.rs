@@ -26,6 +26,10 @@ use crate::resilience::strict::StrictHeader;
 use crate::route::RouteTable;
 use crate::{harmless, unsupported};
 
+/// `request_headers_timeout` where it is not set. Envoy has none, and leaves a head that does not come to its end to the
+/// stream's idle timeout of 5 minutes.
+const HEADERS_TIMEOUT: Duration = Duration::from_mins(1);
+
 impl HttpConnectionManager {
     /// Reads the message. `None` where it was rejected.
     pub fn convert(message: pb::HttpConnectionManager, at: &At<'_>) -> Option<HttpConnectionManager> {
@@ -125,7 +129,7 @@ impl HttpConnectionManager {
             max_stream_duration: common.max_stream_duration,
             stream_idle_timeout: timeout("stream_idle_timeout", stream_idle_timeout, Duration::from_mins(5)),
             request_timeout: optional_timeout(request_timeout, &at.field("request_timeout")),
-            request_headers_timeout: optional_timeout(request_headers_timeout, &at.field("request_headers_timeout")),
+            request_headers_timeout: timeout("request_headers_timeout", request_headers_timeout, HEADERS_TIMEOUT),
             drain_timeout: duration(drain_timeout, &at.field("drain_timeout")).unwrap_or(Duration::from_secs(5)),
             delayed_close_timeout: timeout("delayed_close_timeout", delayed_close_timeout, Duration::from_secs(1)),
             underscores: common.underscores,

@@ -22,7 +22,7 @@ use crate::config::any;
 use crate::config::hcm::HttpConnectionManager;
 use crate::config::report::At;
 use crate::config::tcp_proxy::TcpProxy;
-use crate::config::time::{optional_timeout, timeout};
+use crate::config::time::timeout;
 use crate::config::tls::DownstreamTls;
 use crate::stream_info::Address;
 use crate::{harmless, unsupported};
@@ -97,6 +97,7 @@ impl Listener {
         );
         harmless!(at;
             metadata = "nothing reads it",
+            per_connection_buffer_limit_bytes = "64 KiB are buffered each way, by HTTP/2 as much as its windows",
             reuse_port = "every worker has a socket of its own",
             enable_reuse_port = "every worker has a socket of its own",
             max_connections_to_accept_per_socket_event = "workers take turns between accepting and serving",
@@ -134,8 +135,6 @@ impl Listener {
                 &at.field("listener_filters_timeout"),
             ),
             continue_on_listener_filters_timeout,
-            buffer_limit: per_connection_buffer_limit_bytes
-                .map_or(1 << 20, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             filter_chains,
             default_filter_chain,
             access_logs: access_logs(access_log, at),
@@ -266,6 +265,10 @@ fn filter_chains_of(messages: Vec<pb::FilterChain>, default: Option<pb::FilterCh
     (chains.into_iter().map(|(_, chain)| chain).collect(), default.map(Arc::new))
 }
 
+/// `transport_socket_connect_timeout` where it is not set. Envoy leaves a handshake that does not come to its end to the
+/// connection's idle timeout.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+
 impl FilterChain {
     /// Reads the message. `None` where it was rejected.
     pub fn convert(message: pb::FilterChain, at: &At<'_>) -> Option<FilterChain> {
@@ -291,7 +294,11 @@ impl FilterChain {
             name: name.into(),
             matches: FilterChainMatch::convert(filter_chain_match.unwrap_or_default(), &at.field("filter_chain_match")),
             tls: downstream_tls(transport_socket, &at.field("transport_socket")),
-            transport_socket_connect_timeout: optional_timeout(transport_socket_connect_timeout, &connect_timeout),
+            transport_socket_connect_timeout: timeout(
+                transport_socket_connect_timeout,
+                HANDSHAKE_TIMEOUT,
+                &connect_timeout,
+            ),
             filter: filter?,
         };
         (at.problem_count() == problems).then_some(chain)

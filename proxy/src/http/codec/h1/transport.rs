@@ -184,7 +184,7 @@ impl Transport {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 // Plain sockets have nothing to flush; TLS and pipes may.
-                if matches!(io, Io::Tls(_)) && ready!(Pin::new(io).poll_flush(cx)).is_err() {
+                if io.is_buffering() && ready!(Pin::new(io).poll_flush(cx)).is_err() {
                     return self.fail_write();
                 }
                 Poll::Ready(Ok(()))

@@ -74,6 +74,7 @@ pub(super) struct Link {
     pub(super) saw_end: Cell<bool>,
     /// The peer has said something of how many streams it takes, and the connection has not heard of it.
     news: Cell<bool>,
+    pub(super) written_bytes: Cell<u64>,
     refused: Cell<u64>,
 }
 
@@ -154,6 +155,7 @@ impl Link {
             client: !server,
             saw_end: Cell::new(false),
             news: Cell::new(false),
+            written_bytes: Cell::new(0),
             refused: Cell::new(0),
         })
     }
@@ -176,6 +178,11 @@ impl Link {
     /// Streams of the peer's that were refused: it had opened more than it may.
     pub(super) fn refused(&self) -> u64 {
         self.refused.get()
+    }
+
+    /// Bytes that the transport has taken.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes.get()
     }
 
     /// Why the connection must end, in Envoy's words, where the peer broke the protocol.

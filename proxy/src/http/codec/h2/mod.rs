@@ -195,6 +195,7 @@ fn reason(code: ResetCode) -> Reason {
         ResetCode::NoError => Reason::NO_ERROR,
         ResetCode::Internal => Reason::INTERNAL_ERROR,
         ResetCode::Cancel => Reason::CANCEL,
+        ResetCode::Refused => Reason::REFUSED_STREAM,
         ResetCode::Protocol => Reason::PROTOCOL_ERROR,
     }
 }

@@ -306,6 +306,11 @@ impl ServerConnection {
         }
     }
 
+    /// Bytes that the transport has taken.
+    pub fn written_bytes(&self) -> u64 {
+        self.link.written_bytes()
+    }
+
     /// Requests that are being answered.
     pub fn active_streams(&self) -> usize {
         self.streams.active.get()

@@ -77,6 +77,7 @@ impl AsyncWrite for Wire {
                 let cut = [io::IoSlice::new(head)];
                 let bufs = if allowed == first.len() && corrected.is_none() { bufs } else { &cut };
                 let n = ready!(Pin::new(&mut transport.io).poll_write_vectored(cx, bufs))?;
+                link.written_bytes.set(link.written_bytes.get().wrapping_add(n as u64));
                 let mut left = n;
                 for buf in bufs {
                     let part = left.min(buf.len());
