@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use outrigger_engine::balance::{ClusterState, Health, Member};
 use outrigger_engine::config::cluster::{Discovery, Thresholds};
 use outrigger_engine::config::endpoint::HealthStatus;
-use outrigger_engine::resilience::breaker::{Resource, RoutingPriority};
+use outrigger_engine::resilience::breaker::{Breakers, Resource, RoutingPriority};
 use outrigger_engine::snapshot::Waits;
 use outrigger_engine::stream_info::Address;
 use outrigger_engine::xds::Kind;
@@ -25,7 +25,7 @@ use crate::configuration::record::Record;
 use crate::process::Process;
 use crate::telemetry::log;
 use crate::telemetry::memory;
-use crate::telemetry::stats::Stats;
+use crate::telemetry::stats::{self, Stats};
 
 impl AdminState for Process {
     fn stats(&self) -> &Stats {
@@ -56,17 +56,8 @@ impl AdminState for Process {
             scope.shared.membership_total.set(hosts.len() as u64);
             scope.shared.membership_healthy.set(hosts.count(Health::Healthy) as u64);
             scope.shared.membership_degraded.set(hosts.count(Health::Degraded) as u64);
-            let open = |priority, resource| u64::from(cluster.breakers.is_open(priority, resource));
-            let default = &scope.shared.default_breakers;
-            default.cx_open.set(open(RoutingPriority::Default, Resource::Connections));
-            default.rq_open.set(open(RoutingPriority::Default, Resource::Requests));
-            default.rq_pending_open.set(open(RoutingPriority::Default, Resource::Pending));
-            default.rq_retry_open.set(open(RoutingPriority::Default, Resource::Retries));
-            let high = &scope.shared.high_breakers;
-            high.cx_open.set(open(RoutingPriority::High, Resource::Connections));
-            high.rq_open.set(open(RoutingPriority::High, Resource::Requests));
-            high.rq_pending_open.set(open(RoutingPriority::High, Resource::Pending));
-            high.rq_retry_open.set(open(RoutingPriority::High, Resource::Retries));
+            show_breakers(&scope.shared.default_breakers, &cluster.breakers, RoutingPriority::Default);
+            show_breakers(&scope.shared.high_breakers, &cluster.breakers, RoutingPriority::High);
         }
     }
 
@@ -260,5 +251,19 @@ fn host_status(member: &Member, priority: usize, locality: &core::Locality) -> H
         priority: u32::try_from(priority).unwrap_or(u32::MAX),
         locality: Some(locality.clone()),
         ..Default::default()
+    }
+}
+
+fn show_breakers<const HIGH: bool>(shown: &stats::Breakers<HIGH>, breakers: &Breakers, priority: RoutingPriority) {
+    for (resource, open, remaining) in [
+        (Resource::Connections, &shown.cx_open, &shown.remaining_cx),
+        (Resource::Requests, &shown.rq_open, &shown.remaining_rq),
+        (Resource::Pending, &shown.rq_pending_open, &shown.remaining_pending),
+        (Resource::Retries, &shown.rq_retry_open, &shown.remaining_retries),
+    ] {
+        open.set(u64::from(breakers.is_open(priority, resource)));
+        let left = breakers.remaining(priority, resource);
+        shown.track_remaining.set(u64::from(left.is_some()));
+        remaining.set(left.unwrap_or(0).into());
     }
 }

@@ -100,7 +100,14 @@ async fn tcp(cluster: &Cluster, address: SocketAddr) -> io::Result<tokio::net::T
         }
         SockRef::from(&socket).set_tcp_keepalive(&options)?;
     }
-    if let Some(source) = cluster.bind.and_then(|bind| bind.source_for(&address)) {
+    if let Some(bind) = &cluster.bind
+        && let Some(source) = bind.source_for(&address)
+    {
+        if bind.freebind && source.is_ipv4() {
+            SockRef::from(&socket).set_freebind_v4(true)?;
+        } else if bind.freebind {
+            SockRef::from(&socket).set_freebind_v6(true)?;
+        }
         socket.bind(source)?;
     }
     socket.connect(address).await

@@ -114,7 +114,12 @@ impl WorkerCluster {
 
     /// The host for a request.
     pub fn pick(&self, context: &PickContext<'_>) -> Result<Arc<Host>, NoHost> {
-        self.picker.borrow_mut().pick(context).cloned()
+        let mut picker = self.picker.borrow_mut();
+        let host = picker.pick(context).cloned();
+        if picker.panicked() {
+            self.stats.lb_healthy_panic.inc();
+        }
+        host
     }
 
     /// The pool to `host` for a request of `priority` that came by `downstream`, and with the SNI that the request decides.

@@ -117,10 +117,12 @@ async fn inspected(listener: &Rc<WorkerListener>, io: &mut Io) -> Option<Inspect
     }
     let mut read = BytesMut::new();
     let looking = inspect(io, config, &mut read);
+    listener.stats.downstream_pre_cx_active.inc();
     let result = match config.listener_filters_timeout {
         Some(limit) => timeout(limit, looking).await,
         None => Ok(looking.await),
     };
+    listener.stats.downstream_pre_cx_active.dec();
     let mut seen = match result {
         Ok(Ok(seen)) => seen,
         Ok(Err(_)) => {

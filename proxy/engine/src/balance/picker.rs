@@ -23,6 +23,7 @@ pub struct Picker {
     priorities: Vec<PriorityState>,
     /// Where each rotation starts, so that workers and restarts do not all begin with the first host.
     seed: u64,
+    panicked: bool,
 }
 
 /// What a request says about the pick.
@@ -80,7 +81,15 @@ impl Picker {
         let mut newest = Cache::new(Arc::clone(&cluster.hosts));
         let hosts = Arc::clone(newest.load());
         let config = Arc::clone(&cluster.config);
-        let mut picker = Picker { config, newest, hosts, load: PriorityLoad::default(), priorities: Vec::new(), seed };
+        let mut picker = Picker {
+            config,
+            newest,
+            hosts,
+            load: PriorityLoad::default(),
+            priorities: Vec::new(),
+            seed,
+            panicked: false,
+        };
         picker.rebuild();
         picker
     }
@@ -97,6 +106,7 @@ impl Picker {
     /// The host for one attempt.
     pub fn pick(&mut self, context: &PickContext<'_>) -> Result<&Arc<Host>, NoHost> {
         self.follow();
+        self.panicked = false;
         let mut random = Random(context.random);
         let mut reselections = context.max_reselections;
         loop {
@@ -111,6 +121,11 @@ impl Picker {
         }
     }
 
+    /// Whether the last pick met a priority in panic, whose hosts are all taken for healthy.
+    pub fn panicked(&self) -> bool {
+        self.panicked
+    }
+
     /// A priority, which of its lists, and the index in it.
     fn pick_once(&mut self, random: &mut Random) -> Option<(usize, Source, usize)> {
         let (priority, degraded) = self.load.choose(random.next());
@@ -118,6 +133,7 @@ impl Picker {
         let state = self.priorities.get_mut(priority)?;
         let policy = self.config.load_balancing.policy;
         if self.load.panic.get(priority).copied().unwrap_or(false) {
+            self.panicked = true;
             if self.config.load_balancing.fail_traffic_on_panic {
                 return None;
             }

@@ -5,7 +5,6 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use crate::config::value::DataSource;
 use crate::matcher::string::StringMatcher;
@@ -24,8 +23,6 @@ pub struct DownstreamTls {
     pub stateful_resumption: bool,
     /// Whether clients get session tickets.
     pub stateless_resumption: bool,
-    /// How long a session can be resumed; the library's time where it is not set.
-    pub session_timeout: Option<Duration>,
     /// The client's order of cipher suites counts, not ours.
     pub prefer_client_ciphers: bool,
     /// What accepts connections by it.

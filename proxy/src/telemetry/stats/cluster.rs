@@ -13,17 +13,15 @@ metric_structs! {
             upstream_cx_connect_timeout, upstream_cx_connect_attempts_exceeded, upstream_cx_overflow,
             upstream_cx_destroy, upstream_cx_destroy_local, upstream_cx_destroy_remote,
             upstream_cx_destroy_with_active_rq, upstream_cx_destroy_local_with_active_rq,
-            upstream_cx_destroy_remote_with_active_rq, upstream_cx_close_notify, upstream_cx_idle_timeout,
-            upstream_cx_max_requests, upstream_cx_max_duration_reached, upstream_cx_none_healthy,
-            upstream_cx_protocol_error, upstream_cx_rx_bytes_total, upstream_cx_tx_bytes_total, upstream_rq_total,
-            upstream_rq_active_overflow, upstream_rq_cancelled, upstream_rq_maintenance_mode,
-            upstream_rq_max_duration_reached, upstream_rq_pending_failure_eject, upstream_rq_pending_overflow,
-            upstream_rq_pending_total, upstream_rq_per_try_idle_timeout, upstream_rq_per_try_timeout,
-            upstream_rq_retry, upstream_rq_retry_backoff_exponential, upstream_rq_retry_backoff_ratelimited,
-            upstream_rq_retry_limit_exceeded, upstream_rq_retry_overflow, upstream_rq_retry_success,
-            upstream_rq_rx_reset, upstream_rq_timeout, upstream_rq_tx_reset,
-            upstream_flow_control_paused_reading_total, upstream_flow_control_resumed_reading_total,
-            retry_or_shadow_abandoned, lb_healthy_panic,
+            upstream_cx_destroy_remote_with_active_rq, upstream_cx_idle_timeout, upstream_cx_max_requests,
+            upstream_cx_max_duration_reached, upstream_cx_none_healthy, upstream_cx_protocol_error,
+            upstream_cx_rx_bytes_total, upstream_cx_tx_bytes_total, upstream_rq_total, upstream_rq_active_overflow,
+            upstream_rq_cancelled, upstream_rq_max_duration_reached, upstream_rq_pending_failure_eject,
+            upstream_rq_pending_overflow, upstream_rq_pending_total, upstream_rq_per_try_idle_timeout,
+            upstream_rq_per_try_timeout, upstream_rq_retry, upstream_rq_retry_backoff_exponential,
+            upstream_rq_retry_backoff_ratelimited, upstream_rq_retry_limit_exceeded, upstream_rq_retry_overflow,
+            upstream_rq_retry_success, upstream_rq_rx_reset, upstream_rq_timeout, upstream_rq_tx_reset,
+            lb_healthy_panic,
         }
         gauges { upstream_cx_active, upstream_rq_active, upstream_rq_pending_active }
         histograms { upstream_cx_connect_ms: Milliseconds, upstream_cx_length_ms: Milliseconds }
@@ -40,10 +38,10 @@ metric_structs! {
     /// `cluster.<name>.`, what the control thread sets.
     ClusterShared (single) {
         counters {
-            assignment_stale, assignment_timeout_received, bind_errors, membership_change, original_dst_host_invalid,
-            update_attempt, update_empty, update_failure, update_no_rebuild, update_rejected, update_success,
+            membership_change, update_attempt, update_empty, update_failure, update_no_rebuild, update_rejected,
+            update_success,
         }
-        gauges { max_host_weight, membership_degraded, membership_excluded, membership_healthy, membership_total, version, warming_state }
+        gauges { membership_degraded, membership_healthy, membership_total, version }
         parts {
             /// `circuit_breakers.default.`
             default_breakers: Breakers<false>,
@@ -102,31 +100,40 @@ impl Times {
 pub struct Breakers<const HIGH: bool> {
     /// `max_connections` is reached.
     pub cx_open: super::Gauge,
-    /// `max_connection_pools` is reached.
-    pub cx_pool_open: super::Gauge,
     /// `max_requests` is reached.
     pub rq_open: super::Gauge,
     /// `max_pending_requests` is reached.
     pub rq_pending_open: super::Gauge,
     /// `max_retries` or the retry budget is reached.
     pub rq_retry_open: super::Gauge,
+    /// 1 for `track_remaining`; without it the others are not shown.
+    pub track_remaining: super::Gauge,
+    /// Connections until `max_connections`.
+    pub remaining_cx: super::Gauge,
+    /// Requests until `max_requests`.
+    pub remaining_rq: super::Gauge,
+    /// Requests until `max_pending_requests`.
+    pub remaining_pending: super::Gauge,
+    /// Retries until `max_retries`, or what the budget allows.
+    pub remaining_retries: super::Gauge,
 }
 
 impl<const HIGH: bool> Breakers<HIGH> {
     fn merge<'a>(mut shards: impl Iterator<Item = &'a Self>, out: &mut Merge<'_>) {
-        let Some(Breakers { cx_open, cx_pool_open, rq_open, rq_pending_open, rq_retry_open }) = shards.next() else {
-            return;
-        };
+        let Some(breakers) = shards.next() else { return };
         macro_rules! sample {
             ($($gauge:ident),*) => {$({
                 let name = match HIGH {
                     true => concat!("circuit_breakers.high.", stringify!($gauge)),
                     false => concat!("circuit_breakers.default.", stringify!($gauge)),
                 };
-                out.sample(name.into(), Value::Gauge($gauge.get()));
+                out.sample(name.into(), Value::Gauge(breakers.$gauge.get()));
             })*};
         }
-        sample!(cx_open, cx_pool_open, rq_open, rq_pending_open, rq_retry_open);
+        sample!(cx_open, rq_open, rq_pending_open, rq_retry_open);
+        if breakers.track_remaining.get() > 0 {
+            sample!(remaining_cx, remaining_rq, remaining_pending, remaining_retries);
+        }
     }
 }
 

@@ -8,9 +8,8 @@ metric_structs! {
     /// `listener.<address>.`, the address with its colons as underscores, or the listener's `stat_prefix`.
     ListenerStats (shard ()) {
         counters {
-            downstream_cx_total, downstream_cx_destroy, downstream_cx_overflow, downstream_cx_overload_reject,
-            downstream_cx_transport_socket_connect_timeout, downstream_global_cx_overflow,
-            downstream_listener_filter_error, downstream_listener_filter_remote_close, downstream_pre_cx_timeout,
+            downstream_cx_total, downstream_cx_destroy, downstream_cx_transport_socket_connect_timeout,
+            downstream_global_cx_overflow, downstream_listener_filter_remote_close, downstream_pre_cx_timeout,
             no_filter_chain_match,
         }
         gauges { downstream_cx_active, downstream_pre_cx_active }
@@ -33,10 +32,7 @@ metric_structs! {
     TcpStats (shard ()) {
         counters {
             downstream_cx_total, downstream_cx_drain_close, downstream_cx_no_route, downstream_cx_rx_bytes_total,
-            downstream_cx_tx_bytes_total, downstream_flow_control_paused_reading_total,
-            downstream_flow_control_resumed_reading_total, idle_timeout, max_downstream_connection_duration,
-            upstream_flush_total,
+            downstream_cx_tx_bytes_total, idle_timeout, max_downstream_connection_duration,
         }
-        gauges { upstream_flush_active }
     }
 }

@@ -7,7 +7,7 @@ use super::scope::metric_structs;
 metric_structs! {
     /// `server.`
     ServerStats (single) {
-        counters { dynamic_unknown_fields, static_unknown_fields }
+        counters {}
         gauges {
             concurrency, days_until_first_cert_expiring, hot_restart_epoch, live, memory_allocated, memory_heap_size,
             memory_physical_size, parent_connections, state, total_connections, uptime, version,
@@ -19,17 +19,17 @@ metric_structs! {
     ListenerManagerStats (single) {
         counters {
             listener_added, listener_create_failure, listener_create_success, listener_in_place_updated,
-            listener_modified, listener_removed, listener_stopped,
+            listener_modified, listener_removed,
         }
         gauges {
-            total_filter_chains_draining, total_listeners_active, total_listeners_draining, total_listeners_warming,
+            total_listeners_active, total_listeners_draining, total_listeners_warming,
             workers_started,
         }
     }
 
     /// `cluster_manager.`
     ClusterManagerStats (single) {
-        counters { cluster_added, cluster_modified, cluster_removed, cluster_updated }
+        counters { cluster_added, cluster_modified, cluster_removed }
         gauges { active_clusters, warming_clusters }
     }
 

@@ -103,6 +103,8 @@ impl Cluster {
             lrs_report_endpoint_metrics = "there are no load reports",
             track_timeout_budgets = "the histograms of timeout budgets are not kept",
             track_cluster_stats = "these optional statistics are not kept",
+            per_connection_buffer_limit_bytes = "64 KiB are buffered each way, by HTTP/2 as much as its windows",
+            close_connections_on_host_health_failure = "there are no health checks yet",
         );
 
         let connect_timeout_at = at.field("connect_timeout");
@@ -167,10 +169,8 @@ impl Cluster {
             tls,
             tcp_keepalive,
             bind,
-            buffer_limit: per_connection_buffer_limit_bytes.unwrap_or(1 << 20) as usize,
             load_balancing: load_balancing?,
             circuit_breakers: breakers,
-            close_connections_on_host_health_failure,
             wait_for_warm_on_init: wait_for_warm_on_init.unwrap_or(true),
         })
     }

@@ -54,14 +54,10 @@ pub struct Cluster {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Our end of each connection.
     pub bind: Option<Bind>,
-    /// Bytes buffered for a connection in each direction before reading stops (1 MiB).
-    pub buffer_limit: usize,
     /// How a host is chosen.
     pub load_balancing: LoadBalancing,
     /// How much may be under way at a time.
     pub circuit_breakers: CircuitBreakers,
-    /// Close the connections of a host that became unhealthy.
-    pub close_connections_on_host_health_failure: bool,
     /// `wait_for_warm_on_init`: the start waits for this cluster (true).
     pub wait_for_warm_on_init: bool,
 }

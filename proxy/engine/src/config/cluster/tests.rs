@@ -24,10 +24,8 @@ pub(crate) fn cluster(hosts: HostSet) -> Cluster {
         tls: None,
         tcp_keepalive: None,
         bind: None,
-        buffer_limit: 1 << 20,
         load_balancing: LoadBalancing::default(),
         circuit_breakers: CircuitBreakers::default(),
-        close_connections_on_host_health_failure: false,
         wait_for_warm_on_init: true,
     }
 }
@@ -68,7 +66,7 @@ fn a_name_suffices_and_the_rest_is_envoys_defaults() {
     assert!(matches!(cluster.protocol, HttpProtocol::Http1(_)));
     assert_eq!(cluster.load_balancing, LoadBalancing::default());
     assert_eq!(cluster.circuit_breakers, CircuitBreakers::default());
-    assert_eq!((cluster.buffer_limit, cluster.max_response_headers_bytes), (1 << 20, 60 << 10));
+    assert_eq!(cluster.max_response_headers_bytes, 60 << 10);
 }
 
 #[test]

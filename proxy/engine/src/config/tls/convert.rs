@@ -13,7 +13,7 @@ use super::{
     TlsCertificate, TlsVersion, UpstreamTls, pem,
 };
 use crate::config::report::At;
-use crate::config::value::{DataSource, duration};
+use crate::config::value::DataSource;
 use crate::matcher::string::StringMatcher;
 use crate::source::base64;
 use crate::{harmless, unsupported};
@@ -34,7 +34,10 @@ impl DownstreamTls {
         } = message;
         let problems = at.problem_count();
         unsupported!(at; ocsp_staple_policy);
-        harmless!(at; full_scan_certs_on_sni_mismatch = "all certificates are looked at");
+        harmless!(at;
+            full_scan_certs_on_sni_mismatch = "all certificates are looked at",
+            session_timeout = "a session can be resumed for 12 hours at most",
+        );
         if require_sni == Some(true) {
             at.field("require_sni").reject("true", "not in this version: match server_names");
         }
@@ -65,7 +68,6 @@ impl DownstreamTls {
             require_client_certificate,
             stateful_resumption: !disable_stateful_session_resumption,
             stateless_resumption,
-            session_timeout: duration(session_timeout, &at.field("session_timeout")),
             prefer_client_ciphers,
             made: Made::default(),
         };

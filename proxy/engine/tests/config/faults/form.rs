@@ -191,7 +191,7 @@ pub(super) const FAULTS: &[Fault] = &[
     ("connect_timeout: 0.25s", "connect_timeout: { seconds: 1 }", "clusters[0].connect_timeout", "must be a duration"),
     ("connect_timeout: 0.25s", "connect_timeout: 999999999999s", "clusters[0].connect_timeout", "must be a duration"),
     ("per_try_timeout: 2s", "per_try_timeout: 2 s", "retry_policy.per_try_timeout", "must be a duration"),
-    ("session_timeout: 7200s", "session_timeout: 2h", "session_timeout", "must be a duration"),
+    ("request_headers_timeout: 10s", "request_headers_timeout: 2h", "request_headers_timeout", "must be a duration"),
     ("drain_timeout: 5s", "drain_timeout: five", "drain_timeout", "must be a duration"),
     ("base_interval: 0.025s", "base_interval: 25", "retry_back_off.base_interval", "must be a duration"),
     (
