@@ -309,7 +309,7 @@ mod tests {
             second.hand_over(Some(third));
             let late = first.chain(kept);
             assert!(Rc::ptr_eq(&late, &third.chain(kept)));
-            assert!(!late.drain.moment(0).is_some());
+            assert!(late.drain.moment(0).is_none());
             assert!(first.chain(&goes).drain.moment(0).is_some());
             third.hand_over(None);
             assert!(late.drain.moment(0).is_some());
