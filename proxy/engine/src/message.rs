@@ -156,8 +156,8 @@ impl Headers {
     /// 5.3), in the place of the first. Who believes a header must not see only a part of it: what a proxy in front of us
     /// adds may stand in a line of its own.
     pub fn fold(&mut self, name: &HeaderName) -> Option<&HeaderValue> {
-        let first = self.0.iter().position(|(n, _)| n == name)?;
-        let rest = self.0.get(first.saturating_add(1)..).unwrap_or_default();
+        let first = self.fields.iter().position(|(n, _)| n == name)?;
+        let rest = self.fields.get(first.saturating_add(1)..).unwrap_or_default();
         if rest.iter().any(|(n, _)| n == name) {
             let values: Vec<&[u8]> = self.get_all(name).map(HeaderValue::as_bytes).collect();
             // What is allowed in each is allowed in all of them.
@@ -165,7 +165,7 @@ impl Headers {
                 self.set(name.clone(), joined);
             }
         }
-        self.0.get(first).map(|(_, value)| value)
+        self.fields.get(first).map(|(_, value)| value)
     }
 
     /// Whether `name` is there.

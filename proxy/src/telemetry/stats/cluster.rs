@@ -20,7 +20,7 @@ metric_structs! {
             upstream_rq_pending_overflow, upstream_rq_pending_total, upstream_rq_per_try_idle_timeout,
             upstream_rq_per_try_timeout, upstream_rq_retry, upstream_rq_retry_backoff_exponential,
             upstream_rq_retry_backoff_ratelimited, upstream_rq_retry_limit_exceeded, upstream_rq_retry_overflow,
-            upstream_rq_retry_success, upstream_rq_rx_reset, upstream_rq_timeout, upstream_rq_tx_reset,
+            upstream_rq_retry_success, retry_or_shadow_abandoned, upstream_rq_rx_reset, upstream_rq_timeout, upstream_rq_tx_reset,
             lb_healthy_panic,
         }
         gauges { upstream_cx_active, upstream_rq_active, upstream_rq_pending_active }
