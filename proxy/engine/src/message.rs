@@ -154,18 +154,31 @@ impl Headers {
 
     /// The one value of `name`: where there are more, they become one first, with commas between them (RFC 9110, section
     /// 5.3), in the place of the first. Who believes a header must not see only a part of it: what a proxy in front of us
-    /// adds may stand in a line of its own.
+    /// adds may stand in a line of its own. Empty values say nothing, and leave no comma.
     pub fn fold(&mut self, name: &HeaderName) -> Option<&HeaderValue> {
         let first = self.fields.iter().position(|(n, _)| n == name)?;
         let rest = self.fields.get(first.saturating_add(1)..).unwrap_or_default();
         if rest.iter().any(|(n, _)| n == name) {
-            let values: Vec<&[u8]> = self.get_all(name).map(HeaderValue::as_bytes).collect();
+            let values: Vec<&[u8]> =
+                self.get_all(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty()).collect();
             // What is allowed in each is allowed in all of them.
             if let Ok(joined) = HeaderValue::from_bytes(&values.join(&b","[..])) {
                 self.set(name.clone(), joined);
             }
         }
         self.fields.get(first).map(|(_, value)| value)
+    }
+
+    /// Makes `value` the end of the one value of `name`, after `separator`, whatever bytes stand there already.
+    pub fn join(&mut self, name: HeaderName, separator: &str, value: HeaderValue) {
+        let joined = match self.fold(&name).map(HeaderValue::as_bytes).filter(|present| !present.is_empty()) {
+            // What is allowed in each is allowed in both.
+            Some(present) => HeaderValue::from_bytes(&[present, separator.as_bytes(), value.as_bytes()].concat()),
+            None => Ok(value),
+        };
+        if let Ok(joined) = joined {
+            self.set(name, joined);
+        }
     }
 
     /// Whether `name` is there.
@@ -262,10 +275,23 @@ mod tests {
     #[test]
     fn fold_makes_one_line_of_many() {
         let mut h = headers(&[("a", "1"), ("b", "2"), ("a", "3, 4"), ("c", "5"), ("a", "")]);
-        assert_eq!(h.fold(&HeaderName::from_static("a")), Some(&HeaderValue::from_static("1,3, 4,")));
-        assert_eq!(h, headers(&[("a", "1,3, 4,"), ("b", "2"), ("c", "5")]));
+        assert_eq!(h.fold(&HeaderName::from_static("a")), Some(&HeaderValue::from_static("1,3, 4")));
+        assert_eq!(h, headers(&[("a", "1,3, 4"), ("b", "2"), ("c", "5")]));
         assert_eq!(h.fold(&HeaderName::from_static("c")), Some(&HeaderValue::from_static("5")));
         assert_eq!(h.fold(&HeaderName::from_static("d")), None);
+    }
+
+    #[test]
+    fn join_keeps_what_is_there_whatever_its_bytes() {
+        let name = HeaderName::from_static("a");
+        let mut h = headers(&[("a", ""), ("a", "1"), ("b", "2")]);
+        h.set(HeaderName::from_static("b"), HeaderValue::from_bytes(b"\xff").unwrap());
+        h.join(name.clone(), ",", HeaderValue::from_static("9"));
+        assert_eq!(h.get(&name).unwrap(), "1,9");
+        h.join(HeaderName::from_static("b"), ",", HeaderValue::from_static("9"));
+        assert_eq!(h.get(&HeaderName::from_static("b")).unwrap().as_bytes(), b"\xff,9");
+        h.join(HeaderName::from_static("c"), ",", HeaderValue::from_static("9"));
+        assert_eq!(h.get(&HeaderName::from_static("c")).unwrap(), "9");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::balance::host_set::tests::{Group, assignment};
 use crate::config::cluster::{LoadBalancing, tests::cluster};
-use crate::config::endpoint::HealthStatus::{Degraded, Draining, Healthy, Unhealthy};
+use crate::config::endpoint::HealthStatus::{self, Degraded, Draining, Healthy, Unhealthy};
 
 fn state(load_balancing: LoadBalancing, groups: &[Group<'_>]) -> ClusterState {
     let hosts = HostSet::from_assignment(&assignment(groups), None);
@@ -113,12 +113,14 @@ fn a_retry_takes_another_host_if_one_comes_up() {
 
 #[test]
 fn a_picker_that_follows_keeps_nothing_of_the_hosts_of_before() {
-    let state = state(LoadBalancing::default(), &[(0, None, &[(1, Healthy)])]);
+    let state = state(LoadBalancing::default(), &[]);
+    let put = |hosts: &[(u32, HealthStatus)]| {
+        state.hosts.store(Arc::new(HostSet::from_assignment(&assignment(&[(0, None, hosts)]), None)));
+    };
+    put(&[(1, Healthy)]);
     let mut picker = Picker::new(&state, 0);
     let before = Arc::downgrade(&state.hosts.load_full());
-    state
-        .hosts
-        .store(Arc::new(HostSet::from_assignment(&assignment(&[(0, None, &[(1, Healthy), (1, Healthy)])]), None)));
+    put(&[(1, Healthy), (1, Healthy)]);
     assert!(before.upgrade().is_some());
     picker.follow();
     assert!(before.upgrade().is_none());

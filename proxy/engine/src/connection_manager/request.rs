@@ -84,7 +84,10 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
             && let Some(ip) = direct_ip
         {
             let ip = if ip.is_loopback() { cx.node_address } else { ip };
-            append(head, X_FORWARDED_FOR, ",", &ip.to_string());
+            // An address has no byte that a header has not.
+            if let Ok(ip) = HeaderValue::from_str(&ip.to_string()) {
+                head.headers.join(X_FORWARDED_FOR, ",", ip);
+            }
         }
         if hcm.xff_num_trusted_hops == 0 || !head.headers.contains(&X_FORWARDED_PROTO) {
             head.headers.set(X_FORWARDED_PROTO, own_scheme.clone());
@@ -119,10 +122,8 @@ pub fn prepare_request(head: &mut RequestHead, cx: &RequestContext<'_>) -> Resul
     } else {
         head.headers.retain(|name, _| !is_internal_only(name));
     }
-    if let Some(via) = &hcm.via
-        && let Ok(via) = via.to_str()
-    {
-        append(head, VIA, ", ", via);
+    if let Some(via) = &hcm.via {
+        head.headers.join(VIA, ", ", via.clone());
     }
     let remote = remote.unwrap_or_else(|| direct.clone());
     if edge
@@ -292,21 +293,11 @@ fn ip_of(address: &Address) -> Option<IpAddr> {
     }
 }
 
-fn append(head: &mut RequestHead, name: HeaderName, separator: &str, value: &str) {
-    let joined = match head.headers.fold(&name).and_then(|present| present.to_str().ok()).filter(|v| !v.is_empty()) {
-        Some(present) => HeaderValue::from_str(&format!("{present}{separator}{value}")),
-        None => HeaderValue::from_str(value),
-    };
-    if let Ok(joined) = joined {
-        head.headers.set(name, joined);
-    }
-}
-
 /// The address that stands `skip` places from the right in `x-forwarded-for`.
 fn from_xff(head: &RequestHead, skip: u32) -> Option<Address> {
-    let value = head.headers.get(&X_FORWARDED_FOR)?.to_str().ok()?;
-    let text = value.rsplit(',').nth(usize::try_from(skip).ok()?)?.trim();
-    let ip: IpAddr = text.parse().ok()?;
+    let value = head.headers.get(&X_FORWARDED_FOR)?.as_bytes();
+    let place = value.rsplit(|byte| *byte == b',').nth(usize::try_from(skip).ok()?)?;
+    let ip: IpAddr = str::from_utf8(place).ok()?.trim().parse().ok()?;
     Some(Address::Ip((ip, 0).into()))
 }
 

@@ -26,13 +26,7 @@ pub fn finish_response(
         head.headers.set(X_REQUEST_ID, id.clone());
     }
     if let Some(via) = &hcm.via {
-        let joined = match head.headers.get(&VIA).and_then(|v| v.to_str().ok()).zip(via.to_str().ok()) {
-            Some((present, via)) => HeaderValue::from_str(&format!("{present}, {via}")).ok(),
-            None => Some(via.clone()),
-        };
-        if let Some(joined) = joined {
-            head.headers.set(VIA, joined);
-        }
+        head.headers.join(VIA, ", ", via.clone());
     }
     match hcm.server_header {
         ServerHeaderTransformation::Overwrite => head.headers.set(SERVER, hcm.server_name.clone()),

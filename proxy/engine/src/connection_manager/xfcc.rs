@@ -39,14 +39,9 @@ pub(super) fn apply(headers: &mut Headers, tls: Option<&TlsInfo>, mode: ForwardC
     if details.dns {
         parts.extend(peer.dns_sans.iter().map(|dns| format!("DNS={dns}")));
     }
-    let mut element = parts.join(";");
-    if mode == ForwardClientCert::AppendForward
-        && let Some(present) = headers.fold(&X_FORWARDED_CLIENT_CERT).and_then(|v| v.to_str().ok())
-    {
-        element = format!("{present},{element}");
-    }
     // A name in a certificate may hold bytes that no header may: then nothing is forwarded rather than a part.
-    match HeaderValue::from_str(&element) {
+    match HeaderValue::from_str(&parts.join(";")) {
+        Ok(value) if mode == ForwardClientCert::AppendForward => headers.join(X_FORWARDED_CLIENT_CERT, ",", value),
         Ok(value) => headers.set(X_FORWARDED_CLIENT_CERT, value),
         Err(_) => _ = headers.remove(&X_FORWARDED_CLIENT_CERT),
     }
