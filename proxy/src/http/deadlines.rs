@@ -14,6 +14,8 @@ pub(super) enum Limit {
     PerTry,
     /// Nothing came of an attempt.
     PerTryIdle,
+    /// The longest life of an attempt's stream, which is the cluster's.
+    Attempt,
     /// Nothing moved.
     Idle,
     /// The stream's longest life.
@@ -33,6 +35,8 @@ pub(super) struct Deadlines {
     /// `per_try_idle_timeout`: nothing came of an attempt since `active`.
     pub(super) per_try_idle: Option<Duration>,
     pub(super) duration: Option<Instant>,
+    /// `max_stream_duration` of the cluster, for the attempt that is under way.
+    pub(super) attempt: Option<Instant>,
     pub(super) arrival: Option<Instant>,
 }
 
@@ -41,7 +45,8 @@ impl Deadlines {
     pub(super) fn next(&self) -> Option<Instant> {
         let idle = self.idle_after.map(|after| self.active + after);
         let per_try_idle = self.per_try_idle.map(|after| self.active + after);
-        [self.request, self.per_try, per_try_idle, idle, self.duration, self.arrival].into_iter().flatten().min()
+        let limits = [self.request, self.per_try, per_try_idle, idle, self.duration, self.attempt, self.arrival];
+        limits.into_iter().flatten().min()
     }
 
     /// Which one has passed, when one has.
@@ -51,6 +56,8 @@ impl Deadlines {
             Limit::Request
         } else if is(self.duration) {
             Limit::Duration
+        } else if is(self.attempt) {
+            Limit::Attempt
         } else if is(self.per_try) {
             Limit::PerTry
         } else if is(self.per_try_idle.map(|after| self.active + after)) {

@@ -44,7 +44,7 @@ impl Failure {
                     }
                 }
             }
-            Failure::Limit(Limit::PerTry | Limit::PerTryIdle) => (ResetKind::Reset, true),
+            Failure::Limit(Limit::PerTry | Limit::PerTryIdle | Limit::Attempt) => (ResetKind::Reset, true),
             Failure::NoHost | Failure::Limit(_) | Failure::Downstream(_) => return None,
         })
     }

@@ -1,5 +1,8 @@
 //! What `/config_dump` and the counters say of resources that came from outside.
 
+use std::net::{Ipv4Addr, TcpListener};
+use std::thread;
+
 use serde_json::{Value, json};
 
 use crate::mesh::{
@@ -117,4 +120,26 @@ fn a_first_version_that_is_refused_does_not_hold_the_start() {
     ]);
     assert_eq!(get(mesh.port("in").unwrap(), "/").unwrap().1, "a");
     assert!(mesh.stat("cluster.broken.update_rejected") >= 1);
+}
+
+/// What `/clusters` says of a host: requests that it did not answer in time, and those that it broke off.
+#[test]
+fn a_host_that_is_late_or_breaks_off_is_shown_so() {
+    let host = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = host.local_addr().unwrap().port();
+    let mut listener = inline_listener("in", 0, "shop");
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["timeout"] = json!("0.2s");
+    let mesh = Mesh::start(&[("cds", json!([cluster("shop", port)])), ("lds", json!([listener]))]);
+    let count = |name: &str| {
+        let clusters = mesh.admin("/clusters");
+        let line = clusters.lines().find_map(|line| line.strip_prefix(&format!("shop::127.0.0.1:{port}::{name}::")));
+        line.unwrap_or_else(|| panic!("no {name} in {clusters}")).parse::<u64>().unwrap()
+    };
+    assert_eq!(get(mesh.port("in").unwrap(), "/").unwrap().0, 504);
+    assert_eq!((count("rq_timeout"), count("rq_error")), (1, 0));
+    thread::spawn(move || host.incoming().for_each(drop));
+    assert_eq!(get(mesh.port("in").unwrap(), "/").unwrap().0, 503);
+    assert_eq!(count("rq_timeout"), 1);
+    assert!(count("rq_error") > 0);
 }

@@ -67,6 +67,8 @@ names! {
     X_ENVOY_UPSTREAM_SERVICE_TIME = "x-envoy-upstream-service-time";
     /// `x-envoy-attempt-count`
     X_ENVOY_ATTEMPT_COUNT = "x-envoy-attempt-count";
+    /// `x-envoy-is-timeout-retry`
+    X_ENVOY_IS_TIMEOUT_RETRY = "x-envoy-is-timeout-retry";
     /// `x-envoy-overloaded`
     X_ENVOY_OVERLOADED = "x-envoy-overloaded";
     /// `grpc-status`

@@ -29,7 +29,7 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// The response carries the number of attempts in `x-envoy-attempt-count`.
     pub include_attempt_count_in_response: bool,
-    /// A try after a per-try timeout carries `x-envoy-is-timeout-retry`.
+    /// Each further attempt says in `x-envoy-is-timeout-retry` whether the one before took too long.
     pub include_is_timeout_retry_header: bool,
     pub(crate) request: Option<Box<HeaderMutations>>,
     pub(crate) response: Option<Box<HeaderMutations>>,

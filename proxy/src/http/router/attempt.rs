@@ -131,6 +131,7 @@ impl Forwarding<'_, '_> {
         self.stream.info.first_upstream_tx = Some(self.stream.started.elapsed());
         self.upload.restart(ends);
         self.deadlines.per_try = None;
+        self.deadlines.attempt = self.cluster.state.config.max_stream_duration.map(|longest| Instant::now() + longest);
         if self.upload.is_complete() {
             self.deadlines.request_complete(Instant::now(), true);
             self.stream.info.last_upstream_tx = self.stream.info.first_upstream_tx;
@@ -150,7 +151,15 @@ impl Forwarding<'_, '_> {
             Err(failure) => {
                 let stats = &self.cluster.stats;
                 match &failure {
+                    Failure::Limit(Limit::PerTry | Limit::PerTryIdle | Limit::Request) => {
+                        host.stats().rq_timeout.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Failure::Stream { .. } => _ = host.stats().rq_error.fetch_add(1, Ordering::Relaxed),
+                    _ => {}
+                }
+                match &failure {
                     Failure::Limit(Limit::PerTry) => stats.upstream_rq_per_try_timeout.inc(),
+                    Failure::Limit(Limit::Attempt) => stats.upstream_rq_max_duration_reached.inc(),
                     Failure::Limit(Limit::PerTryIdle) => stats.upstream_rq_per_try_idle_timeout.inc(),
                     failure if failure.is_idle_close() => pool.close_idle(),
                     _ => {}

@@ -25,7 +25,8 @@ impl Forwarding<'_, '_> {
         // The stream's own limits say nothing about the cluster.
         let of_cluster = !matches!(
             failure,
-            Failure::Limit(Limit::Idle | Limit::Duration | Limit::RequestArrival) | Failure::Downstream(_)
+            Failure::Limit(Limit::Attempt | Limit::Idle | Limit::Duration | Limit::RequestArrival)
+                | Failure::Downstream(_)
         );
         let retried = self.stream.info.attempts > 1;
         let reply = match failure {
@@ -93,6 +94,10 @@ impl Forwarding<'_, '_> {
             Limit::PerTry | Limit::PerTryIdle => {
                 LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "upstream_per_try_timeout")
                     .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
+            }
+            Limit::Attempt => {
+                LocalReply::new(late, "upstream max stream duration reached", "upstream_max_stream_duration_reached")
+                    .flag(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED)
             }
             Limit::Idle => {
                 http.downstream_rq_idle_timeout.inc();

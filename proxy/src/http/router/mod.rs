@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderValue, Method};
-use outrigger_engine::connection_manager::names::{GRPC_TIMEOUT, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_INTERNAL};
+use outrigger_engine::connection_manager::names::{
+    GRPC_TIMEOUT, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_INTERNAL, X_ENVOY_IS_TIMEOUT_RETRY,
+};
 use outrigger_engine::message::{RequestHead, ResponseHead};
 use outrigger_engine::reply::{LocalReply, is_grpc};
 use outrigger_engine::resilience::breaker::RoutingPriority;
@@ -24,8 +26,9 @@ use tokio::time::Instant;
 pub use self::attempt::Under;
 use self::retry::Go;
 use super::codec::{Body, ClientStream, Responder};
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, Limit};
 use super::exchange::Stream;
+use super::failure::Failure;
 use super::transfer::Upload;
 use crate::alarm::Alarm;
 use crate::cluster::WorkerCluster;
@@ -156,6 +159,7 @@ pub async fn forward(
         active: now,
         per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
         duration: duration.map(|duration| stream.started + duration),
+        attempt: None,
         arrival: cx.hcm.request_timeout.map(|timeout| stream.started + timeout),
     };
     if upload.is_complete() || upgrade {
@@ -205,6 +209,7 @@ impl Forwarding<'_, '_> {
     ) -> Outcome {
         let policy = matched.forward.retry.as_deref();
         let mut retry_guard = None;
+        let mut timed_out = false;
         loop {
             self.stream.info.attempts += 1;
             if matched.found.virtual_host.include_request_attempt_count {
@@ -212,6 +217,10 @@ impl Forwarding<'_, '_> {
             }
             if self.stream.info.attempts > 1 {
                 self.tell_what_is_left(head, matched.forward);
+                if matched.found.virtual_host.include_is_timeout_retry_header {
+                    let value = HeaderValue::from_static(if timed_out { "true" } else { "false" });
+                    head.headers.set(X_ENVOY_IS_TIMEOUT_RETRY, value);
+                }
                 if self.went_again && !self.retry.as_ref().is_some_and(RetryState::may_retry) {
                     self.upload.keep_no_more();
                 }
@@ -229,12 +238,13 @@ impl Forwarding<'_, '_> {
                     }
                     match self.decide(decision, &mut retry_guard) {
                         Go::Again => {
-                            self.cluster.stats.charge_response(responding.head.status.as_u16(), Origin::Retry);
+                            self.charge(responding.head.status, &responding.host, Origin::Retry);
                             let rate_limited =
                                 policy.and_then(|policy| policy.rate_limited_back_off.as_ref()).and_then(|back_off| {
                                     back_off.delay(&responding.head.headers, SystemTime::now(), self.random())
                                 });
                             drop(responding);
+                            timed_out = false;
                             if let Err(failure) = self.back_off(policy, rate_limited).await {
                                 return self.give_up(failure);
                             }
@@ -247,6 +257,7 @@ impl Forwarding<'_, '_> {
                 }
                 Err(failure) => failure,
             };
+            timed_out = matches!(failure, Failure::Limit(Limit::PerTry | Limit::PerTryIdle));
             let decision = match (&mut self.retry, failure.reset_kind()) {
                 (Some(retry), Some((kind, sent))) if self.upload.can_replay() => retry.on_reset(kind, sent),
                 _ => Decision::No,

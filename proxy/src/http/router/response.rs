@@ -18,6 +18,7 @@ use crate::http::codec::{Delivery, ResetCode};
 use crate::http::deadlines::Limit;
 use crate::http::failure::{Failure, reset_reason};
 use crate::http::transfer::{Download, TransferError};
+use crate::telemetry::stats::Origin;
 
 impl Forwarding<'_, '_> {
     /// Passes the response on, to its end.
@@ -47,7 +48,7 @@ impl Forwarding<'_, '_> {
         if matched.found.virtual_host.include_attempt_count_in_response {
             head.headers.set(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.stream.info.attempts));
         }
-        self.charge(status, &host);
+        self.charge(status, &host, self.origin);
         self.stream.info.response_code = Some(status.as_u16());
         let elapsed = self.stream.started.elapsed();
         matched.found.apply_response(Some(choice), &mut head, request, &self.stream.info, elapsed);
@@ -132,6 +133,10 @@ impl Forwarding<'_, '_> {
                     Limit::Request | Limit::PerTry | Limit::PerTryIdle => {
                         (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
                     }
+                    Limit::Attempt => {
+                        self.cluster.stats.upstream_rq_max_duration_reached.inc();
+                        (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream_max_stream_duration_reached")
+                    }
                     Limit::Idle | Limit::RequestArrival => {
                         self.stream.cx.stats.downstream_rq_idle_timeout.inc();
                         (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
@@ -155,8 +160,9 @@ impl Forwarding<'_, '_> {
         self.stream.reset = Some(ResetCode::Internal);
     }
 
-    fn charge(&self, status: StatusCode, host: &Host) {
-        self.cluster.stats.charge_response(status.as_u16(), self.origin);
+    /// Counts an answer, for the cluster and for the host.
+    pub(super) fn charge(&self, status: StatusCode, host: &Host, origin: Origin) {
+        self.cluster.stats.charge_response(status.as_u16(), origin);
         let counters = host.stats();
         let counter = if status.is_server_error() { &counters.rq_error } else { &counters.rq_success };
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -91,6 +91,7 @@ impl Forwarding<'_, '_> {
         let now = Instant::now();
         let until = now + delay;
         self.deadlines.per_try = None;
+        self.deadlines.attempt = None;
         self.deadlines.active = now;
         let per_try_idle = self.deadlines.per_try_idle.take();
         let waited = poll_fn(|task| {

@@ -8,6 +8,8 @@ use outrigger_tests::upstream::{Act, Upstream};
 use super::get_from;
 use crate::scenario::{Scenario, scenario};
 
+const MAX_STREAM_DURATION: &str = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, common_http_protocol_options: {max_stream_duration: 0.3s}, explicit_http_config: {http_protocol_options: {}}}}";
+
 pub(crate) fn cases() -> Vec<Scenario> {
     let mut cases = timeouts();
     cases.extend(retries());
@@ -47,6 +49,24 @@ fn timeouts() -> Vec<Scenario> {
         scenario("per_try_timeout_every_time")
             .up(Upstream::h1().acts([Act::Hang]))
             .route("route: {cluster: $up, retry_policy: {retry_on: 5xx, num_retries: 1, per_try_timeout: 0.3s}}")
+            .client(Client::raw().get("/")),
+        scenario("per_try_timeout_is_told")
+            .up(Upstream::h1().status(503, "no").acts([Act::Hang]).ok("yes"))
+            .virtual_host("include_is_timeout_retry_header: true")
+            .route("route: {cluster: $up, retry_policy: {retry_on: 5xx, num_retries: 2, per_try_timeout: 0.3s}}")
+            .client(Client::raw().get("/")),
+        scenario("stream_of_a_cluster_too_long")
+            .up(Upstream::h1().acts([Act::Hang]))
+            .cluster("up", MAX_STREAM_DURATION)
+            .client(Client::raw().get("/")),
+        scenario("stream_of_a_cluster_too_long_is_retried")
+            .up(Upstream::h1().acts([Act::Hang]).ok("yes"))
+            .cluster("up", MAX_STREAM_DURATION)
+            .route("route: {cluster: $up, retry_policy: {retry_on: reset}}")
+            .client(Client::raw().get("/")),
+        scenario("stream_of_a_cluster_too_long_after_the_head")
+            .up(Upstream::h1().acts([Act::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec()), Act::Hang]))
+            .cluster("up", MAX_STREAM_DURATION)
             .client(Client::raw().get("/")),
         scenario("per_try_idle_timeout")
             .up(Upstream::h1().acts([Act::Hang]).ok("yes"))

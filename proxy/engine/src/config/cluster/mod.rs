@@ -36,7 +36,7 @@ pub struct Cluster {
     pub max_requests_per_connection: Option<u32>,
     /// Longest life of a connection; then it takes no new request.
     pub max_connection_duration: Option<Duration>,
-    /// Longest life of a stream.
+    /// Longest life of an attempt's stream.
     pub max_stream_duration: Option<Duration>,
     /// Bytes of a response head (60 KiB).
     pub max_response_headers_bytes: usize,
