@@ -332,12 +332,12 @@ pub(crate) const CASES: &[Case] = &[
     policy(&["ServicePolicy.timeouts.grpcDeadline"], "timeouts: {grpcDeadline: Honour}", |scene| {
         scene.expect("POST /\ncontent-type: application/grpc\ngrpc-timeout: 50m\nx-hang: 1", &["grpc-status: 4\n"]);
     }),
-    // Beside a timeout of the route the shorter one holds; which status that is, is the proxy's to say.
+    // Beside a timeout of the route the shorter one holds, and ends the request as that does.
     policy(&["ServicePolicy.timeouts.grpcDeadline"], "timeouts: {grpcDeadline: Honour, request: 10m}", |scene| {
-        scene.expect("POST /\ncontent-type: application/grpc\ngrpc-timeout: 50m\nx-hang: 1", &["grpc-status: "]);
+        scene.expect("POST /\ncontent-type: application/grpc\ngrpc-timeout: 50m\nx-hang: 1", &["grpc-status: 14\n"]);
     }),
     policy(&["ServicePolicy.timeouts.grpcDeadline"], "timeouts: {grpcDeadline: Honour, request: 50ms}", |scene| {
-        scene.expect("POST /\ncontent-type: application/grpc\ngrpc-timeout: 10M\nx-hang: 1", &["grpc-status: "]);
+        scene.expect("POST /\ncontent-type: application/grpc\ngrpc-timeout: 10M\nx-hang: 1", &["grpc-status: 14\n"]);
     }),
     policy(&["ServicePolicy.timeouts.grpcDeadline"], "timeouts: {grpcDeadline: Ignore}", |scene| {
         let request = "POST /\ncontent-type: application/grpc\ngrpc-timeout: 1m\nx-delay: 200";

@@ -86,10 +86,8 @@ impl Forwarding<'_, '_> {
         match limit {
             Limit::Request => {
                 stats.upstream_rq_timeout.inc();
-                let mut reply =
-                    LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "response_timeout");
-                reply.grpc_status = self.grpc_deadline.then_some(DEADLINE_EXCEEDED);
-                reply.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
+                LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "response_timeout")
+                    .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
             }
             Limit::PerTry | Limit::PerTryIdle => {
                 LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "upstream_per_try_timeout")

@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderValue, Method};
-use outrigger_engine::connection_manager::names::{
-    GRPC_TIMEOUT, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_INTERNAL, X_ENVOY_IS_TIMEOUT_RETRY,
-};
+use outrigger_engine::connection_manager::names::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_INTERNAL, X_ENVOY_IS_TIMEOUT_RETRY};
 use outrigger_engine::message::{RequestHead, ResponseHead};
 use outrigger_engine::reply::{LocalReply, is_grpc};
 use outrigger_engine::resilience::breaker::RoutingPriority;
@@ -64,8 +62,6 @@ struct Forwarding<'s, 'a> {
     is_head: bool,
     /// Whose request it is, in the cluster's statistics.
     origin: Origin,
-    /// The client's own deadline (`grpc-timeout`) is the request's timeout.
-    grpc_deadline: bool,
 }
 
 /// Bytes of a request body kept for another attempt, where the route sets no limit of its own.
@@ -174,10 +170,6 @@ pub async fn forward(
     let mut forwarding = Forwarding {
         is_head: head.method == Method::HEAD,
         origin: if head.headers.contains(&X_ENVOY_INTERNAL) { Origin::Internal } else { Origin::External },
-        grpc_deadline: grpc
-            && head.headers.contains(&GRPC_TIMEOUT)
-            && (forward.timeouts.max_grpc_timeout.is_some()
-                || forward.timeouts.max_stream_duration.as_ref().is_some_and(|d| d.grpc_timeout_header_max.is_some())),
         stream,
         responder,
         alarm,

@@ -60,6 +60,10 @@ pub(crate) fn cases() -> Vec<Scenario> {
         scenario("grpc_timeout_header_is_ignored_by_default")
             .up(Upstream::h2().acts(answer("0")))
             .client(call(&[("grpc-timeout", "5S")])),
+        scenario("grpc_timeout_header_is_the_timeout")
+            .up(Upstream::h2().acts([Act::Hang]))
+            .route("route: {cluster: $up, timeout: 10s, max_grpc_timeout: 5s}")
+            .client(call(&[("grpc-timeout", "300m")])),
         scenario("grpc_timeout_header_is_honoured")
             .up(Upstream::h2().acts([]))
             .route(
