@@ -183,8 +183,10 @@ impl Applier {
             for cluster in self.warmer.clusters_of(&reference) {
                 self.process.stats.cluster(cluster.config.stat_name()).shared.update_failure.inc();
             }
-            for scope in self.rds_stats.get(&reference).into_iter().flatten() {
-                scope.shared.update_failure.inc();
+            if kind == Kind::Routes {
+                for scope in self.rds_stats.get(&reference).into_iter().flatten() {
+                    scope.shared.update_failure.inc();
+                }
             }
             let resource = Resource { name: name.clone(), version: String::new(), body: Default::default() };
             self.process.record.rejected(kind, by_name(kind, origin), &resource, reason.to_owned(), now);
@@ -246,7 +248,9 @@ impl Applier {
                     if !interest.wanted {
                         let Interest { kind, name, source, .. } = &interest;
                         let reference = Reference { name: name.as_str().into(), origin: source.origin.clone() };
-                        self.rds_stats.remove(&reference);
+                        if *kind == Kind::Routes {
+                            self.rds_stats.remove(&reference);
+                        }
                         self.process.record.removed(*kind, Some(&source.origin), name);
                     }
                     wanted.interests.push(interest);
@@ -360,9 +364,11 @@ impl Applier {
                 let process = self.process.clone();
                 let applied = self.set_listener(name, version, Instant::now(), |previous| {
                     let listener = resource::listener(resource, previous.map(|listener| &**listener))?;
+                    let files = open_logs(&process, &listener).map_err(|error| vec![error.to_string()])?;
+                    // Last: what it takes is not given back.
                     let is_there = |name: &str| names.contains(name);
                     sockets.bind(&listener, process.concurrency, is_there).map_err(|error| vec![error.to_string()])?;
-                    log_files = Some(open_logs(&process, &listener).map_err(|error| vec![error.to_string()])?);
+                    log_files = Some(files);
                     Ok::<_, Reasons>(Arc::new(listener))
                 });
                 (self.sockets, self.listener_names) = (sockets, names);

@@ -38,6 +38,8 @@ struct Named {
     wanted: RefCell<BTreeSet<String>>,
     /// Somebody wants another resource of it, or no more.
     other: Notify,
+    /// What reading it came to, the first time it was readable or, until then, the last time: why it was not.
+    outcome: RefCell<Option<Result<(), String>>>,
 }
 
 /// A file and what was seen of it.
@@ -142,11 +144,18 @@ impl Files {
             let (kind, name, origin) = (*kind, name.clone(), source.origin.clone());
             spawn_local(async move {
                 sleep(limit).await;
-                let is_wanted = file.upgrade().is_some_and(|file| file.wanted.borrow().contains(&name));
-                if is_wanted {
-                    // If it came meanwhile, this changes nothing.
-                    let update = Update { kind, changed: Vec::new(), removed: vec![name] };
-                    _ = feed.apply(origin, update, Vec::new()).await;
+                let Some(file) = file.upgrade() else { return };
+                let outcome = file.outcome.borrow().clone();
+                // A file that was read has said what it has, and what is wrong with that.
+                if outcome == Some(Ok(())) || !file.wanted.borrow().contains(&name) {
+                    return;
+                }
+                drop(file);
+                let update = Update { kind, changed: Vec::new(), removed: vec![name.clone()] };
+                _ = feed.apply(origin.clone(), update, Vec::new()).await;
+                // Nobody waits for it any longer; what is wrong with the file is so still.
+                if let Some(Err(reason)) = outcome {
+                    _ = feed.fail(origin, kind, vec![name], reason).await;
                 }
             });
         }
@@ -166,6 +175,13 @@ async fn watch_named(named: Weak<Named>, mut watched: Watched, origin: Origin, f
             () = file.other.notified() => None,
         };
         let wanted = file.wanted.borrow().clone();
+        match &news {
+            Some(Ok(_)) => *file.outcome.borrow_mut() = Some(Ok(())),
+            Some(Err(reason)) if *file.outcome.borrow() != Some(Ok(())) => {
+                *file.outcome.borrow_mut() = Some(Err(reason.clone()));
+            }
+            _ => {}
+        }
         drop(file);
         if wanted.is_empty() {
             continue;

@@ -1,9 +1,9 @@
 //! Which files may have changed: one inotify instance for all of them, since a user has few (128 by default, for all the
 //! pods of a node that run as this user).
 //!
-//! A path is watched where its names are looked up: in the directory of the file, and in that of each symbolic link on the
-//! way. So any way of replacing it is noticed: written over, renamed into place, a link exchanged, as Kubernetes does with
-//! mounted configuration (`..data`). What is not there yet is waited for in the last directory that is.
+//! A path is watched where its names are looked up: in the directory of the file, and in those of each directory and each
+//! symbolic link on the way. So any way of replacing it is noticed: written over, renamed into place, its directory
+//! renamed, a link exchanged, as Kubernetes does with mounted configuration (`..data`). What is not there yet is waited for in the last directory that is.
 //!
 //! Where a directory cannot be watched, the file is read once a second; and as often as `poll_interval` says, which is for
 //! file systems that tell nothing (NFS).
@@ -105,12 +105,21 @@ impl Watcher {
 impl Watch {
     /// Has changes from now on noticed. To be called before each read: the way to a file may be another than before.
     pub(super) fn renew(&mut self) {
-        let file = places(Path::new(&*self.source.path)).into_iter().map(|(directory, name)| (directory, Some(name)));
-        let directory = self.source.watched_directory.iter().map(|path| (PathBuf::from(&**path), None));
-        self.inner.forget(&self.changed);
-        self.is_complete = true;
-        for (directory, name) in file.chain(directory) {
-            self.is_complete &= self.inner.add(&directory, name, &self.changed);
+        let path = Path::new(&*self.source.path);
+        let mut way = places(path);
+        for _ in 0..MAX_LINKS {
+            self.inner.forget(&self.changed);
+            let directory = self.source.watched_directory.iter().map(|path| (PathBuf::from(&**path), None));
+            self.is_complete = true;
+            for (directory, name) in way.iter().map(|(at, name)| (at.clone(), Some(name.clone()))).chain(directory) {
+                self.is_complete &= self.inner.add(&directory, name, &self.changed);
+            }
+            // What became another before it was watched tells nobody.
+            let now = places(path);
+            if now == way {
+                break;
+            }
+            way = now;
         }
         self.inner.end_unused();
     }
@@ -204,7 +213,7 @@ impl Inner {
     }
 }
 
-/// Where a path is looked up: the file in its directory, and each symbolic link on the way in its own. Ends at the first
+/// Where a path is looked up: each name on the way, those of symbolic links included, and the directory that it is in. Ends at the first
 /// name that is missing.
 fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
     let reversed = |path: &Path| -> Vec<OsString> {
@@ -237,9 +246,7 @@ fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
                 rest.extend(reversed(&target));
             }
             Ok(_) => {
-                if rest.is_empty() {
-                    found.push((at.clone(), name));
-                }
+                found.push((at, name));
                 at = next;
             }
         }
@@ -278,8 +285,8 @@ mod tests {
             inside.map(|(at, name)| (last(&at), name)).collect()
         };
         let here = last(directory.path());
-        let expected = [(here.clone(), "cds"), (here.clone(), "..data"), ("v1".into(), "cds")];
-        assert_eq!(names(&at("cds")), expected.map(|(at, name)| (at, name.into())));
+        let expected = [(&here, "cds"), (&here, "..data"), (&here, "v1"), (&OsString::from("v1"), "cds")];
+        assert_eq!(names(&at("cds")), expected.map(|(at, name)| (at.clone(), name.into())));
         assert_eq!(names(&at("not/there")), [(here.clone(), "not".into())]);
         symlink("round", at("round")).unwrap();
         assert_eq!(names(&at("round")).len(), MAX_LINKS + 1);
@@ -306,6 +313,13 @@ mod tests {
             notices(&watcher, &cds, "it is written over", || write("conf/cds")).await;
             write("new");
             notices(&watcher, &cds, "another is moved there", || rename("new", "conf/cds")).await;
+            std::fs::create_dir(at("conf.new")).unwrap();
+            write("conf.new/cds");
+            let exchange = || {
+                rename("conf", "conf.old");
+                rename("conf.new", "conf");
+            };
+            notices(&watcher, &cds, "another directory takes the place of its own", exchange).await;
             for version in ["v1", "v2"] {
                 std::fs::create_dir(at(version)).unwrap();
                 write(&format!("{version}/cds"));

@@ -442,9 +442,10 @@ impl Draining {
         let now = Instant::now();
         let written = connection.written_bytes();
         if connection.active_streams() > 0 {
-            self.empty_since = now;
+            (self.empty_since, self.progress) = (now, (now, written));
+            return now + LOOK.max(cx.hcm.drain_timeout);
         }
-        if connection.active_streams() > 0 || written != self.progress.1 {
+        if written != self.progress.1 {
             self.progress = (now, written);
         }
         let quiet = self.progress.0 + cx.hcm.drain_timeout;
@@ -456,6 +457,9 @@ impl Draining {
         self.since.elapsed() >= cx.hcm.drain_timeout
     }
 }
+
+/// Between two looks at a connection that drains and has streams, at least.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// For the last GOAWAY to be written.
 const GOAWAY_LIMIT: Duration = Duration::from_secs(1);

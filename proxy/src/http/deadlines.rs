@@ -69,6 +69,13 @@ impl Deadlines {
         }
     }
 
+    /// There is no attempt any more whose time runs.
+    pub(super) fn attempt_over(&mut self, now: Instant) {
+        self.per_try = None;
+        self.attempt = None;
+        self.active = now;
+    }
+
     /// The request is complete: the time for the answer begins.
     pub(super) fn request_complete(&mut self, now: Instant, attempt_started: bool) {
         self.arrival = None;

@@ -20,6 +20,9 @@ pub enum TransferError {
     Upstream(StreamError),
 }
 
+/// Bytes of a piece of a body that is copied rather than kept with the buffer that it lies in.
+const SHORT: usize = 4 << 10;
+
 /// Bytes of a request body that are read before there is somebody to send them to.
 const READ_AHEAD: usize = 64 << 10;
 
@@ -151,7 +154,7 @@ impl Upload {
                     self.bytes += data.len() as u64;
                     self.complete = self.body.is_end();
                     self.account(data.len());
-                    self.kept.push(data);
+                    self.push(&data);
                 }
                 Some(Ok(Frame::Trailers(trailers))) => {
                     self.complete = true;
@@ -219,8 +222,18 @@ impl Upload {
             self.kept = SmallVec::new();
             self.next = 0;
         } else {
-            self.kept.push(data.clone());
+            self.push(data);
             self.next = self.kept.len();
+        }
+    }
+
+    /// Keeps a piece. A short one may be a part of a large buffer, all of which it would hold: its bytes are copied, to
+    /// those of the piece before where that is short as well.
+    fn push(&mut self, data: &Bytes) {
+        match self.kept.last_mut() {
+            Some(last) if last.len() + data.len() <= SHORT => *last = [last.as_ref(), data.as_ref()].concat().into(),
+            _ if data.len() <= SHORT => self.kept.push(Bytes::copy_from_slice(data)),
+            _ => self.kept.push(data.clone()),
         }
     }
 
@@ -332,5 +345,17 @@ mod tests {
         assert!(!fourth.can_replay());
         drop((second, third, fourth));
         assert_eq!(budget.0.get(), 100);
+    }
+
+    #[test]
+    fn short_pieces_do_not_keep_the_buffers_that_they_lie_in() {
+        let mut upload = Upload::new(Body::Full(vec![0].into()), 1 << 20, &ReplayBudget::new(1 << 20));
+        let buffer = Bytes::from(vec![7; 32 << 10]);
+        (0..10_000).for_each(|at| upload.keep(&buffer.slice(at..at + 1)));
+        assert!(upload.can_replay() && upload.kept_bytes == 10_000);
+        assert!(buffer.is_unique(), "nothing else holds it");
+        assert!(upload.kept.iter().map(Bytes::len).eq([4096, 4096, 1808]));
+        upload.keep(&buffer);
+        assert!(!buffer.is_unique(), "a long piece is not copied");
     }
 }

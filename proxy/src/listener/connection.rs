@@ -16,43 +16,44 @@ use super::active::WorkerListener;
 use super::inspect::{Inspected, inspect};
 use crate::http::connection;
 use crate::io::Io;
-use crate::telemetry::stats::SslCounters;
+use crate::telemetry::stats::{ListenerStats, SslCounters};
 use crate::tls::server::{Accepted, TlsAcceptor};
 
 /// Serves one connection to its end.
 pub async fn serve(listener: Rc<WorkerListener>, io: Io, local: Address, remote: Address) {
-    let worker = &listener.worker;
+    let worker = listener.worker.clone();
     let _guard = worker.connection_guard();
-    run(&listener, io, local, remote).await;
     let process = &worker.process;
-    if process.max_downstream_connections.is_some() && !listener.config.ignore_global_connection_limit {
+    let counts = process.max_downstream_connections.is_some() && !listener.config.ignore_global_connection_limit;
+    run(listener, io, local, remote).await;
+    if counts {
         process.downstream_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A connection that has a filter chain, in the listener's statistics.
-struct Counted<'a>(&'a WorkerListener, Instant);
+struct Counted(Arc<ListenerStats>, Instant);
 
-impl<'a> Counted<'a> {
-    fn new(listener: &'a WorkerListener, accepted: Instant) -> Self {
-        listener.stats.downstream_cx_total.inc();
-        listener.stats.downstream_cx_active.inc();
-        Counted(listener, accepted)
+impl Counted {
+    fn new(stats: &Arc<ListenerStats>, accepted: Instant) -> Self {
+        stats.downstream_cx_total.inc();
+        stats.downstream_cx_active.inc();
+        Counted(stats.clone(), accepted)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        let stats = &self.0.stats;
+        let stats = &self.0;
         stats.downstream_cx_active.dec();
         stats.downstream_cx_destroy.inc();
         stats.downstream_cx_length_ms.record(self.1.elapsed().as_micros() as u64);
     }
 }
 
-async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: Address) {
+async fn run(listener: Rc<WorkerListener>, mut io: Io, local: Address, remote: Address) {
     let accepted = Instant::now();
-    let Some(seen) = inspected(listener, &mut io).await else { return };
+    let Some(seen) = inspected(&listener, &mut io).await else { return };
     let ip = |address: &Address| match address {
         Address::Ip(address) => Some(*address),
         Address::Pipe(_) => None,
@@ -66,12 +67,12 @@ async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: 
         transport_protocol: if seen.tls { "tls" } else { "raw_buffer" },
         application_protocols: &application_protocols,
     };
-    let worker = &listener.worker;
+    let worker = listener.worker.clone();
     let Some(chain) = find_filter_chain(&listener.config, &facts).cloned() else {
         listener.stats.no_filter_chain_match.inc();
         return;
     };
-    let _counted = Counted::new(listener, accepted);
+    let _counted = Counted::new(&listener.stats, accepted);
     let mut info = ConnectionInfo {
         id: worker.next_connection_id(),
         local_address: local,
@@ -84,10 +85,10 @@ async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: 
     if let Some(tls) = &chain.tls {
         // It was made before the chain came into force; without it nobody gets in.
         let Some(acceptor) = tls.made.get::<TlsAcceptor>() else { return };
-        let Some(accepted) = handshake(listener, acceptor, io.rewind(std::mem::take(&mut buffered)), &chain).await
+        let Some(accepted) = handshake(&listener, acceptor, io.rewind(std::mem::take(&mut buffered)), &chain).await
         else {
             if let NetworkFilter::Http(hcm) = &chain.filter {
-                connection::count_failed(worker, hcm);
+                connection::count_failed(&worker, hcm);
             }
             return;
         };
@@ -98,14 +99,17 @@ async fn run(listener: &Rc<WorkerListener>, mut io: Io, local: Address, remote: 
     }
     let info = Arc::new(info);
     let active = listener.chain(&chain);
+    // A connection keeps its own listener's configuration, which drains as long as it lives, and nothing of what has come
+    // since.
+    let config = listener.config.clone();
+    drop(listener);
     match &chain.filter {
         NetworkFilter::Http(hcm) => {
-            let (worker, end) = (worker.clone(), active.end.clone());
-            let serving =
-                connection::serve(worker, hcm.clone(), active, &listener.config.stat_prefix, info, io, buffered);
+            let end = active.end.clone();
+            let serving = connection::serve(worker, hcm.clone(), active, &config.stat_prefix, info, io, buffered);
             end.cuts_off(serving).await;
         }
-        NetworkFilter::Tcp(tcp) => crate::tcp::serve(worker, tcp, &active, info, io, buffered).await,
+        NetworkFilter::Tcp(tcp) => crate::tcp::serve(&worker, tcp, &active, info, io, buffered).await,
     }
 }
 

@@ -129,14 +129,15 @@ fn a_host_that_is_late_or_breaks_off_is_shown_so() {
     let port = host.local_addr().unwrap().port();
     let mut listener = inline_listener("in", 0, "shop");
     let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
-    manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["timeout"] = json!("0.2s");
+    let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap();
+    routes.insert(0, json!({"match": {"prefix": "/late"}, "route": {"cluster": "shop", "timeout": "0.2s"}}));
     let mesh = Mesh::start(&[("cds", json!([cluster("shop", port)])), ("lds", json!([listener]))]);
     let count = |name: &str| {
         let clusters = mesh.admin("/clusters");
         let line = clusters.lines().find_map(|line| line.strip_prefix(&format!("shop::127.0.0.1:{port}::{name}::")));
         line.unwrap_or_else(|| panic!("no {name} in {clusters}")).parse::<u64>().unwrap()
     };
-    assert_eq!(get(mesh.port("in").unwrap(), "/").unwrap().0, 504);
+    assert_eq!(get(mesh.port("in").unwrap(), "/late").unwrap().0, 504);
     assert_eq!((count("rq_timeout"), count("rq_error")), (1, 0));
     thread::spawn(move || host.incoming().for_each(drop));
     assert_eq!(get(mesh.port("in").unwrap(), "/").unwrap().0, 503);

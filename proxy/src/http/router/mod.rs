@@ -221,12 +221,15 @@ impl Forwarding<'_, '_> {
             let reselections = policy.map_or(0, |policy| policy.host_selection_max_attempts);
             let failure = match self.attempt(head, matched.forward, avoid, reselections).await {
                 Ok(responding) => {
-                    let decision = match &mut self.retry {
-                        Some(retry) if self.upload.can_replay() => retry.on_response(policy, &responding.head),
-                        _ => Decision::No,
-                    };
-                    if self.stream.info.attempts > 1 && decision == Decision::No {
-                        self.cluster.stats.upstream_rq_retry_success.inc();
+                    let mut decision = Decision::No;
+                    if let Some(retry) = &mut self.retry {
+                        decision = retry.on_response(policy, &responding.head);
+                        if self.stream.info.attempts > 1 && decision == Decision::No {
+                            self.cluster.stats.upstream_rq_retry_success.inc();
+                        }
+                        if decision == Decision::Retry && !self.upload.can_replay() {
+                            decision = Decision::No;
+                        }
                     }
                     match self.decide(decision, &mut retry_guard) {
                         Go::Again => {
@@ -256,6 +259,7 @@ impl Forwarding<'_, '_> {
             };
             if decision != Decision::Retry && self.goes_again(&failure, &head.method) {
                 self.cluster.stats.upstream_rq_retry.inc();
+                self.deadlines.attempt_over(Instant::now());
                 continue;
             }
             match self.decide(decision, &mut retry_guard) {

@@ -87,6 +87,7 @@ impl Forwarding<'_, '_> {
             if download.is_complete() {
                 // Only the client's reading is left to wait for.
                 self.deadlines.request = None;
+                self.deadlines.attempt = None;
             }
             if download.bytes != bytes {
                 bytes = download.bytes;

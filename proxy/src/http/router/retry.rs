@@ -90,9 +90,7 @@ impl Forwarding<'_, '_> {
         };
         let now = Instant::now();
         let until = now + delay;
-        self.deadlines.per_try = None;
-        self.deadlines.attempt = None;
-        self.deadlines.active = now;
+        self.deadlines.attempt_over(now);
         let per_try_idle = self.deadlines.per_try_idle.take();
         let waited = poll_fn(|task| {
             if let Poll::Ready(error) = self.responder.poll_reset(task) {

@@ -127,8 +127,8 @@ impl<S: Send> Pump<S> {
             let mut buf = ReadBuf::new(&mut self.scratch);
             ready!(Pin::new(&mut self.far).poll_read(cx, &mut buf)).map_err(|_| StreamError::Local)?;
             if buf.filled().is_empty() {
-                self.sent = true;
                 self.received |= self.stream.finish()?;
+                self.sent = true;
                 self.state.set_sent();
                 break;
             }
