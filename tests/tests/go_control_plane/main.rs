@@ -9,10 +9,11 @@
     reason = "a suite reports what went wrong by failing"
 )]
 
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
@@ -107,6 +108,12 @@ fn run(mode: &str, dynamic_resources: &Value) -> Result<(), String> {
         command.args([flag, &number.to_string()]);
     }
     let mut driver = Process::start(command, &at("driver")).unwrap();
+    // Its first requests come as soon as one stream is there: another that had to wait for it would be late.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(("127.0.0.1", server)).is_err() {
+        assert!(Instant::now() < deadline, "the driver does not listen: {}", driver.output());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
     let bootstrap = json!({
         "node": {"id": "test-id", "cluster": "test-cluster"},
         "admin": {"address": {"pipe": {"path": at("admin")}}},
