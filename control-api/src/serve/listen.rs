@@ -123,7 +123,8 @@ pub(super) enum Accepted {
     Unix(UnixListener),
 }
 
-/// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody.
+/// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody: [`HANDSHAKES`] of
+/// them hold up the others for [`HANDSHAKE`].
 pub(super) struct Handshakes {
     listener: TcpListener,
     config: Arc<ServerConfig>,

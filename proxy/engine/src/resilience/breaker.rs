@@ -33,17 +33,6 @@ pub enum Resource {
     Retries,
 }
 
-impl Resource {
-    /// The cluster's counter of refusals.
-    pub fn overflow_counter(self) -> &'static str {
-        match self {
-            Resource::Connections => "upstream_cx_overflow",
-            Resource::Pending | Resource::Requests => "upstream_rq_pending_overflow",
-            Resource::Retries => "upstream_rq_retry_overflow",
-        }
-    }
-}
-
 /// The breakers of a cluster, shared by all workers.
 #[derive(Debug)]
 pub struct Breakers {
