@@ -67,7 +67,7 @@ pub(super) struct Response {
 /// Parses a request head: `None` where it is incomplete, else the head and how many bytes it takes.
 pub(super) fn request(bytes: &[u8], settings: &ServerSettings) -> Result<Option<(Request, usize)>, Fault> {
     let limits = Limits { bytes: settings.max_head_bytes, count: settings.max_headers };
-    with_room(limits.count, |room| {
+    with_room(limits.fields(bytes), |room| {
         let mut parsed = httparse::Request::new(&mut []);
         let outcome = parsed.parse_with_uninit_headers(bytes, room);
         if let Err(httparse::Error::Token | httparse::Error::Version | httparse::Error::NewLine) = outcome
@@ -134,7 +134,7 @@ pub(super) fn response(
     method: &Method,
 ) -> Result<Option<(Response, usize)>, StreamError> {
     let limits = Limits { bytes: settings.max_head_bytes, count: settings.max_headers };
-    with_room(limits.count, |room| {
+    with_room(limits.fields(bytes), |room| {
         if let Some(b'\r' | b'\n') = bytes.first() {
             return Err(CODEC_ERROR);
         }
@@ -191,7 +191,7 @@ pub(super) fn trailers(bytes: &[u8], limits: Limits) -> Result<Option<(Headers, 
     }
     let end = memchr::memrchr(b'\n', bytes).map_or(0, |at| at.saturating_add(1));
     let lines = bytes.get(..=limits.bytes).or_else(|| bytes.get(..end)).unwrap_or_default();
-    let mut room = vec![httparse::EMPTY_HEADER; limits.count];
+    let mut room = vec![httparse::EMPTY_HEADER; limits.fields(lines)];
     let parsed = httparse::parse_headers(lines, &mut room);
     let outcome = match &parsed {
         Ok(httparse::Status::Complete((used, _))) => Ok(httparse::Status::Complete(*used)),

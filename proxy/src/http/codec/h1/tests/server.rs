@@ -209,6 +209,15 @@ async fn refuses_bad_chunks() {
 }
 
 #[tokio::test]
+async fn a_limit_of_billions_of_fields_costs_nothing() {
+    let settings = ServerSettings { max_headers: usize::MAX, ..settings() };
+    let fields = "A:\r\n".repeat(1000);
+    let bytes =
+        format!("POST /many HTTP/1.1\r\nHost: x\r\n{fields}Transfer-Encoding: chunked\r\n\r\n0\r\n{fields}\r\n");
+    assert_eq!(verdict(settings, bytes.as_bytes()).await, (0, "/many".to_owned()));
+}
+
+#[tokio::test]
 async fn passes_trailers_where_asked() {
     let bytes = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\nContent-Length: 3\r\n\r\n";
     for enable in [false, true] {
