@@ -38,7 +38,7 @@ pub(super) fn add(object: &mut Object, revision: u64, proxies: &[Proxy]) {
 }
 
 fn programmed(revision: u64, proxies: &[Proxy], waiting: &str, generation: Option<i64>) -> Condition {
-    let behind: Vec<&Proxy> = proxies.iter().filter(|proxy| proxy.revision < revision).collect();
+    let behind: Vec<&Proxy> = proxies.iter().filter(|proxy| proxy.revision() < revision).collect();
     let rejected: Vec<String> = behind.iter().filter_map(|proxy| rejection(proxy)).collect();
     let all = proxies.len();
     let unknown = |message: String| Condition {
@@ -79,7 +79,7 @@ mod tests {
     use crate::xds::{Protocol, Status};
 
     fn proxy(node: &str, revision: u64, rejected: Option<&str>) -> Proxy {
-        let status = Status { rejected: rejected.map(str::to_owned), ..Status::default() };
+        let status = Status { rejected: rejected.map(str::to_owned), revision, ..Status::default() };
         Proxy {
             node: node.to_owned(),
             cluster: String::new(),
@@ -88,7 +88,7 @@ mod tests {
             connected: SystemTime::UNIX_EPOCH,
             protocol: Protocol::Delta,
             kinds: [(Kind::Routes, status)].into(),
-            revision,
+            needs: [Kind::Routes].into(),
         }
     }
 
@@ -109,6 +109,10 @@ mod tests {
             of(&[bad, new.clone()]),
             expected("False", "Invalid", "1 of 2 proxies rejected a part: d: RDS: r: no")
         );
+        // It has not asked for a kind yet.
+        let mut starting = new.clone();
+        starting.needs.insert(Kind::Listener);
+        assert_eq!(of(&[starting]), expected("Unknown", "Pending", "0 of 1 connected proxies have it"));
         // What it rejected came later than the object.
         assert_eq!(of(&[proxy("d", 5, Some("no"))]).0, "True");
     }

@@ -6,6 +6,8 @@ mod session;
 #[cfg(test)]
 mod session_model;
 #[cfg(test)]
+mod session_order;
+#[cfg(test)]
 mod session_tests;
 mod stream;
 #[cfg(test)]

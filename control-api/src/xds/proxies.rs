@@ -1,12 +1,13 @@
 //! The proxies that are connected, and what each of them said about what it was sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::core::v3::Node;
+use tokio::sync::watch;
 
 use super::session::{Answer, Protocol, Response};
 
@@ -27,8 +28,17 @@ pub struct Proxy {
     pub protocol: Protocol,
     /// The kinds of which it was sent something, or has something.
     pub kinds: BTreeMap<Kind, Status>,
-    /// The newest revision of which it has everything, and rejected nothing; 0 before the first.
-    pub revision: u64,
+    /// The kinds of which it is to have something.
+    pub needs: BTreeSet<Kind>,
+}
+
+impl Proxy {
+    /// The newest revision of which it has everything, and rejected nothing; 0 before the first. A kind that it needs and has not
+    /// asked for yet it does not have.
+    pub fn revision(&self) -> u64 {
+        let kinds = self.needs.iter().chain(self.kinds.keys());
+        kinds.map(|kind| self.kinds.get(kind).map_or(0, |status| status.revision)).min().unwrap_or_default()
+    }
 }
 
 /// Where a proxy is with the resources of one kind. Versions are hashes of all resources of the kind that it was told.
@@ -40,12 +50,16 @@ pub struct Status {
     pub accepted: String,
     /// How many resources it has been told.
     pub resources: usize,
-    /// Why it rejected the last response, if it did.
+    /// Why it rejected a response, as long as it has not accepted something in place of what it rejected.
     pub rejected: Option<String>,
+    /// The newest revision of which it has everything of the kind, and rejected nothing; 0 before the first.
+    pub revision: u64,
+    /// The revision of the last response.
+    pub sent_revision: u64,
 }
 
 impl Status {
-    /// Whether it accepted the last response.
+    /// Whether it accepted the last response, and all that it was sent before.
     pub fn synced(&self) -> bool {
         self.sent == self.accepted && self.rejected.is_none()
     }
@@ -66,6 +80,8 @@ pub struct Counts {
 #[derive(Debug, Default)]
 pub struct Proxies {
     inner: Mutex<Inner>,
+    /// Who came, went, has everything of another revision, or rejected something.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +103,7 @@ impl Proxies {
                 }
                 Some(proxy) => {
                     proxy.protocol = stream.protocol;
-                    proxy.revision = proxy.revision.min(stream.revision);
+                    proxy.needs.clone_from(&stream.needs);
                     proxy.kinds.extend(stream.kinds.iter().map(|(kind, status)| (*kind, status.clone())));
                 }
             }
@@ -105,8 +121,19 @@ impl Proxies {
         self.inner().counts.clone()
     }
 
+    /// Is marked when what [`Proxy::revision`] or [`Status::rejected`] say of any proxy changes, or the proxies themselves.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// A stream of `node` is open, until the returned value is dropped.
-    pub(super) fn open(self: Arc<Self>, node: &Node, address: Option<SocketAddr>, protocol: Protocol) -> Stream {
+    pub(super) fn open(
+        self: Arc<Self>,
+        node: &Node,
+        address: Option<SocketAddr>,
+        protocol: Protocol,
+        needs: BTreeSet<Kind>,
+    ) -> Stream {
         let proxy = Proxy {
             node: node.id.clone(),
             cluster: node.cluster.clone(),
@@ -115,13 +142,14 @@ impl Proxies {
             connected: SystemTime::now(),
             protocol,
             kinds: BTreeMap::new(),
-            revision: 0,
+            needs,
         };
         let mut inner = self.inner();
         inner.next += 1;
         let id = inner.next;
         inner.streams.insert(id, proxy);
         drop(inner);
+        self.changes.send_replace(());
         Stream { proxies: self, id }
     }
 
@@ -153,31 +181,49 @@ pub(super) struct Stream {
 
 impl Stream {
     /// A response was sent, with which the proxy has so many resources of the kind.
-    pub(super) fn sent(&self, response: &Response, resources: usize) {
+    pub(super) fn sent(&self, response: &Response, resources: usize, revision: u64) {
         self.record(response.kind, |status, counts| {
             counts.responses += 1;
+            status.sent_revision = revision;
             status.sent = response.version.to_string();
             status.resources = resources;
         });
     }
 
     /// A request came, from which the proxy has so many resources of the kind: one that comes back says what it has.
-    pub(super) fn answered(&self, kind: Kind, answer: Answer, resources: usize) {
+    /// `refused`: some that it was sent are rejected.
+    pub(super) fn answered(&self, kind: Kind, answer: Answer, resources: usize, refused: bool) {
         self.record(kind, |status, counts| {
             status.resources = resources;
             match answer {
-                Answer::None => {}
-                Answer::Accepted(version) => {
-                    counts.accepted += 1;
-                    status.accepted = version.to_string();
-                    status.rejected = None;
-                }
                 Answer::Rejected(message) => {
                     counts.rejected += 1;
                     status.rejected = Some(message);
+                    // What it had everything of came with what it has rejected now: a name that it asked for later.
+                    if status.revision >= status.sent_revision {
+                        status.revision = 0;
+                    }
+                    return;
                 }
+                Answer::Accepted(version) => {
+                    counts.accepted += 1;
+                    status.accepted = version.to_string();
+                }
+                Answer::None => {}
+            }
+            if !refused {
+                status.rejected = None;
             }
         });
+    }
+
+    /// What the proxy is to have changed.
+    pub(super) fn needs(&self, needs: BTreeSet<Kind>) {
+        let mut inner = self.proxies.inner();
+        let Some(proxy) = inner.streams.get_mut(&self.id).filter(|proxy| proxy.needs != needs) else { return };
+        proxy.needs = needs;
+        drop(inner);
+        self.proxies.changes.send_replace(());
     }
 
     /// A proxy that came back has this version of a kind already, and nothing was to be sent.
@@ -190,22 +236,22 @@ impl Stream {
         });
     }
 
-    /// The proxy has everything of a revision; `false` if it rejected a part of it.
-    pub(super) fn settled(&self, revision: u64) -> bool {
-        let mut inner = self.proxies.inner();
-        let Some(proxy) = inner.streams.get_mut(&self.id) else { return false };
-        let accepted = proxy.kinds.values().all(|status| status.rejected.is_none());
-        if accepted {
-            proxy.revision = revision;
-        }
-        accepted
+    /// The proxy has everything of a kind and revision, and rejected nothing of it.
+    pub(super) fn complete(&self, kind: Kind, revision: u64) {
+        self.record(kind, |status, _| status.revision = revision);
     }
 
     fn record(&self, kind: Kind, change: impl FnOnce(&mut Status, &mut Counts)) {
         let mut inner = self.proxies.inner();
         let Inner { streams, counts, .. } = &mut *inner;
-        if let Some(proxy) = streams.get_mut(&self.id) {
-            change(proxy.kinds.entry(kind).or_default(), counts.entry(kind).or_default());
+        let Some(proxy) = streams.get_mut(&self.id) else { return };
+        let status = proxy.kinds.entry(kind).or_default();
+        let before = (status.revision, status.rejected.is_some());
+        change(status, counts.entry(kind).or_default());
+        let changed = before != (status.revision, status.rejected.is_some());
+        drop(inner);
+        if changed {
+            self.proxies.changes.send_replace(());
         }
     }
 }
@@ -213,5 +259,6 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.proxies.inner().streams.remove(&self.id);
+        self.proxies.changes.send_replace(());
     }
 }

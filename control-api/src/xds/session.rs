@@ -6,7 +6,7 @@
 //! are taken away when the listeners and routes that named them have been replaced. Who does not answer is waited for
 //! [`PATIENCE`] long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -82,14 +82,22 @@ pub(super) struct Response {
 #[derive(Debug)]
 pub(super) struct Session {
     protocol: Protocol,
+    /// Whether the stream carries all kinds, so that they can wait for one another.
+    aggregated: bool,
     view: Arc<View>,
     subscriptions: BTreeMap<Kind, Subscription>,
     nonces: u64,
 }
 
 impl Session {
-    pub(super) fn new(protocol: Protocol, view: Arc<View>) -> Self {
-        Self { protocol, view, subscriptions: Kind::ALL.map(|kind| (kind, Subscription::default())).into(), nonces: 0 }
+    pub(super) fn new(protocol: Protocol, aggregated: bool, view: Arc<View>) -> Self {
+        Self {
+            protocol,
+            aggregated,
+            view,
+            subscriptions: Kind::ALL.map(|kind| (kind, Subscription::default())).into(),
+            nonces: 0,
+        }
     }
 
     /// The node is to have `view` from now on.
@@ -113,7 +121,9 @@ impl Session {
         let Some(subscription) = self.subscriptions.get_mut(&kind) else { return Answer::None };
         let mut answer = Answer::None;
         if let Some(sent) = subscription.in_flight.take_if(|sent| sent.nonce.as_ref() == request.nonce) {
-            answer = request.error.map_or(Answer::Accepted(sent.version), Answer::Rejected);
+            let version = sent.version.clone();
+            subscription.answered(sent, request.error.as_deref());
+            answer = request.error.map_or(Answer::Accepted(version), Answer::Rejected);
         }
         // A request with a stale nonce answers nothing, and is not answered before the response that it crossed is. What it
         // wants is true all the same: a name that was dropped and taken up again meanwhile has to be sent again.
@@ -126,12 +136,28 @@ impl Session {
         answer
     }
 
-    /// Whether the client has everything and has answered everything.
-    pub(super) fn settled(&self) -> bool {
-        let settled = |subscription: &Subscription| {
-            subscription.in_flight.is_none() && !subscription.due() && subscription.gone.is_empty()
-        };
-        self.subscriptions.values().all(settled)
+    /// Whether the client has all of the kind that it is to have, said so, and rejected nothing of it.
+    pub(super) fn complete(&self, kind: Kind) -> bool {
+        self.subscriptions.get(&kind).is_some_and(Subscription::complete) && self.has(kind)
+    }
+
+    /// Whether anything that the client was sent of the kind is rejected and was not replaced since.
+    pub(super) fn refused(&self, kind: Kind) -> bool {
+        self.subscriptions.get(&kind).is_some_and(|subscription| !subscription.refused.is_empty())
+    }
+
+    /// The kinds of which the client is to have something.
+    pub(super) fn needs(&self) -> BTreeSet<Kind> {
+        self.view.iter().filter(|(_, resources)| !resources.is_empty()).map(|(kind, _)| *kind).collect()
+    }
+
+    /// Whether the client has asked for what it is to have of the kind. A view with listeners was made for this client, and
+    /// holds what they name; who brings its listeners itself takes of the rest what it likes.
+    fn has(&self, kind: Kind) -> bool {
+        let there = self.view.get(&kind).filter(|there| !there.is_empty());
+        let Some((there, subscription)) = there.zip(self.subscriptions.get(&kind)) else { return true };
+        let made_for_it = self.view.get(&Kind::Listener).is_some_and(|listeners| !listeners.is_empty());
+        subscription.opened && (!made_for_it || there.keys().all(|name| subscription.told.contains_key(name)))
     }
 
     /// The version of all that the client has of the kind, where it is what it is to have: a client that comes back says
@@ -154,12 +180,17 @@ impl Session {
 
     /// The next response, if there is one to send now.
     pub(super) fn next(&mut self, now: Instant) -> Option<Response> {
+        for subscription in self.subscriptions.values_mut() {
+            let since = subscription.gone_since.unwrap_or(now);
+            subscription.gone_since = (!subscription.gone.is_empty()).then_some(since);
+        }
         let kind = Kind::ALL.into_iter().find(|kind| self.ready(*kind, now))?;
         let removals = self.may_remove(kind, now);
         self.respond(kind, removals, now)
     }
 
-    /// When [`Session::next`] is to be asked again though nothing came: the end of the patience with a response that others wait for.
+    /// When [`Session::next`] is to be asked again though nothing came: the end of the patience with a response that others
+    /// wait for, or with a client that does not ask for what a removal waits for.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let waits = |subscription: &Subscription| {
             subscription.in_flight.is_none() && (subscription.due() || !subscription.gone.is_empty())
@@ -167,8 +198,9 @@ impl Session {
         if !self.subscriptions.values().any(waits) {
             return None;
         }
-        let ends = self.subscriptions.values().filter_map(|subscription| subscription.in_flight.as_ref());
-        ends.map(|sent| sent.since + PATIENCE).filter(|end| *end > now).min()
+        let sent = self.subscriptions.values().filter_map(|subscription| Some(subscription.in_flight.as_ref()?.since));
+        let gone = self.subscriptions.values().filter_map(|subscription| subscription.gone_since);
+        sent.chain(gone).map(|since| since + PATIENCE).filter(|end| *end > now).min()
     }
 
     fn ready(&self, kind: Kind, now: Instant) -> bool {
@@ -196,11 +228,19 @@ impl Session {
     fn may_remove(&self, kind: Kind, now: Instant) -> bool {
         let settled = |kind| self.is(kind, |subscription| subscription.settled(now, PATIENCE));
         match kind {
-            Kind::Cluster => settled(Kind::Listener) && settled(Kind::Routes),
+            Kind::Cluster => settled(Kind::Listener) && settled(Kind::Routes) && self.replaced(kind, now),
             // A client unsubscribes from the endpoints of a cluster that goes, and keeps those of one that stays.
             Kind::Endpoints => settled(Kind::Cluster),
-            Kind::Listener | Kind::Routes => self.may_add(kind, now),
+            Kind::Listener => self.may_add(kind, now),
+            Kind::Routes => self.may_add(kind, now) && settled(Kind::Listener) && self.replaced(kind, now),
         }
+    }
+
+    /// Whether the client has asked for all listeners and routes that it is to have in place of those that name what is gone
+    /// of `kind`. On a stream of one kind nobody can tell.
+    fn replaced(&self, kind: Kind, now: Instant) -> bool {
+        let waited = |subscription: &Subscription| subscription.gone_since.is_some_and(|since| now >= since + PATIENCE);
+        !self.aggregated || self.has(Kind::Listener) && self.has(Kind::Routes) || self.is(kind, waited)
     }
 
     fn respond(&mut self, kind: Kind, removals: bool, now: Instant) -> Option<Response> {
@@ -227,6 +267,7 @@ impl Session {
         if removals {
             for name in std::mem::take(&mut subscription.gone) {
                 subscription.told.remove(&name);
+                subscription.refused.remove(&name);
                 removed.push(name);
             }
         }
@@ -246,7 +287,8 @@ impl Session {
         }
         self.nonces += 1;
         let nonce: Arc<str> = self.nonces.to_string().into();
-        subscription.in_flight = Some(InFlight { nonce: nonce.clone(), version: version.clone(), since: now });
+        let names = resources.iter().map(|resource| resource.name.clone()).collect();
+        subscription.in_flight = Some(InFlight { nonce: nonce.clone(), version: version.clone(), since: now, names });
         if kind == Kind::Cluster {
             self.owe_endpoints(&warming);
         }

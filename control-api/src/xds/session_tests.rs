@@ -56,7 +56,7 @@ struct Stream {
 
 impl Stream {
     fn new(protocol: Protocol, view: Arc<View>) -> Self {
-        Self { session: Session::new(protocol, view), protocol, now: Instant::now(), nonces: BTreeMap::new() }
+        Self { session: Session::new(protocol, true, view), protocol, now: Instant::now(), nonces: BTreeMap::new() }
     }
 
     fn next(&mut self) -> Option<(Kind, Vec<String>)> {
@@ -402,6 +402,106 @@ fn additions_go_down_and_removals_come_last() {
         }
         stream.is_silent();
     }
+}
+
+#[test]
+fn a_cluster_stays_until_the_client_has_the_table_that_its_new_listener_names() {
+    for protocol in [Delta, StateOfTheWorld] {
+        let mut stream =
+            Stream::new(protocol, view(&[(Clusters, &["old=1"]), (Listeners, &["l=1"]), (Routes, &["r=1"])]));
+        stream.subscribe(Clusters, &[]);
+        stream.sends(Clusters, &["old=1"]);
+        stream.accept(Clusters, &[]);
+        stream.subscribe(Listeners, &[]);
+        stream.sends(Listeners, &["l=1"]);
+        stream.accept(Listeners, &[]);
+        stream.subscribe(Routes, &["r"]);
+        stream.sends(Routes, &["r=1"]);
+        stream.accept(Routes, &["r"]);
+
+        stream.session.update(view(&[(Clusters, &["new=1"]), (Listeners, &["l=2"]), (Routes, &["s=1"])]));
+        stream.sends(Clusters, if protocol == Delta { &["new=1"] } else { &["new=1", "old=1"] });
+        stream.accept(Clusters, &[]);
+        stream.sends(Listeners, &["l=2"]);
+        stream.accept(Listeners, &[]);
+        // The listener has no routes yet, and that before it is in force.
+        stream.is_silent();
+        stream.subscribe(Routes, if protocol == Delta { &["s"] } else { &["r", "s"] });
+        stream.sends(Routes, if protocol == Delta { &["s=1", "-r"] } else { &["s=1"] });
+        stream.is_silent();
+        stream.accept(Routes, &["s"]);
+        stream.sends(Clusters, if protocol == Delta { &["-old"] } else { &["new=1"] });
+    }
+}
+
+#[test]
+fn a_cluster_stays_while_a_client_that_comes_back_has_not_said_what_it_has() {
+    let mut stream = Stream::new(Delta, view(&[(Clusters, &["new=1"]), (Listeners, &["l=1"]), (Routes, &["r=2"])]));
+    stream.reconnect(Clusters, &["*"], &["new=1", "old=1"]);
+    stream.is_silent();
+    stream.reconnect(Listeners, &["*"], &["l=1"]);
+    stream.is_silent();
+    stream.reconnect(Routes, &["r"], &["r=1"]);
+    stream.sends(Routes, &["r=2"]);
+    stream.is_silent();
+    stream.accept(Routes, &[]);
+    stream.sends(Clusters, &["-old"]);
+
+    // One that never asks is not waited for for ever.
+    let mut stream = Stream::new(Delta, view(&[(Clusters, &["new=1"]), (Listeners, &["l=1"]), (Routes, &["r=2"])]));
+    stream.reconnect(Clusters, &["*"], &["new=1", "old=1"]);
+    stream.is_silent();
+    stream.now = stream.session.deadline(stream.now).unwrap();
+    stream.sends(Clusters, &["-old"]);
+}
+
+#[test]
+fn what_was_rejected_stays_so_until_something_else_in_its_place_is_accepted() {
+    let mut stream = Stream::new(Delta, view(&[(Clusters, &["a=1", "a/b=1", "b=1"])]));
+    stream.subscribe(Clusters, &[]);
+    stream.sends(Clusters, &["a=1", "a/b=1", "b=1"]);
+    stream.answer(Clusters, Some("a/b: connect_timeout: 0s"), &[]);
+    assert!(stream.session.refused(Clusters));
+    // Another one is accepted, and this one is as bad as before.
+    stream.session.update(view(&[(Clusters, &["a=1", "a/b=1", "b=2"])]));
+    stream.sends(Clusters, &["b=2"]);
+    stream.accept(Clusters, &[]);
+    assert!(stream.session.refused(Clusters) && !stream.session.complete(Clusters));
+    stream.session.update(view(&[(Clusters, &["a=1", "a/b=2", "b=2"])]));
+    stream.sends(Clusters, &["a/b=2"]);
+    stream.accept(Clusters, &[]);
+    assert!(!stream.session.refused(Clusters) && stream.session.complete(Clusters));
+    // An error that names nothing rejects all that was sent; what goes is not rejected any more.
+    stream.session.update(view(&[(Clusters, &["a=2", "a/b=2", "b=3"])]));
+    stream.sends(Clusters, &["a=2", "b=3"]);
+    stream.answer(Clusters, Some("no"), &[]);
+    stream.session.update(view(&[(Clusters, &["a=3", "a/b=2"])]));
+    stream.sends(Clusters, &["a=3", "-b"]);
+    stream.accept(Clusters, &[]);
+    assert!(!stream.session.refused(Clusters));
+}
+
+#[test]
+fn a_kind_is_complete_when_all_that_the_client_is_to_have_was_asked_for() {
+    let all = [(Clusters, &["a=1"][..]), (Listeners, &["l=1"]), (Routes, &["r=1", "s=1"])];
+    let mut stream = Stream::new(Delta, view(&all));
+    assert!(!stream.session.complete(Routes));
+    stream.subscribe(Routes, &["r"]);
+    stream.sends(Routes, &["r=1"]);
+    assert!(!stream.session.complete(Routes));
+    stream.accept(Routes, &[]);
+    assert!(!stream.session.complete(Routes));
+    stream.subscribe(Routes, &["s"]);
+    stream.sends(Routes, &["s=1"]);
+    stream.accept(Routes, &[]);
+    assert!(stream.session.complete(Routes));
+    // Who brings its listeners takes what it likes.
+    let mut stream = Stream::new(Delta, view(&[(Routes, &["r=1", "s=1"])]));
+    assert!(!stream.session.complete(Routes));
+    stream.subscribe(Routes, &["r"]);
+    stream.sends(Routes, &["r=1"]);
+    stream.accept(Routes, &[]);
+    assert!(stream.session.complete(Routes));
 }
 
 #[test]

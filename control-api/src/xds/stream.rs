@@ -1,7 +1,7 @@
 //! The streams of one session: frames in and out. A response is made when the transport asks for one, so a client that reads
 //! slowly makes nothing pile up here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, Streaming};
 
 use super::proxies::{self, Proxies};
-use super::session::{Names, Protocol, Request, Response, Session};
+use super::session::{Answer, Names, Protocol, Request, Response, Session};
 use super::{Resource, Views};
 use crate::node::Caller;
 
@@ -133,8 +133,8 @@ pub(super) struct Places {
 struct Open {
     caller: Caller,
     session: Session,
-    /// The revision that the proxy was seen to have.
-    settled: Option<u64>,
+    /// The revision of which the proxy was seen to have everything, by kind.
+    complete: BTreeMap<Kind, u64>,
     /// The kinds that it asked for.
     knows: BTreeSet<Kind>,
     entry: proxies::Stream,
@@ -164,9 +164,9 @@ impl<M: Messages> Serve<M> {
                 return Err(Status::invalid_argument("the first request of a stream has to hold node.id"));
             }
             let caller = Caller::of(&node);
-            let session = Session::new(M::PROTOCOL, self.views.view(&caller));
-            let entry = self.proxies.clone().open(&node, self.address, M::PROTOCOL);
-            self.open = Some(Open { caller, session, settled: None, knows: BTreeSet::new(), entry });
+            let session = Session::new(M::PROTOCOL, self.only.is_none(), self.views.view(&caller));
+            let entry = self.proxies.clone().open(&node, self.address, M::PROTOCOL, session.needs());
+            self.open = Some(Open { caller, session, complete: BTreeMap::new(), knows: BTreeSet::new(), entry });
         }
         if let Some(open) = &mut self.open {
             let most = self.places.names;
@@ -179,7 +179,10 @@ impl<M: Messages> Serve<M> {
                     "the stream names {named} resources, and no more than {most} are allowed (--xds-max-names)"
                 )));
             }
-            open.entry.answered(kind, answer, open.session.told(kind));
+            if matches!(answer, Answer::Rejected(_)) {
+                open.complete.remove(&kind);
+            }
+            open.entry.answered(kind, answer, open.session.told(kind), open.session.refused(kind));
             if let Some(version) = open.session.held(kind).filter(|_| !open.knows.contains(&kind)) {
                 open.entry.held(kind, &version);
             }
@@ -220,6 +223,7 @@ impl<M: Messages> Stream for Serve<M> {
                 let Some(views) = views else { return this.end() };
                 if let Some(open) = &mut this.open {
                     open.session.update(views.view(&open.caller));
+                    open.entry.needs(open.session.needs());
                 }
                 this.views = views;
             }
@@ -243,15 +247,18 @@ impl<M: Messages> Stream for Serve<M> {
                 continue;
             };
             if let Some(response) = open.session.next(now.into_std()) {
-                open.entry.sent(&response, open.session.told(response.kind));
+                open.entry.sent(&response, open.session.told(response.kind), this.views.revision());
                 return Poll::Ready(Some(Ok(M::write(response))));
             }
             if !idle {
                 continue;
             }
             let revision = this.views.revision();
-            if open.settled != Some(revision) && open.session.settled() && open.entry.settled(revision) {
-                open.settled = Some(revision);
+            for kind in open.knows.iter().copied() {
+                if open.complete.get(&kind) != Some(&revision) && open.session.complete(kind) {
+                    open.complete.insert(kind, revision);
+                    open.entry.complete(kind, revision);
+                }
             }
             let Some(deadline) = open.session.deadline(now.into_std()).map(Instant::from_std) else {
                 return Poll::Pending;

@@ -27,6 +27,19 @@ impl Views for Same {
     }
 }
 
+/// The view of a revision.
+struct At(u64, Arc<View>);
+
+impl Views for At {
+    fn view(&self, _: &Caller) -> Arc<View> {
+        self.1.clone()
+    }
+
+    fn revision(&self) -> u64 {
+        self.0
+    }
+}
+
 struct Control {
     views: watch::Sender<Arc<dyn Views>>,
     proxies: Arc<Proxies>,
@@ -167,6 +180,45 @@ async fn a_proxy_that_comes_back_is_known_with_what_it_has() {
     assert_eq!(response.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["b"]);
     let status = control.proxies.list().remove(0).kinds.remove(&Kind::Cluster).unwrap();
     assert_eq!((status.resources, status.synced()), (2, false));
+}
+
+#[tokio::test]
+async fn a_proxy_has_a_revision_when_it_has_all_kinds_of_it_and_loses_it_by_a_late_rejection() {
+    let all = [(Kind::Cluster, &["a=1"][..]), (Kind::Listener, &["l=1"]), (Kind::Routes, &["r=1", "s=1"])];
+    let control = Control::start(view(&[])).await;
+    control.views.send_replace(Arc::new(At(7, view(&all))));
+    let mut changes = control.proxies.changes();
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let (requests, receiver) = mpsc::channel(4);
+    let request = |kind: Kind, names: &[&str], nonce: &str, error: Option<&str>| DeltaDiscoveryRequest {
+        node: node(),
+        type_url: kind.type_url().to_owned(),
+        resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+        response_nonce: nonce.to_owned(),
+        error_detail: error.map(|message| rpc::Status { message: message.to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    requests.send(request(Kind::Cluster, &[], "", None)).await.unwrap();
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let mut nonce = responses.message().await.unwrap().unwrap().nonce;
+    for (kind, next) in [(Kind::Cluster, (Kind::Listener, &[][..])), (Kind::Listener, (Kind::Routes, &["r", "s"]))] {
+        requests.send(request(kind, &[], &nonce, None)).await.unwrap();
+        requests.send(request(next.0, next.1, "", None)).await.unwrap();
+        nonce = responses.message().await.unwrap().unwrap().nonce;
+        assert_eq!(control.proxies.list()[0].revision(), 0, "{:?} is not accepted yet", next.0);
+    }
+    requests.send(request(Kind::Routes, &[], &nonce, None)).await.unwrap();
+    while control.proxies.list()[0].revision() != 7 {
+        changes.changed().await.unwrap();
+    }
+    // It asks for one again, at the same revision, and rejects it.
+    requests.send(request(Kind::Routes, &["s"], "", None)).await.unwrap();
+    let nonce = responses.message().await.unwrap().unwrap().nonce;
+    requests.send(request(Kind::Routes, &[], &nonce, Some("s: no"))).await.unwrap();
+    while control.proxies.list()[0].revision() != 0 {
+        changes.changed().await.unwrap();
+    }
+    assert_eq!(control.proxies.list()[0].kinds[&Kind::Routes].rejected.as_deref(), Some("s: no"));
 }
 
 #[tokio::test]

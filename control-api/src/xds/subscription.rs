@@ -40,6 +40,8 @@ pub(super) struct InFlight {
     pub(super) nonce: Arc<str>,
     pub(super) version: Arc<str>,
     pub(super) since: Instant,
+    /// The resources in it.
+    pub(super) names: Vec<Arc<str>>,
 }
 
 /// The subscription of one stream to one kind.
@@ -59,6 +61,10 @@ pub(super) struct Subscription {
     pub(super) owed: BTreeSet<Arc<str>>,
     /// Told, and not there any more.
     pub(super) gone: BTreeSet<Arc<str>>,
+    /// Since when some are gone.
+    pub(super) gone_since: Option<Instant>,
+    /// Told, and rejected: what the client uses in their place, if anything, is older.
+    pub(super) refused: BTreeSet<Arc<str>>,
     /// A first answer is owed even if there is nothing to say in it: a client that starts waits for it.
     pub(super) answer: bool,
     pub(super) in_flight: Option<InFlight>,
@@ -103,6 +109,27 @@ impl Subscription {
     /// Whether the client has everything and said so.
     pub(super) fn settled(&self, now: Instant, patience: Duration) -> bool {
         !self.due() && self.gone.is_empty() && !self.unanswered(now, patience)
+    }
+
+    /// Whether the client has everything, said so, and rejected nothing.
+    pub(super) fn complete(&self) -> bool {
+        self.in_flight.is_none() && !self.due() && self.gone.is_empty() && self.refused.is_empty()
+    }
+
+    /// The client has answered `sent`. What it does not name in its error it has taken; if it names nothing, none of it.
+    pub(super) fn answered(&mut self, sent: InFlight, error: Option<&str>) {
+        let (mut refused, taken): (Vec<_>, Vec<_>) =
+            sent.names.into_iter().partition(|name| error.is_some_and(|error| mentions(error, name)));
+        let taken = if error.is_some() && refused.is_empty() {
+            refused = taken;
+            Vec::new()
+        } else {
+            taken
+        };
+        for name in &taken {
+            self.refused.remove(name);
+        }
+        self.refused.extend(refused);
     }
 
     /// Compares what the client was told with what there is.
@@ -202,5 +229,15 @@ impl Subscription {
         self.changed.retain(|name| names.contains(name));
         self.owed.retain(|name| names.contains(name));
         self.gone.retain(|name| names.contains(name));
+        self.refused.retain(|name| names.contains(name));
     }
+}
+
+/// Whether a text names a resource, and not one whose name is longer.
+fn mentions(text: &str, name: &str) -> bool {
+    let inner = |end: Option<char>| end.is_some_and(|end| end.is_ascii_alphanumeric() || "-_/".contains(end));
+    text.match_indices(name).any(|(at, _)| {
+        let (before, after) = (text.get(..at).unwrap_or_default(), text.get(at + name.len()..).unwrap_or_default());
+        !inner(before.chars().next_back()) && !inner(after.chars().next())
+    })
 }
