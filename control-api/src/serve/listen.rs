@@ -1,6 +1,8 @@
 //! Where gRPC is served: a TCP address or a socket file.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,8 @@ use rustls::ServerConfig;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
@@ -26,7 +29,7 @@ use super::secure::SecureArgs;
 const BACKLOG: i32 = 128;
 /// How long a client may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at a time; further connections wait in the kernel's queue.
+/// Handshakes at a time; for one more the oldest is ended.
 const HANDSHAKES: usize = 256;
 
 /// `HOST:PORT` or `unix:PATH`.
@@ -80,7 +83,7 @@ impl Address {
 pub(super) async fn bind(
     address: &Address,
     secure: &SecureArgs,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
 ) -> Result<(Accepted, Address), String> {
     let advice = |error: std::io::Error| format!("--listen {address}: {error}: choose another address");
     match address {
@@ -90,7 +93,7 @@ pub(super) async fn bind(
             secure.permits(bound)?;
             let accepted = match tls {
                 None => Accepted::Tcp(listener),
-                Some(config) => Accepted::Tls(Handshakes { listener, config, under_way: JoinSet::new() }),
+                Some(config) => Accepted::Tls(Handshakes::new(listener, config, HANDSHAKES, HANDSHAKE)),
             };
             Ok((accepted, Address::Tcp(bound.to_string())))
         }
@@ -123,12 +126,19 @@ pub(super) enum Accepted {
     Unix(UnixListener),
 }
 
-/// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody: [`HANDSHAKES`] of
-/// them hold up the others for [`HANDSHAKE`].
+/// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody, and neither do many:
+/// who is quick is served while others that say nothing come and are ended.
 pub(super) struct Handshakes {
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    /// The newest counts, of each handshake from its start on.
+    config: watch::Receiver<Arc<ServerConfig>>,
+    /// How many there may be.
+    most: usize,
+    /// How long each may take.
+    longest: Duration,
     under_way: JoinSet<Option<Connection>>,
+    /// The oldest first; also some that are done.
+    order: VecDeque<AbortHandle>,
 }
 
 impl fmt::Debug for Handshakes {
@@ -138,34 +148,51 @@ impl fmt::Debug for Handshakes {
 }
 
 impl Handshakes {
+    fn new(listener: TcpListener, config: watch::Receiver<Arc<ServerConfig>>, most: usize, longest: Duration) -> Self {
+        Self { listener, config, most, longest, under_way: JoinSet::new(), order: VecDeque::new() }
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<Connection>> {
-        while self.under_way.len() < HANDSHAKES
-            && let Poll::Ready(accepted) = self.listener.poll_accept(context)
-        {
+        while let Poll::Ready(accepted) = self.listener.poll_accept(context) {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => return Poll::Ready(Err(error)),
             };
-            _ = stream.set_nodelay(true);
-            let handshake = TlsAcceptor::from(Arc::clone(&self.config)).accept(stream);
-            self.under_way.spawn(async move {
-                let reason = match tokio::time::timeout(HANDSHAKE, handshake).await {
-                    Ok(Ok(stream)) => return Some(Connection::Tls(Box::new(stream))),
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => format!("took longer than {HANDSHAKE:?}"),
-                };
-                tracing::warn!("the TLS handshake with {peer} failed: {reason}");
-                None
-            });
+            self.start(stream, peer);
         }
         // Without any under way there is nothing to wait for here but the next connection.
         while let Poll::Ready(Some(done)) = self.under_way.poll_join_next(context) {
-            // One that panicked has no connection either.
+            // One that panicked or was ended has no connection either.
             if let Ok(Some(connection)) = done {
                 return Poll::Ready(Ok(connection));
             }
         }
         Poll::Pending
+    }
+
+    fn start(&mut self, stream: TcpStream, peer: SocketAddr) {
+        if self.order.len() >= self.most {
+            self.order.retain(|handshake| !handshake.is_finished());
+        }
+        if self.order.len() >= self.most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            tracing::warn!("more than {} TLS handshakes are under way: the oldest is ended", self.most);
+            oldest.abort();
+        }
+        // Only latency suffers where it cannot be set.
+        _ = stream.set_nodelay(true);
+        let handshake = TlsAcceptor::from(Arc::clone(&self.config.borrow())).accept(stream);
+        let longest = self.longest;
+        self.order.push_back(self.under_way.spawn(async move {
+            let reason = match tokio::time::timeout(longest, handshake).await {
+                Ok(Ok(stream)) => return Some(Connection::Tls(Box::new(stream))),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("took longer than {longest:?}"),
+            };
+            tracing::warn!("the TLS handshake with {peer} failed: {reason}");
+            None
+        }));
     }
 }
 
@@ -252,7 +279,35 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use rustls::server::ResolvesServerCertUsingSni;
+    use tokio::io::AsyncReadExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_of_too_many_silent_handshakes_makes_room() {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let nothing = Arc::new(ResolvesServerCertUsingSni::new());
+        let (_sender, config) = watch::channel(Arc::new(builder.with_no_client_auth().with_cert_resolver(nothing)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut handshakes = Handshakes::new(listener, config, 2, Duration::from_secs(3600));
+        let serving = tokio::runtime::Handle::current()
+            .spawn(async move { std::future::poll_fn(|context| handshakes.poll(context)).await.map(|_| ()) });
+        let mut silent = Vec::new();
+        for _ in 0..4 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        // By nobody's time limit: the first two are ended for the last two, in their order.
+        for ended in &mut silent[..2] {
+            assert_eq!(ended.read(&mut [0]).await.unwrap(), 0);
+        }
+        for waiting in &silent[2..] {
+            assert_eq!(waiting.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        }
+        serving.abort();
+    }
 
     #[test]
     fn addresses_are_tcp_or_socket_files() {

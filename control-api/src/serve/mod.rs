@@ -25,6 +25,7 @@ pub use self::secure::SecureArgs;
 use crate::api::{Api, Counters, InForce, Writer};
 use crate::log::{self, Level};
 use crate::store::{LOG_ENTRIES, Store, StoreError};
+use crate::tls::ServerFiles;
 use crate::xds::{Limits, Views};
 
 /// The largest message that is taken, in bytes: a mesh's whole policy may be applied at once.
@@ -68,7 +69,7 @@ pub struct ServeArgs {
 /// What prevents the start or ended it, with what to do.
 pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     log::init(args.log_level);
-    let tls = args.secure.config(&args.listen)?;
+    let files = args.secure.files(&args.listen)?;
     let (store, records) = Store::open(&args.data, args.log_entries).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -88,10 +89,18 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
             proxies: xds.proxies(),
             counters: Arc::new(Counters::default()),
         };
+        let tls = files.as_ref().map(ServerFiles::config);
+        let renew = async {
+            match files {
+                Some(files) => files.follow().await,
+                None => std::future::pending().await,
+            }
+        };
         let stop = async {
             tokio::select! {
                 stopped = stopped(&api.writer) => stopped,
                 () = hand_over(in_force, publish) => std::future::pending().await,
+                () = renew => std::future::pending().await,
             }
         };
         run(&args, tls, &xds, api.clone(), stop, failure).await
@@ -123,7 +132,7 @@ async fn stopped(writer: &Writer) -> Result<(), String> {
 
 async fn run(
     args: &ServeArgs,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     xds: &crate::xds::Server,
     api: Api,
     stop: impl Future<Output = Result<(), String>>,

@@ -5,13 +5,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use rustls::ServerConfig;
 
 use super::Address;
-use crate::tls;
+use crate::tls::ServerFiles;
 
 /// Flags of the server about TLS.
 #[derive(Clone, Debug, Default, Args)]
@@ -35,7 +33,7 @@ pub struct SecureArgs {
 
 impl SecureArgs {
     /// What the flags say about TLS; `None` for plaintext.
-    pub(super) fn config(&self, listen: &Address) -> Result<Option<Arc<ServerConfig>>, String> {
+    pub(super) fn files(&self, listen: &Address) -> Result<Option<ServerFiles>, String> {
         let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
         if let Address::Unix(path) = listen {
             return Err(format!(
@@ -43,7 +41,7 @@ impl SecureArgs {
                 path.display()
             ));
         }
-        tls::server(cert, key, self.tls_client_ca.as_deref()).map(Some)
+        ServerFiles::read(cert.clone(), key.clone(), self.tls_client_ca.clone()).map(Some)
     }
 
     /// Whether an address may be served so.

@@ -10,6 +10,7 @@
 mod log;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -121,7 +122,11 @@ impl Store {
     /// # Errors
     /// Where the file cannot be opened, is in use or of another layout.
     pub fn open(directory: &Path, log_entries: u64) -> Result<(Self, Records), StoreError> {
-        std::fs::create_dir_all(directory).map_err(|error| StoreError::Io { path: directory.to_owned(), error })?;
+        let io = |error| StoreError::Io { path: directory.to_owned(), error };
+        std::fs::create_dir_all(directory).map_err(io)?;
+        // Of two first starts at once one makes the file, and the other then finds it in use.
+        let starting = File::open(directory).map_err(io)?;
+        starting.lock().map_err(io)?;
         let path = directory.join("outrigger.redb");
         // A file that is not whole has another name: killed while it makes its file, a process makes it anew.
         let draft = directory.join("outrigger.redb.new");
@@ -140,7 +145,7 @@ impl Store {
         }
         if is_new {
             std::fs::rename(&draft, &store.path)
-                .and_then(|()| std::fs::File::open(directory)?.sync_all())
+                .and_then(|()| starting.sync_all())
                 .map_err(|error| StoreError::Io { path: store.path.clone(), error })?;
         }
         let records = store.load().map_err(|error| store.error(error))?;
@@ -291,6 +296,30 @@ mod tests {
         drop(store);
         let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(names.collect::<Vec<_>>(), ["outrigger.redb"]);
+    }
+
+    #[test]
+    fn of_many_first_starts_one_has_the_file_and_the_others_say_so() {
+        for _ in 0..20 {
+            let directory = tempfile::tempdir().unwrap();
+            let barrier = std::sync::Barrier::new(4);
+            let start = || {
+                barrier.wait();
+                Store::open(directory.path(), LOG_ENTRIES).map(|(store, _)| store)
+            };
+            let opened: Vec<_> = std::thread::scope(|scope| {
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            let (mut winners, losers): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+            assert!(losers.iter().all(|lost| matches!(lost, Err(StoreError::InUse(_)))), "{losers:?}");
+            let mut store = winners.pop().unwrap().unwrap();
+            assert!(winners.is_empty());
+            // Its writes go to the file that the next start finds.
+            store.commit(&[Change::Put(key("a"), record(1, 1, "one"))]).unwrap();
+            drop(store);
+            assert_eq!(Store::open(directory.path(), LOG_ENTRIES).unwrap().1.len(), 1);
+        }
     }
 
     #[test]

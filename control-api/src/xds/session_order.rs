@@ -94,6 +94,10 @@ impl Client {
     }
 
     fn say(&mut self, kind: Kind) {
+        // Clients ask for clusters first.
+        if kind != Cluster && self.silent.contains(&Cluster) {
+            return;
+        }
         let Some(nonce) = self.to_say.get_mut(&kind).and_then(VecDeque::pop_front) else { return };
         let wanted = if kind == Routes { self.tables() } else { vec![] };
         let first = self.silent.contains(&kind);

@@ -427,8 +427,11 @@ fn a_cluster_stays_until_the_client_has_the_table_that_its_new_listener_names() 
         // The listener has no routes yet, and that before it is in force.
         stream.is_silent();
         stream.subscribe(Routes, if protocol == Delta { &["s"] } else { &["r", "s"] });
-        stream.sends(Routes, if protocol == Delta { &["s=1", "-r"] } else { &["s=1"] });
+        stream.sends(Routes, &["s=1"]);
         stream.is_silent();
+        if protocol == Delta {
+            stream.unsubscribe(Routes, &["r"]);
+        }
         stream.accept(Routes, &["s"]);
         stream.sends(Clusters, if protocol == Delta { &["-old"] } else { &["new=1"] });
     }
