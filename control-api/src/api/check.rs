@@ -72,7 +72,7 @@ fn warn(mesh: &Mesh, violations: &[Violation]) {
 }
 
 /// Every condition of a status, with the name of the parent that it speaks of.
-fn conditions(status: &Status) -> impl Iterator<Item = (String, &Condition)> {
+pub(super) fn conditions(status: &Status) -> impl Iterator<Item = (String, &Condition)> {
     let (routes, policies) = match status {
         Status::Route(status) => (Some(&status.parents), None),
         Status::Policy(status) => (None, Some(&status.ancestors)),

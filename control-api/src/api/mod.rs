@@ -26,6 +26,8 @@ use tonic::{Request, Response, Status};
 
 pub use self::check::Compiled;
 pub use self::counters::{Counters, Method};
+pub use self::programmed::Board;
+use self::programmed::Standing;
 pub use self::refusal::{Refusal, Violation};
 pub use self::watching::Selection;
 pub use self::writer::{ApplyOutcome, DeleteOutcome, Doomed, Held, InForce, Writer};
@@ -49,9 +51,32 @@ pub struct Api {
     pub proxies: Arc<Proxies>,
     /// What was asked.
     pub counters: Arc<Counters>,
+    /// What was said of the objects.
+    pub board: Arc<Board>,
 }
 
 impl Api {
+    /// The service over what the writer puts in force. To be called within a runtime.
+    pub fn new(writer: Writer, in_force: watch::Receiver<Arc<InForce>>, log: Log, proxies: Arc<Proxies>) -> Self {
+        let board = Arc::new(Board::default());
+        let follow = programmed::follow(Arc::clone(&board), in_force.clone(), Arc::clone(&proxies));
+        #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
+        tokio::spawn(follow);
+        Self { writer, in_force, log, proxies, counters: Arc::default(), board }
+    }
+
+    /// The status of an object, what proxies made of it included.
+    fn status(&self, set: &InForce, key: &Key, held: &Held, standing: &Standing) -> Option<crate::model::Status> {
+        let mut status = set.compiled.statuses.get(key)?.clone();
+        self.board.add(key, &held.record, &mut status, standing);
+        Some(status)
+    }
+
+    /// An object with its status.
+    fn shown(&self, set: &InForce, key: &Key, held: &Held, standing: &Standing) -> Object {
+        objects::with_status(&held.stored.object, self.status(set, key, held, standing).as_ref())
+    }
+
     fn current(&self) -> Arc<InForce> {
         Arc::clone(&self.in_force.borrow())
     }
@@ -66,15 +91,15 @@ impl Api {
         let key = key(request.key)?;
         let set = self.current();
         let held = set.objects.get(&key).ok_or_else(|| Status::from(Refusal::NotFound(vec![key.clone()])))?;
-        Ok(GetResponse { object: Some(shown(&set, &key, held, &self.proxies.list())) })
+        Ok(GetResponse { object: Some(self.shown(&set, &key, held, &self.board.standing(&self.proxies))) })
     }
 
     fn list_objects(&self, request: &ListRequest) -> Result<ListResponse, Status> {
         let selection = Selection::new(&request.kind, &request.namespace, "")?;
         let set = self.current();
         let chosen = set.objects.iter().filter(|(key, _)| selection.holds(key));
-        let proxies = self.proxies.list();
-        let objects = chosen.map(|(key, held)| shown(&set, key, held, &proxies)).collect();
+        let standing = self.board.standing(&self.proxies);
+        let objects = chosen.map(|(key, held)| self.shown(&set, key, held, &standing)).collect();
         Ok(ListResponse { objects, revision: set.revision })
     }
 
@@ -131,13 +156,6 @@ impl Control for Api {
         let proxies = self.proxies.list().into_iter().map(proxy).collect();
         self.counted(Method::ListProxies, Ok(ListProxiesResponse { proxies }))
     }
-}
-
-/// An object with its status, what proxies made of it included.
-fn shown(set: &InForce, key: &Key, held: &Held, proxies: &[crate::xds::Proxy]) -> Object {
-    let mut object = set.show(key, held);
-    programmed::add(&mut object, held.record.revision, proxies);
-    object
 }
 
 fn proxy(proxy: crate::xds::Proxy) -> Proxy {

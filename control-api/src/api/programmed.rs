@@ -1,61 +1,189 @@
 //! The condition `Programmed`: whether the proxies that are connected have what an object became.
 //!
-//! It is made when the object is read, from what they acknowledged: a proxy has an object if it has everything of the
-//! revision that wrote it. Reasons are those of the Gateway API, and of GEP-713 for policies.
+//! It comes from what they acknowledged: a proxy has an object if it has everything of the revision that wrote it. Reasons are
+//! those of the Gateway API, and of GEP-713 for policies. It is made when an object is read; [`Board`] remembers since when
+//! it says what it says, and tells watches when it says something else.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use outrigger_engine::xds::Kind;
-use outrigger_proto::outrigger::control::v1::object::Kind as Inner;
-use outrigger_proto::outrigger::control::v1::{Condition, Object};
+use outrigger_proto::outrigger::control::v1::Condition;
+use tokio::sync::watch;
 
+use super::objects::rfc3339;
+use super::writer::{InForce, now};
 use crate::model::status::condition;
-use crate::xds::Proxy;
+use crate::model::{Key, Status};
+use crate::store::Record;
+use crate::xds::{Proxies, Proxy};
 
 const TYPE: &str = "Programmed";
 /// Proxies that a message names.
 const NAMED: usize = 3;
+/// The least time between two looks at all objects: a mesh acknowledges in thousands of small steps.
+const PACE: Duration = Duration::from_millis(100);
 
-/// Adds the condition wherever the object was accepted. `revision`: the one that wrote it.
-pub(super) fn add(object: &mut Object, revision: u64, proxies: &[Proxy]) {
-    let (lists, waiting): (Vec<&mut Vec<Condition>>, _) = match &mut object.kind {
-        Some(Inner::HttpRoute(route)) => {
-            let parents = route.status.iter_mut().flat_map(|status| &mut status.parents);
-            (parents.map(|parent| &mut parent.conditions).collect(), "Pending")
-        }
-        Some(Inner::ServicePolicy(policy)) => {
-            let ancestors = policy.status.iter_mut().flat_map(|status| &mut status.ancestors);
-            (ancestors.map(|ancestor| &mut ancestor.conditions).collect(), "Reconciling")
-        }
-        _ => return,
-    };
-    for conditions in lists {
-        let accepted = conditions.iter().find(|found| found.r#type == "Accepted" && found.status == "True");
-        // What a policy lost to an older one is said already.
-        let said = conditions.iter().any(|found| found.r#type == TYPE);
-        if let Some(generation) = accepted.filter(|_| !said).map(|accepted| accepted.observed_generation) {
-            conditions.push(programmed(revision, proxies, waiting, generation));
+/// Where all proxies are at one moment.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// Counts moments.
+    number: u64,
+    /// The revision of each, sorted.
+    revisions: Vec<u64>,
+    /// The revision of each that rejected something, and what.
+    rejections: Vec<(u64, String)>,
+}
+
+impl Standing {
+    fn of(number: u64, proxies: &[Proxy]) -> Self {
+        let mut revisions: Vec<u64> = proxies.iter().map(Proxy::revision).collect();
+        revisions.sort_unstable();
+        let rejections = proxies.iter().filter_map(|proxy| Some((proxy.revision(), rejection(proxy)?))).collect();
+        Self { number, revisions, rejections }
+    }
+
+    /// The condition of an object that this revision wrote. `waiting`: the reason where it is not known yet.
+    fn condition(&self, revision: u64, waiting: &str, generation: Option<i64>) -> Condition {
+        let all = self.revisions.len();
+        let behind = self.revisions.partition_point(|has| *has < revision);
+        let rejected = || self.rejections.iter().filter(|(has, _)| *has < revision).map(|(_, what)| what.as_str());
+        let unknown = |message: String| Condition {
+            status: "Unknown".to_owned(),
+            ..condition(TYPE, false, waiting, message, generation)
+        };
+        let count = rejected().count();
+        if all == 0 {
+            unknown("no proxy is connected".to_owned())
+        } else if count > 0 {
+            let named = rejected().take(NAMED).collect::<Vec<_>>().join("; ");
+            let more = if count > NAMED { "; ..." } else { "" };
+            let message = format!("{count} of {all} proxies rejected a part: {named}{more}");
+            condition(TYPE, false, "Invalid", message, generation)
+        } else if behind == 0 {
+            condition(TYPE, true, "Programmed", format!("all {all} connected proxies have it"), generation)
+        } else {
+            unknown(format!("{} of {all} connected proxies have it", all - behind))
         }
     }
 }
 
-fn programmed(revision: u64, proxies: &[Proxy], waiting: &str, generation: Option<i64>) -> Condition {
-    let behind: Vec<&Proxy> = proxies.iter().filter(|proxy| proxy.revision() < revision).collect();
-    let rejected: Vec<String> = behind.iter().filter_map(|proxy| rejection(proxy)).collect();
-    let all = proxies.len();
-    let unknown = |message: String| Condition {
-        status: "Unknown".to_owned(),
-        ..condition(TYPE, false, waiting, message, generation)
-    };
-    if all == 0 {
-        unknown("no proxy is connected".to_owned())
-    } else if !rejected.is_empty() {
-        let named = rejected.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-        let more = if rejected.len() > NAMED { "; ..." } else { "" };
-        let message = format!("{} of {all} proxies rejected a part: {named}{more}", rejected.len());
-        condition(TYPE, false, "Invalid", message, generation)
-    } else if behind.is_empty() {
-        condition(TYPE, true, "Programmed", format!("all {all} connected proxies have it"), generation)
-    } else {
-        unknown(format!("{} of {all} connected proxies have it", all - behind.len()))
+/// What was said last of each object.
+#[derive(Debug, Default)]
+pub struct Board {
+    said: Mutex<BTreeMap<Key, Said>>,
+    moments: AtomicU64,
+    changes: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Said {
+    /// The object's first revision: one that is deleted and made again is another.
+    created: u64,
+    moment: u64,
+    status: String,
+    reason: String,
+    since: String,
+}
+
+impl Board {
+    /// Is marked when any object's condition has another status or reason.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Where all proxies are now.
+    pub(super) fn standing(&self, proxies: &Proxies) -> Standing {
+        Standing::of(self.moments.fetch_add(1, Ordering::Relaxed), &proxies.list())
+    }
+
+    /// Adds the condition to the status of an object, wherever it was accepted.
+    pub(super) fn add(&self, key: &Key, record: &Record, status: &mut Status, standing: &Standing) {
+        let (lists, waiting): (Vec<&mut Vec<Condition>>, _) = match status {
+            Status::Route(route) => {
+                (route.parents.iter_mut().map(|parent| &mut parent.conditions).collect(), "Pending")
+            }
+            Status::Policy(policy) => {
+                (policy.ancestors.iter_mut().map(|ancestor| &mut ancestor.conditions).collect(), "Reconciling")
+            }
+        };
+        for conditions in lists {
+            let accepted = conditions.iter().find(|found| found.r#type == "Accepted" && found.status == "True");
+            // What a policy lost to an older one is said already.
+            let said = conditions.iter().any(|found| found.r#type == TYPE);
+            if let Some(generation) = accepted.filter(|_| !said).map(|accepted| accepted.observed_generation) {
+                let mut new = standing.condition(record.revision, waiting, generation);
+                new.last_transition_time = Some(self.since(key, record.created, standing.number, &new));
+                conditions.push(new);
+            }
+        }
+    }
+
+    /// Since when the condition has its status.
+    fn since(&self, key: &Key, created: u64, moment: u64, new: &Condition) -> String {
+        let mut all = self.said();
+        let Some(said) = all.get_mut(key).filter(|said| said.created == created) else {
+            let since = rfc3339(now());
+            let (status, reason) = (new.status.clone(), new.reason.clone());
+            all.insert(key.clone(), Said { created, moment, status, reason, since: since.clone() });
+            return since;
+        };
+        // Who looked earlier and comes later has nothing new to say.
+        if moment < said.moment {
+            return said.since.clone();
+        }
+        said.moment = moment;
+        let transition = said.status != new.status;
+        let changed = transition || said.reason != new.reason;
+        if transition {
+            said.since = rfc3339(now());
+        }
+        if changed {
+            said.status.clone_from(&new.status);
+            said.reason.clone_from(&new.reason);
+        }
+        let since = said.since.clone();
+        drop(all);
+        if changed {
+            self.changes.send_replace(());
+        }
+        since
+    }
+
+    /// Looks at all objects, also those that nobody reads.
+    fn look(&self, set: &InForce, proxies: &Proxies) {
+        let standing = self.standing(proxies);
+        for (key, status) in &set.compiled.statuses {
+            if let Some(held) = set.objects.get(key) {
+                self.add(key, &held.record, &mut status.clone(), &standing);
+            }
+        }
+        self.said().retain(|key, _| set.objects.contains_key(key));
+    }
+
+    fn said(&self) -> MutexGuard<'_, BTreeMap<Key, Said>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks whenever the set or the proxies have changed, until nothing writes any more.
+pub(super) async fn follow(board: Arc<Board>, mut in_force: watch::Receiver<Arc<InForce>>, proxies: Arc<Proxies>) {
+    let mut changes = proxies.changes();
+    loop {
+        changes.borrow_and_update();
+        let set = Arc::clone(&in_force.borrow_and_update());
+        board.look(&set, &proxies);
+        drop(set);
+        let ended = tokio::select! {
+            changed = in_force.changed() => changed.is_err(),
+            changed = changes.changed() => changed.is_err(),
+        };
+        if ended {
+            return;
+        }
+        tokio::time::sleep(PACE).await;
     }
 }
 
@@ -76,10 +204,10 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::xds::{Protocol, Status};
+    use crate::xds::{self, Protocol};
 
     fn proxy(node: &str, revision: u64, rejected: Option<&str>) -> Proxy {
-        let status = Status { rejected: rejected.map(str::to_owned), revision, ..Status::default() };
+        let status = xds::Status { rejected: rejected.map(str::to_owned), revision, ..xds::Status::default() };
         Proxy {
             node: node.to_owned(),
             cluster: String::new(),
@@ -95,7 +223,7 @@ mod tests {
     #[test]
     fn it_is_true_once_every_proxy_has_it() {
         let of = |proxies: &[Proxy]| {
-            let found = programmed(5, proxies, "Pending", Some(1));
+            let found = Standing::of(0, proxies).condition(5, "Pending", Some(1));
             (found.status, found.reason, found.message)
         };
         let expected =

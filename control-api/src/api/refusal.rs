@@ -53,6 +53,9 @@ pub enum Refusal {
     /// A watch cannot start or go on where it wants to.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A watch waited too long for its reader.
+    #[error("the watch was not read for {0:?}: list again and watch from there")]
+    Slow(std::time::Duration),
     /// The store failed: the process ends, and starts anew from what is on the disk.
     #[error("the store failed, nothing is acknowledged that is not on the disk: {0}")]
     Store(#[from] StoreError),
@@ -109,7 +112,7 @@ impl From<Refusal> for Status {
                 return Status::with_error_details(Code::Aborted, message, details);
             }
             Refusal::NotFound(_) => Code::NotFound,
-            Refusal::Log(LogError::TooOld { .. } | LogError::Future { .. }) => Code::OutOfRange,
+            Refusal::Log(LogError::TooOld { .. } | LogError::Future { .. }) | Refusal::Slow(_) => Code::OutOfRange,
             Refusal::Log(LogError::Database(_)) => Code::Internal,
             Refusal::Store(_) | Refusal::Stopping => Code::Unavailable,
         };

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use outrigger_engine::config::report::Report;
 use outrigger_engine::source::{Schema, Source, documents};
+use outrigger_engine::xds::Kind;
 use outrigger_proto::CONTROL_DESCRIPTORS;
+use outrigger_proto::envoy::config::core::v3::Node;
 use outrigger_proto::outrigger::control::v1::applied::Outcome;
 use outrigger_proto::outrigger::control::v1::control_server::Control;
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
@@ -12,8 +14,9 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{Api, Counters, Writer, objects};
+use super::{Api, Writer, objects, watching};
 use crate::store::Store;
+use crate::xds::Protocol;
 
 struct Bench {
     api: Api,
@@ -67,7 +70,7 @@ fn open(directory: &std::path::Path, log_entries: u64) -> Api {
     let (store, records) = Store::open(directory, log_entries).unwrap();
     let log = store.log();
     let (writer, in_force, _failure) = Writer::start(store, records).unwrap();
-    Api { writer, in_force, log, proxies: Arc::default(), counters: Arc::new(Counters::default()) }
+    Api::new(writer, in_force, log, Arc::default())
 }
 
 fn parse(yaml: &str) -> Vec<Object> {
@@ -260,4 +263,75 @@ spec:
     resolved("False").await;
     bench.apply(&service("b", 80)).await.unwrap();
     resolved("True").await;
+}
+
+/// `status reason` of a condition of a route's first parent, and the time of its last transition.
+fn condition(route: &Object, wanted: &str) -> (String, String) {
+    let json = objects::json(route);
+    let conditions = json["status"]["parents"][0]["conditions"].as_array().unwrap();
+    let found = conditions.iter().find(|condition| condition["type"] == wanted).unwrap();
+    let text = |field: &str| found[field].as_str().unwrap().to_owned();
+    (format!("{} {}", text("status"), text("reason")), text("lastTransitionTime"))
+}
+
+#[tokio::test]
+async fn a_watch_shows_what_becomes_of_an_object_that_nobody_writes() {
+    let bench = Bench::new();
+    let route = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{group: '', kind: Service, name: a}]
+  rules: [{backendRefs: [{name: b, port: 80}]}]
+";
+    bench.apply(&(service("a", 80) + route)).await.unwrap();
+    let request = WatchRequest { kind: "HTTPRoute".to_owned(), ..WatchRequest::default() };
+    let mut events = bench.api.watch(Request::new(request)).await.unwrap().into_inner();
+    let mut shown = next(&mut events).await.unwrap().object.unwrap();
+    assert_eq!(condition(&shown, "ResolvedRefs").0, "False BackendNotFound");
+    assert_eq!(next(&mut events).await.unwrap().event(), Event::Synced);
+    // The object that it names comes.
+    bench.apply(&service("b", 80)).await.unwrap();
+    let event = next(&mut events).await.unwrap();
+    assert_eq!((event.event(), event.revision), (Event::Applied, 2));
+    shown = event.object.unwrap();
+    assert_eq!(condition(&shown, "ResolvedRefs").0, "True ResolvedRefs");
+    // A proxy comes, has all of it, and goes.
+    assert_eq!(condition(&shown, "Programmed").0, "Unknown Pending");
+    let node = Node { id: "orders-1".to_owned(), ..Node::default() };
+    let needs = [Kind::Routes].into();
+    let proxy = Arc::clone(&bench.api.proxies).open(&node, None, Protocol::Delta, needs);
+    proxy.complete(Kind::Routes, 1);
+    shown = next(&mut events).await.unwrap().object.unwrap();
+    let (programmed, since) = condition(&shown, "Programmed");
+    assert_eq!(programmed, "True Programmed");
+    assert_eq!(condition(&bench.get("HTTPRoute", "r").await.unwrap(), "Programmed"), (programmed, since));
+    drop(proxy);
+    shown = next(&mut events).await.unwrap().object.unwrap();
+    assert_eq!(condition(&shown, "Programmed").0, "Unknown Pending");
+}
+
+#[tokio::test]
+async fn a_watch_that_is_not_read_lets_go_and_says_to_begin_anew() {
+    let bench = Bench::new();
+    let many: String = (0..100).map(|number| service(&format!("s{number}"), 80)).collect();
+    bench.apply(&many).await.unwrap();
+    let in_force = Arc::downgrade(&bench.api.in_force.borrow().clone());
+    tokio::time::pause();
+    let mut events = bench.watch(None).await;
+    tokio::time::sleep(watching::SLOW * 2).await;
+    tokio::time::resume();
+    bench.apply(&service("one-more", 80)).await.unwrap();
+    while in_force.upgrade().is_some() {
+        tokio::task::yield_now().await;
+    }
+    let refused = loop {
+        match next(&mut events).await {
+            Ok(event) => assert_eq!(event.event(), Event::Initial),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::OutOfRange);
+    assert!(refused.message().ends_with("list again and watch from there"), "{}", refused.message());
 }

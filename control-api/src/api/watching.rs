@@ -1,19 +1,30 @@
-//! A watch: what is in force, then every change after it, read from the log.
+//! A watch: what is in force, then every change after it, read from the log, and objects whose conditions have changed.
 //!
-//! The log and not a queue for each watcher: one that is slow costs nothing, and one that comes back after a break goes on
-//! where it stopped, as long as the log reaches back that far.
+//! The log and not a queue for each watcher: one that comes back after a break goes on where it stopped, as long as the log
+//! reaches back that far. What is sent comes from one set in force, which a watch holds while its reader takes it; so a
+//! reader that takes nothing for [`SLOW`] has to begin anew.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
 use outrigger_proto::outrigger::control::v1::{Object, WatchRequest, WatchResponse};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use super::check::conditions;
 use super::refusal::Refusal;
-use super::{Api, InForce, objects, shown};
-use crate::model::{DEFAULT_NAMESPACE, Key, Kind};
+use super::{Api, InForce, Standing, objects};
+use crate::model::{self, DEFAULT_NAMESPACE, Key, Kind};
 use crate::store::{Change, Entry, Log, LogError};
+
+/// How long a reader may take nothing.
+pub(super) const SLOW: Duration = Duration::from_secs(60);
+
+type Out = mpsc::Sender<Result<WatchResponse, Status>>;
 
 /// Which objects are asked for. `None`: all.
 #[derive(Clone, Debug, Default)]
@@ -45,65 +56,101 @@ impl Selection {
     }
 }
 
-/// Sends events into `out` until its reader is gone, the process stops, or the log does not reach back.
-pub(super) async fn run(request: WatchRequest, api: Api, out: mpsc::Sender<Result<WatchResponse, Status>>) {
-    // The reader is gone: nobody is left to tell.
-    let Err(status) = follow(request, api, &out).await else { return };
+/// Sends events into `out` until its reader is gone or slow, the process stops, or the log does not reach back.
+pub(super) async fn run(request: WatchRequest, api: Api, out: Out) {
+    let Err(status) = follow(request, api, &out).await;
+    // Nothing is held any more while this waits. Where the reader is gone, nobody is left to tell.
     _ = out.send(Err(status)).await;
 }
 
-async fn follow(
-    request: WatchRequest,
-    api: Api,
-    out: &mpsc::Sender<Result<WatchResponse, Status>>,
-) -> Result<(), Status> {
-    let Api { mut in_force, log, proxies, .. } = api;
+async fn send(out: &Out, event: WatchResponse) -> Result<(), Status> {
+    match tokio::time::timeout(SLOW, out.send(Ok(event))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(gone()),
+        Err(_) => Err(Refusal::Slow(SLOW).into()),
+    }
+}
+
+fn gone() -> Status {
+    Status::cancelled("the reader is gone")
+}
+
+async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible, Status> {
+    let mut in_force = api.in_force.clone();
+    let mut statuses = api.board.changes();
     let namespace = match (request.namespace.as_str(), request.name.as_str()) {
         // A name alone means the object in the default namespace, as in Get.
         ("", name) if !name.is_empty() => DEFAULT_NAMESPACE,
         (namespace, _) => namespace,
     };
     let selection = Selection::new(&request.kind, namespace, &request.name)?;
+    let mut seen = Seen::default();
     let mut revision = match request.after_revision {
         Some(revision) => revision,
         None => {
             let set = Arc::clone(&in_force.borrow_and_update());
-            let proxies = proxies.list();
+            let standing = api.board.standing(&api.proxies);
             for (key, held) in set.objects.iter().filter(|(key, _)| selection.holds(key)) {
-                let object = Some(shown(&set, key, held, &proxies));
-                let event = event(Event::Initial, held.record.revision, object);
-                if out.send(Ok(event)).await.is_err() {
-                    return Ok(());
-                }
+                let status = api.status(&set, key, held, &standing);
+                seen.changes(key, status.as_ref());
+                let object = objects::with_status(&held.stored.object, status.as_ref());
+                send(out, event(Event::Initial, held.record.revision, Some(object))).await?;
             }
-            if out.send(Ok(event(Event::Synced, set.revision, None))).await.is_err() {
-                return Ok(());
-            }
+            send(out, event(Event::Synced, set.revision, None)).await?;
             set.revision
         }
     };
     loop {
         // Seen before the log is read: what comes meanwhile wakes this once more. The log may be ahead; what is not in
         // force yet has no status to show.
+        statuses.borrow_and_update();
         let set = Arc::clone(&in_force.borrow_and_update());
+        let standing = api.board.standing(&api.proxies);
         loop {
-            let mut entries = read(&log, revision).await.map_err(Refusal::Log)?;
+            let mut entries = read(&api.log, revision).await.map_err(Refusal::Log)?;
             entries.retain(|entry| entry.revision <= set.revision);
             let Some(last) = entries.last() else { break };
             revision = last.revision;
             for entry in entries {
-                let Some(event) = of_entry(&entry, &set, &selection)? else { continue };
-                if out.send(Ok(event)).await.is_err() {
-                    return Ok(());
-                }
+                let Some(event) = of_entry(&api, &entry, &set, &standing, &selection, &mut seen)? else { continue };
+                send(out, event).await?;
             }
         }
+        for (key, held) in set.objects.iter().filter(|(key, _)| selection.holds(key)) {
+            let status = api.status(&set, key, held, &standing);
+            if seen.changes(key, status.as_ref()) {
+                let object = objects::with_status(&held.stored.object, status.as_ref());
+                send(out, event(Event::Applied, revision, Some(object))).await?;
+            }
+        }
+        seen.0.retain(|key, _| set.objects.contains_key(key));
+        drop(set);
         tokio::select! {
             changed = in_force.changed() => if changed.is_err() {
                 return Err(Refusal::Stopping.into());
             },
-            () = out.closed() => return Ok(()),
+            // Its sender is the board, which `api` holds.
+            _ = statuses.changed() => {}
+            () = out.closed() => return Err(gone()),
         }
+    }
+}
+
+/// What the reader was told of the conditions of each object: hashes of types, statuses and reasons. Messages count proxies, and
+/// nobody watches for each of them.
+#[derive(Default)]
+struct Seen(BTreeMap<Key, u64>);
+
+impl Seen {
+    /// Whether the conditions are others than those that were told before. If none were, they are not.
+    fn changes(&mut self, key: &Key, status: Option<&model::Status>) -> bool {
+        let Some(status) = status else { return false };
+        let mut hash = DefaultHasher::new();
+        for (name, condition) in conditions(status) {
+            (name, &condition.status, &condition.reason).hash(&mut hash);
+        }
+        let hash = hash.finish();
+        self.0.insert(key.clone(), hash).is_some_and(|before| before != hash)
     }
 }
 
@@ -114,7 +161,14 @@ async fn read(log: &Log, revision: u64) -> Result<Vec<Entry>, LogError> {
     read.unwrap_or_else(|_| Ok(Vec::new()))
 }
 
-fn of_entry(entry: &Entry, set: &InForce, selection: &Selection) -> Result<Option<WatchResponse>, Status> {
+fn of_entry(
+    api: &Api,
+    entry: &Entry,
+    set: &InForce,
+    standing: &Standing,
+    selection: &Selection,
+    seen: &mut Seen,
+) -> Result<Option<WatchResponse>, Status> {
     let (kind, record) = match &entry.change {
         Change::Put(_, record) => (Event::Applied, record),
         Change::Remove(_, record) => (Event::Deleted, record),
@@ -123,7 +177,11 @@ fn of_entry(entry: &Entry, set: &InForce, selection: &Selection) -> Result<Optio
     let Some(key) = Key::of(&object).filter(|key| selection.holds(key)) else { return Ok(None) };
     // With its status, unless it has changed again since.
     let held = set.objects.get(&key).filter(|held| held.record.revision == entry.revision);
-    let object = held.map_or(object, |held| set.show(&key, held));
+    let object = held.map_or(object, |held| {
+        let status = api.status(set, &key, held, standing);
+        seen.changes(&key, status.as_ref());
+        objects::with_status(&held.stored.object, status.as_ref())
+    });
     Ok(Some(event(kind, entry.revision, Some(object))))
 }
 

@@ -347,6 +347,6 @@ fn violation(index: usize, key: &Key, problem: outrigger_engine::config::report:
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

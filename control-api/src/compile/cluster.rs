@@ -104,8 +104,8 @@ fn circuit_breakers(policy: &PolicyValues) -> pb::CircuitBreakers {
         }),
         ..Default::default()
     };
-    let per_host =
-        policy.per_host_connections.map(|most| Thresholds { max_connections: Some(most), ..Default::default() });
+    let per_host = policy.per_host_connections.filter(|most| *most < u32::MAX);
+    let per_host = per_host.map(|most| Thresholds { max_connections: Some(most), ..Default::default() });
     pb::CircuitBreakers {
         thresholds: vec![thresholds(core::RoutingPriority::Default), thresholds(core::RoutingPriority::High)],
         per_host_thresholds: per_host.into_iter().collect(),

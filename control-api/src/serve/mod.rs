@@ -22,7 +22,7 @@ pub use self::listen::Address;
 use self::listen::bind;
 use self::pages::Pages;
 pub use self::secure::SecureArgs;
-use crate::api::{Api, Counters, InForce, Writer};
+use crate::api::{Api, InForce, Writer};
 use crate::log::{self, Level};
 use crate::store::{LOG_ENTRIES, Store, StoreError};
 use crate::tls::ServerFiles;
@@ -82,13 +82,7 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
         let (publish, views) = watch::channel::<Arc<dyn Views>>(in_force.borrow().clone());
         let limits = Limits { streams: args.xds_max_streams, names: args.xds_max_names };
         let xds = crate::xds::Server::new(views, limits);
-        let api = Api {
-            writer,
-            in_force: in_force.clone(),
-            log,
-            proxies: xds.proxies(),
-            counters: Arc::new(Counters::default()),
-        };
+        let api = Api::new(writer, in_force.clone(), log, xds.proxies());
         let tls = files.as_ref().map(ServerFiles::config);
         let renew = async {
             match files {

@@ -127,7 +127,7 @@ impl Proxies {
     }
 
     /// A stream of `node` is open, until the returned value is dropped.
-    pub(super) fn open(
+    pub(crate) fn open(
         self: Arc<Self>,
         node: &Node,
         address: Option<SocketAddr>,
@@ -174,7 +174,7 @@ fn agent(node: &Node) -> String {
 
 /// The entry of one open stream.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     proxies: Arc<Proxies>,
     id: u64,
 }
@@ -237,7 +237,7 @@ impl Stream {
     }
 
     /// The proxy has everything of a kind and revision, and rejected nothing of it.
-    pub(super) fn complete(&self, kind: Kind, revision: u64) {
+    pub(crate) fn complete(&self, kind: Kind, revision: u64) {
         self.record(kind, |status, _| status.revision = revision);
     }
 

@@ -32,6 +32,17 @@ fn what_nobody_asked_for_limits_nothing() {
 }
 
 #[test]
+fn a_limit_is_taken_back_by_the_largest_number() {
+    let most = u32::MAX;
+    let limits = format!(
+        "limits: {{connections: {most}, pending: {most}, requests: {most}, perHostConnections: {most}, requestsPerConnection: 0}}"
+    );
+    let (taken_back, none) = (of_shop(&limits), of_shop("limits: {}"));
+    assert_eq!(taken_back.circuit_breakers, none.circuit_breakers);
+    assert_eq!(taken_back.max_requests_per_connection, None);
+}
+
+#[test]
 fn every_field_of_a_policy_has_its_effect() {
     let cluster = of_shop(
         "balancing: {algorithm: RoundRobin, panicPercent: 50},
