@@ -6,6 +6,7 @@
 //! [`Found::apply_response`].
 
 mod action;
+mod cluster;
 mod domains;
 pub(crate) mod headers;
 mod index;
@@ -34,7 +35,8 @@ use crate::route::matching::Path;
 use crate::stream_info::StreamInfo;
 use crate::{harmless, unsupported};
 
-pub use crate::route::action::{Action, Choice, Forward};
+pub use crate::route::action::{Action, Forward};
+pub use crate::route::cluster::Choice;
 pub use crate::route::redirect::{DirectResponse, Redirect};
 pub use crate::route::rewrite::rewrite_authority;
 pub use crate::route::virtual_host::{RequireTls, Route, VirtualHost};
@@ -195,7 +197,7 @@ impl RouteTable {
             let routes = at.field("routes");
             for (index, route) in host.routes.iter().enumerate() {
                 if let Some(forward) = route.forward() {
-                    forward.check_clusters(exists, &routes.index(index).field("route"));
+                    forward.cluster.check(exists, &routes.index(index).field("route"));
                 }
             }
         }
@@ -203,7 +205,7 @@ impl RouteTable {
 
     /// The clusters that routes name, in order, repeated as they are.
     pub fn cluster_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.routes().filter_map(|route| route.forward()).flat_map(Forward::cluster_names)
+        self.routes().filter_map(|route| route.forward()).flat_map(|forward| forward.cluster.names())
     }
 
     /// All routes, in configuration order.

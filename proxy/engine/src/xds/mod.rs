@@ -4,7 +4,7 @@
 //! and the time go in; requests to send, [`Update`]s to apply and the next deadline come out. An update is applied before
 //! its response is acknowledged, and one at a time, so an acknowledgement says what is so.
 //!
-//! The rules are those of Envoy's `xds_protocol` page, with what servers do besides; `tests/rules.rs` names them.
+//! The rules are those of Envoy's `xds_protocol` page, with what servers do besides; `tests/rules/` names them.
 
 mod back_off;
 mod client;
