@@ -257,6 +257,7 @@ fn host_status(member: &Member, priority: usize, locality: &core::Locality) -> H
 fn show_breakers<const HIGH: bool>(shown: &stats::Breakers<HIGH>, breakers: &Breakers, priority: RoutingPriority) {
     for (resource, open, remaining) in [
         (Resource::Connections, &shown.cx_open, &shown.remaining_cx),
+        (Resource::ConnectionPools, &shown.cx_pool_open, &shown.remaining_cx_pools),
         (Resource::Requests, &shown.rq_open, &shown.remaining_rq),
         (Resource::Pending, &shown.rq_pending_open, &shown.remaining_pending),
         (Resource::Retries, &shown.rq_retry_open, &shown.remaining_retries),

@@ -95,9 +95,10 @@ impl Call {
         let host = cluster.pick(&context).map_err(|_| CallError::NoHost)?;
         let failed = |error| match error {
             PoolError::Overflow => CallError::Connect("too many requests wait for one".to_owned()),
+            PoolError::PoolOverflow => CallError::Connect("there are too many connection pools".to_owned()),
             PoolError::Connect(error) => CallError::Connect(error.reason.into_owned()),
         };
-        let pool = cluster.pool(&host, Protocol::Http2, None, RoutingPriority::Default);
+        let pool = cluster.pool(&host, Protocol::Http2, None, RoutingPriority::Default).map_err(failed)?;
         let lease = match pool.acquire().map_err(failed)? {
             Acquired::Ready(lease) => lease,
             Acquired::Pending(lease) => lease.await.map_err(failed)?,

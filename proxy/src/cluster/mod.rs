@@ -15,11 +15,11 @@ use std::time::Duration;
 use outrigger_engine::balance::{ClusterState, Host, NoHost, PickContext, Picker};
 use outrigger_engine::config::cluster::HttpProtocol;
 use outrigger_engine::message::Protocol;
-use outrigger_engine::resilience::breaker::{RoutingPriority, WorkerBreakers};
+use outrigger_engine::resilience::breaker::{Guard, Resource, RoutingPriority, WorkerBreakers};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-use self::pool::{HostPool, PoolKey};
+use self::pool::{HostPool, PoolError, PoolKey};
 use crate::http::codec::{h1, h2};
 use crate::telemetry::stats::ClusterStats;
 use crate::tls::client::TlsConnector;
@@ -124,13 +124,17 @@ impl WorkerCluster {
 
     /// The pool to `host` for a request of `priority` that came by `downstream`, and with the SNI that the request decides.
     /// Each priority has connections of its own, as in Envoy: those of one never take the other's places.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::PoolOverflow`]: it would be one pool more than `max_connection_pools`, and none of the host's is idle.
     pub fn pool(
         self: &Rc<Self>,
         host: &Arc<Host>,
         downstream: Protocol,
         server_name: Option<Arc<str>>,
         priority: RoutingPriority,
-    ) -> Rc<HostPool> {
+    ) -> Result<Rc<HostPool>, PoolError> {
         let protocol = match &self.state.config.protocol {
             HttpProtocol::Http1(_) => pool::PoolProtocol::Http1,
             HttpProtocol::Http2(_) => pool::PoolProtocol::Http2,
@@ -140,14 +144,33 @@ impl WorkerCluster {
         };
         let key = PoolKey { host: host.id, protocol, server_name, priority };
         if let Some(pool) = self.pools.borrow().get(&key) {
-            return pool.clone();
+            return Ok(pool.clone());
         }
+        let place = self.place_for(&key)?;
         // A request may have picked its host just before that, or the cluster, left.
         let is_there = || self.state.hosts.load().members().any(|member| member.host.id == host.id);
         let retired = self.retired.get() || !is_there();
-        let pool = HostPool::new(self, host.clone(), key.clone(), retired);
+        let pool = HostPool::new(self, host.clone(), key.clone(), retired, place);
         self.pools.borrow_mut().insert(key, pool.clone());
-        pool
+        Ok(pool)
+    }
+
+    /// Room for one pool more, if need be in the place of an idle one of the same host and priority, as in Envoy.
+    fn place_for(&self, key: &PoolKey) -> Result<Guard, PoolError> {
+        let acquire = || self.breakers.acquire(key.priority, Resource::ConnectionPools);
+        if let Some(place) = acquire() {
+            return Ok(place);
+        }
+        let rivals = |(other, pool): (&PoolKey, &Rc<HostPool>)| {
+            (other.host == key.host && other.priority == key.priority).then(|| pool.clone())
+        };
+        // A pool that ends leaves the table, so it is not borrowed meanwhile.
+        let rivals: Vec<_> = self.pools.borrow().iter().filter_map(rivals).collect();
+        let place = rivals.iter().any(|pool| pool.make_room()).then(acquire).flatten();
+        place.ok_or_else(|| {
+            self.stats.upstream_cx_pool_overflow.inc();
+            PoolError::PoolOverflow
+        })
     }
 
     /// A pool that had left has something to do again.

@@ -54,6 +54,8 @@ pub enum PoolProtocol {
 pub enum PoolError {
     /// Too many wait (`max_pending_requests`).
     Overflow,
+    /// There are too many pools (`max_connection_pools`), and none of the host's can be done without.
+    PoolOverflow,
     /// No connection.
     Connect(ConnectError),
 }
@@ -87,6 +89,8 @@ pub struct HostPool {
     state: RefCell<State>,
     /// Its host or its cluster has left: a connection that has nothing to do goes.
     retired: Cell<bool>,
+    /// What it counts as against `max_connection_pools`, until it makes room for another one.
+    place: RefCell<Option<Guard>>,
     /// It is in the cluster's table: whoever has a connection or somebody who waits for one is.
     listed: Cell<bool>,
 }
@@ -123,13 +127,20 @@ const STREAMS_PER_CONNECTION: usize = 1024;
 
 impl HostPool {
     /// A pool that the caller puts into the cluster's table.
-    pub(super) fn new(cluster: &Rc<WorkerCluster>, host: Arc<Host>, key: PoolKey, retired: bool) -> Rc<Self> {
+    pub(super) fn new(
+        cluster: &Rc<WorkerCluster>,
+        host: Arc<Host>,
+        key: PoolKey,
+        retired: bool,
+        place: Guard,
+    ) -> Rc<Self> {
         Rc::new(HostPool {
             cluster: Rc::downgrade(cluster),
             host,
             key,
             state: RefCell::default(),
             retired: Cell::new(retired),
+            place: RefCell::new(Some(place)),
             listed: Cell::new(true),
         })
     }
@@ -398,6 +409,26 @@ impl HostPool {
         // What is dropped comes back to this pool, so the borrow ends before.
         let idle = std::mem::take(&mut self.state.borrow_mut().idle);
         drop(idle);
+    }
+
+    /// Ends, for another pool of its host to have its place, unless somebody uses it or waits.
+    pub(super) fn make_room(&self) -> bool {
+        {
+            let state = self.state.borrow();
+            let used = state.shared.iter().any(|shared| shared.connection.active() > 0);
+            let at_rest = state.idle.len() + state.shared.len();
+            if used || state.open != at_rest || !state.waiting.is_empty() {
+                return false;
+            }
+        }
+        drop(self.place.take());
+        self.retire();
+        if let Some(cluster) = self.cluster.upgrade()
+            && self.listed.replace(false)
+        {
+            cluster.unlist(&self.key);
+        }
+        true
     }
 
     /// Closes what has nothing to do, now and from now on.

@@ -53,7 +53,7 @@ fn http2(streams: u32) -> String {
 
 fn pool(cluster: &Rc<WorkerCluster>) -> Rc<HostPool> {
     let host = cluster.state.hosts.load().members().next().unwrap().host.clone();
-    cluster.pool(&host, Protocol::Http11, None, DEFAULT)
+    cluster.pool(&host, Protocol::Http11, None, DEFAULT).unwrap()
 }
 
 fn acquire(cluster: &Rc<WorkerCluster>) -> Result<Acquired, PoolError> {
@@ -187,6 +187,64 @@ fn a_pool_that_gets_no_connection_leaves() {
             yield_now().await;
         }
         assert!(cluster.pools.borrow().is_empty());
+    });
+}
+
+/// The pool to the only host for requests that ask for `name`.
+fn pool_of(cluster: &Rc<WorkerCluster>, name: &str, priority: RoutingPriority) -> Result<Rc<HostPool>, PoolError> {
+    let host = cluster.state.hosts.load().members().next().unwrap().host.clone();
+    cluster.pool(&host, Protocol::Http11, Some(name.into()), priority)
+}
+
+async fn lease_of(cluster: &Rc<WorkerCluster>, name: &str) -> Box<Lease> {
+    match pool_of(cluster, name, DEFAULT).unwrap().acquire().unwrap() {
+        Acquired::Ready(lease) => lease,
+        Acquired::Pending(waiting) => waiting.await.unwrap(),
+    }
+}
+
+#[test]
+fn a_pool_beyond_their_number_takes_the_place_of_an_idle_one_and_of_no_other() {
+    run(async {
+        let (listener, cluster) = cluster("circuit_breakers: { thresholds: [{ max_connection_pools: 1 }] }").await;
+        let pools = || under_way(&cluster, Resource::ConnectionPools);
+        let busy = lease_of(&cluster, "one").await;
+        let (mut one, _) = listener.accept().await.unwrap();
+        assert!(matches!(pool_of(&cluster, "two", DEFAULT), Err(PoolError::PoolOverflow)));
+        assert_eq!((cluster.stats.upstream_cx_pool_overflow.get(), pools()), (1, 1));
+        drop(pool_of(&cluster, "two", RoutingPriority::High).expect("priorities are apart"));
+
+        exchange(busy, &mut one).await;
+        let busy = lease_of(&cluster, "two").await;
+        let (mut two, _) = listener.accept().await.unwrap();
+        assert_eq!(one.read(&mut [0; 8]).await.unwrap(), 0, "the idle connection has made room");
+        assert_eq!((open(&cluster), pools()), (1, 1));
+        exchange(busy, &mut two).await;
+
+        let waits = pool_of(&cluster, "three", DEFAULT).unwrap().acquire().unwrap();
+        assert!(matches!(pool_of(&cluster, "four", DEFAULT), Err(PoolError::PoolOverflow)), "who waits keeps its pool");
+        drop(waits);
+        cluster.retire();
+        while cluster.stats.upstream_cx_active.get() > 0 {
+            yield_now().await;
+        }
+        assert_eq!((cluster.pools.borrow().len(), pools()), (0, 0));
+    });
+}
+
+#[test]
+fn an_idle_http2_pool_makes_room_before_its_connection_is_closed() {
+    run(async {
+        let fields = format!("{}\n    circuit_breakers: {{ thresholds: [{{ max_connection_pools: 1 }}] }}", http2(10));
+        let (_listener, cluster) = cluster(&fields).await;
+        let first = lease_of(&cluster, "one").await;
+        assert!(matches!(pool_of(&cluster, "two", DEFAULT), Err(PoolError::PoolOverflow)));
+        drop(first);
+        drop(lease_of(&cluster, "two").await);
+        assert_eq!((cluster.pools.borrow().len(), under_way(&cluster, Resource::ConnectionPools)), (1, 1));
+        while cluster.stats.upstream_cx_active.get() > 1 {
+            yield_now().await;
+        }
     });
 }
 

@@ -82,6 +82,8 @@ impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Self {
         match error {
             PoolError::Overflow => Failure::Overflow,
+            // As Envoy answers it.
+            PoolError::PoolOverflow => Failure::NoHost,
             PoolError::Connect(error) => Failure::Connect { timeout: error.timeout, reason: error.reason },
         }
     }

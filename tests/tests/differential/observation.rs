@@ -66,6 +66,7 @@ const COUNTERS: [(&str, &[&str]); 4] = [
             "upstream_cx_max_requests",
             "upstream_cx_none_healthy",
             "upstream_cx_overflow",
+            "upstream_cx_pool_overflow",
             "upstream_cx_protocol_error",
             "upstream_cx_destroy_local_with_active_rq",
             "upstream_cx_destroy_remote_with_active_rq",

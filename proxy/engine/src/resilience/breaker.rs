@@ -31,6 +31,8 @@ pub enum Resource {
     Requests,
     /// Retries under way. Overflow counts in `upstream_rq_retry_overflow`.
     Retries,
+    /// Connection pools. Overflow counts in `upstream_cx_pool_overflow`.
+    ConnectionPools,
 }
 
 /// The breakers of a cluster, shared by all workers.
@@ -48,6 +50,7 @@ struct Priority {
     pending: Counter,
     requests: Counter,
     retries: Counter,
+    connection_pools: Counter,
     retry_budget: Option<RetryBudget>,
     /// Whether the thresholds' `remaining_*` are shown.
     track_remaining: bool,
@@ -89,6 +92,7 @@ impl Priority {
             pending: Counter::new(thresholds.max_pending_requests, budget),
             requests: Counter::new(thresholds.max_requests, budget),
             retries: Counter::new(if budget { 0 } else { thresholds.max_retries }, budget),
+            connection_pools: Counter::new(thresholds.max_connection_pools, false),
             retry_budget: thresholds.retry_budget,
             track_remaining: thresholds.track_remaining,
         }
@@ -100,6 +104,7 @@ impl Priority {
             Resource::Pending => &self.pending,
             Resource::Requests => &self.requests,
             Resource::Retries => &self.retries,
+            Resource::ConnectionPools => &self.connection_pools,
         }
     }
 
@@ -170,7 +175,7 @@ impl WorkerBreakers {
         &self.0.0
     }
 
-    /// Room for one request, waiting request or retry; `None` if the breaker is open.
+    /// Room for one request, waiting request, retry or connection pool; `None` if the breaker is open.
     pub fn acquire(&self, priority: RoutingPriority, resource: Resource) -> Option<Guard> {
         let breakers = self.shared().priority(priority);
         let counter = breakers.counter(resource);

@@ -90,7 +90,6 @@ impl Forwarding<'_, '_> {
         if self.retry.is_some() {
             self.tried.push(host.id);
         }
-        self.stream.info.upstream_host = Some(host.display.clone());
         if forward.auto_host_rewrite()
             && let Some(name) = &host.hostname
             && let Ok(authority) = HeaderValue::from_str(name)
@@ -98,7 +97,8 @@ impl Forwarding<'_, '_> {
             let keep_original = !self.stream.cx.hcm.suppress_envoy_headers;
             rewrite_authority(head, authority, forward.append_x_forwarded_host, keep_original);
         }
-        let pool = self.cluster.pool(&host, head.protocol, self.server_name.clone(), self.priority);
+        let pool = self.cluster.pool(&host, head.protocol, self.server_name.clone(), self.priority)?;
+        self.stream.info.upstream_host = Some(host.display.clone());
         let Lease { mut stream, protocol, local_address } = match pool.acquire() {
             Ok(Acquired::Ready(lease)) => *lease,
             Ok(Acquired::Pending(mut waiting)) => {

@@ -14,7 +14,7 @@ metric_structs! {
             upstream_cx_destroy, upstream_cx_destroy_local, upstream_cx_destroy_remote,
             upstream_cx_destroy_with_active_rq, upstream_cx_destroy_local_with_active_rq,
             upstream_cx_destroy_remote_with_active_rq, upstream_cx_idle_timeout, upstream_cx_max_requests,
-            upstream_cx_max_duration_reached, upstream_cx_none_healthy, upstream_cx_protocol_error,
+            upstream_cx_max_duration_reached, upstream_cx_none_healthy, upstream_cx_pool_overflow, upstream_cx_protocol_error,
             upstream_cx_rx_bytes_total, upstream_cx_tx_bytes_total, upstream_rq_total, upstream_rq_active_overflow,
             upstream_rq_cancelled, upstream_rq_max_duration_reached, upstream_rq_pending_failure_eject,
             upstream_rq_pending_overflow, upstream_rq_pending_total, upstream_rq_per_try_idle_timeout,
@@ -100,6 +100,8 @@ impl Times {
 pub struct Breakers<const HIGH: bool> {
     /// `max_connections` is reached.
     pub cx_open: super::Gauge,
+    /// `max_connection_pools` is reached.
+    pub cx_pool_open: super::Gauge,
     /// `max_requests` is reached.
     pub rq_open: super::Gauge,
     /// `max_pending_requests` is reached.
@@ -110,6 +112,8 @@ pub struct Breakers<const HIGH: bool> {
     pub track_remaining: super::Gauge,
     /// Connections until `max_connections`.
     pub remaining_cx: super::Gauge,
+    /// Connection pools until `max_connection_pools`.
+    pub remaining_cx_pools: super::Gauge,
     /// Requests until `max_requests`.
     pub remaining_rq: super::Gauge,
     /// Requests until `max_pending_requests`.
@@ -130,9 +134,9 @@ impl<const HIGH: bool> Breakers<HIGH> {
                 out.sample(name.into(), Value::Gauge(breakers.$gauge.get()));
             })*};
         }
-        sample!(cx_open, rq_open, rq_pending_open, rq_retry_open);
+        sample!(cx_open, cx_pool_open, rq_open, rq_pending_open, rq_retry_open);
         if breakers.track_remaining.get() > 0 {
-            sample!(remaining_cx, remaining_rq, remaining_pending, remaining_retries);
+            sample!(remaining_cx, remaining_cx_pools, remaining_rq, remaining_pending, remaining_retries);
         }
     }
 }

@@ -273,6 +273,24 @@ fn breakers() -> Vec<Scenario> {
             ]),
         )
         .client(second_while_the_first_waits()),
+        breaker(
+            "breaker_on_connection_pools",
+            "max_connection_pools: 1, track_remaining: true",
+            Upstream::h1().endpoints(2).acts([Act::Hang]),
+        )
+        .client(second_while_the_first_waits()),
+        breaker(
+            "breaker_on_connection_pools_is_retried_as_policies_say",
+            "max_connection_pools: 1",
+            Upstream::h1().endpoints(2).acts([Act::Hang]).ok("yes"),
+        )
+        .route("route: {cluster: $up, retry_policy: {retry_on: '5xx,connect-failure', num_retries: 2}}")
+        .client(second_while_the_first_waits()),
+        breaker("breaker_on_connection_pools_counts_those_that_idle", "max_connection_pools: 1", Upstream::h1().endpoints(2).ok("ok"))
+            .client(Client::raw().get("/1").get("/2")),
+        breaker("breaker_on_connection_pools_of_priorities", "max_connection_pools: 1", Upstream::h1().ok("ok"))
+            .routes("- {match: {prefix: /high}, route: {cluster: $up, priority: HIGH}}\n- {match: {prefix: /}, route: {cluster: $up}}")
+            .client(Client::raw().get("/high").get("/default")),
         breaker("breaker_of_high_priority", "priority: HIGH, max_requests: 0", Upstream::h1().ok("ok"))
             .routes("- {match: {prefix: /high}, route: {cluster: $up, priority: HIGH}}\n- {match: {prefix: /}, route: {cluster: $up}}")
             .client(Client::raw().get("/high").get("/default")),

@@ -114,6 +114,21 @@ fn upstream() -> Vec<Scenario> {
                 "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, upstream_http_protocol_options: {auto_sni: true}, explicit_http_config: {http_protocol_options: {}}}}",
             )
             .client(Client::raw().get("/")),
+        // Where the first name's connection idles, Envoy 1.40 dies of making room (it frees what is in use): that has unit tests.
+        scenario("tls_names_beyond_the_pools")
+            .up(Upstream::h1().tls(&["http/1.1"]).acts([Act::Hang]))
+            .cluster(
+                "up",
+                "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, upstream_http_protocol_options: {auto_sni: true}, explicit_http_config: {http_protocol_options: {}}}}\n\
+                 circuit_breakers: {thresholds: [{max_connection_pools: 1}]}",
+            )
+            .client(
+                Client::raw()
+                    .send("GET / HTTP/1.1\r\nhost: one.test\r\n\r\n")
+                    .step(Step::Upstream(1))
+                    .fresh()
+                    .request("GET / HTTP/1.1\r\nhost: two.test\r\n\r\n"),
+            ),
         tls("tls_upstream_protocol_is_negotiated", "common_tls_context: {alpn_protocols: [http/1.1]}").client(Client::raw().get("/")),
     ]
 }

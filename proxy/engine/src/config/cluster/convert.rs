@@ -255,13 +255,13 @@ impl Thresholds {
             track_remaining,
             max_connection_pools,
         } = message;
-        harmless!(at; max_connection_pools = "a pool exists only while it is used");
         let default = Thresholds::default();
         Thresholds {
             max_connections: max_connections.unwrap_or(default.max_connections),
             max_pending_requests: max_pending_requests.unwrap_or(default.max_pending_requests),
             max_requests: max_requests.unwrap_or(default.max_requests),
             max_retries: max_retries.unwrap_or(default.max_retries),
+            max_connection_pools: max_connection_pools.unwrap_or(default.max_connection_pools),
             retry_budget: retry_budget.map(|budget| RetryBudget::convert(budget, &at.field("retry_budget"))),
             track_remaining,
         }

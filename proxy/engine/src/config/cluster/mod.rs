@@ -246,6 +246,8 @@ pub struct Thresholds {
     pub max_requests: u32,
     /// Retries under way (3), unless there is a budget.
     pub max_retries: u32,
+    /// Connection pools (no threshold): each host has one, and with `auto_sni` one for each name that is asked for.
+    pub max_connection_pools: u32,
     /// `retry_budget`.
     pub retry_budget: Option<RetryBudget>,
     /// Show how much is left in `remaining_*`.
@@ -259,6 +261,7 @@ impl Default for Thresholds {
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
+            max_connection_pools: u32::MAX,
             retry_budget: None,
             track_remaining: false,
         }
