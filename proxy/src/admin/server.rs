@@ -133,7 +133,7 @@ async fn http2(io: Io, buffered: Bytes, settings: &h1::ServerSettings, state: &A
                 // Whoever has reset its stream wants no answer.
                 spawn_local(async move { _ = request(exchange, &state).await });
             }
-            h2::Incoming::Malformed(_) => {}
+            h2::Incoming::Malformed(_) | h2::Incoming::Unfinished(_) => {}
             h2::Incoming::End(_) => return,
         }
     }

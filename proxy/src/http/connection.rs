@@ -536,6 +536,7 @@ async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 });
             }
             NextStream::Incoming(h2::Incoming::Malformed(details)) => exchange::log_malformed(cx, details),
+            NextStream::Incoming(h2::Incoming::Unfinished(ended)) => exchange::log_unfinished(cx, ended),
             NextStream::Incoming(h2::Incoming::End(ended)) => break ended,
             NextStream::End(why) => {
                 draining = Some(Draining::new());

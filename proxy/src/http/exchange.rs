@@ -17,7 +17,7 @@ use outrigger_engine::route::{Action, Found, Lookup};
 use outrigger_engine::stream_info::{ResponseFlags, StreamInfo};
 use tokio::time::Instant;
 
-use super::codec::{Exchange, ResetCode, Responder, StreamError};
+use super::codec::{Exchange, ResetCode, Responder, StreamError, h2};
 use super::connection::HttpContext;
 use super::node_address::node_address;
 use super::router::{self, Outcome};
@@ -246,18 +246,31 @@ pub async fn refuse(
 
 /// Counts and logs a request that the codec refused and reset by itself.
 pub fn log_malformed(cx: &Rc<HttpContext>, details: &'static str) {
+    // Envoy takes its own reset of a head beyond the limits for the client's.
+    let too_large = matches!(details, "http2.too_many_headers" | "http2.header_list_size_too_large");
+    let flag = match too_large {
+        true => ResponseFlags::DOWNSTREAM_REMOTE_RESET,
+        false => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+    };
+    log_without_head(cx, flag, details);
+}
+
+/// Counts and logs a request of which the connection's end left no whole head.
+pub fn log_unfinished(cx: &Rc<HttpContext>, end: h2::End) {
+    let (flag, details) = match end {
+        h2::End::Protocol(details) => (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details),
+        _ => (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect"),
+    };
+    log_without_head(cx, flag, details);
+}
+
+fn log_without_head(cx: &Rc<HttpContext>, flag: ResponseFlags, details: &'static str) {
     cx.stats.downstream_rq_total.inc();
     cx.stats.downstream_rq_http2_total.inc();
     cx.stats.downstream_rq_active.inc();
     cx.stats.downstream_rq_rx_reset.inc();
     let mut stream = new_stream(cx, StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http2)));
-    // Envoy takes its own reset of a head beyond the limits for the client's.
-    let too_large = matches!(details, "http2.too_many_headers" | "http2.header_list_size_too_large");
-    stream.info.flags.insert(if too_large {
-        ResponseFlags::DOWNSTREAM_REMOTE_RESET
-    } else {
-        ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR
-    });
+    stream.info.flags.insert(flag);
     stream.info.details = Some(details.into());
     stream.finish(None);
 }

@@ -33,6 +33,9 @@ const EMPTY_FLOOD: &str = "http2.inbound_empty_frames_flood";
 const PRIORITY_FLOOD: &str = "codec_error:Too_many_PRIORITY_frames";
 const WINDOW_FLOOD: &str = "codec_error:Too_many_WINDOW_UPDATE_frames";
 
+/// A head that goes on and on has too many fields, in Envoy's words, before it has too many frames.
+const TOO_MANY_FIELDS: &str = "http2.too_many_headers";
+
 /// Whether these are the details of a flood, and of no other fault.
 pub(in crate::http) fn is_flood(details: &str) -> bool {
     [CONTROL_FLOOD, EMPTY_FLOOD, PRIORITY_FLOOD, WINDOW_FLOOD].contains(&details)
@@ -60,7 +63,7 @@ pub(super) struct FrameHead {
     pub(super) flags: u8,
     /// Stream.
     pub(super) stream: u32,
-    /// First eight bytes of the payload (RST_STREAM: four; GOAWAY: eight; others: none).
+    /// First eight bytes of the payload (RST_STREAM, WINDOW_UPDATE: four; GOAWAY: eight; others: none).
     pub(super) payload: [u8; 8],
 }
 
@@ -99,9 +102,15 @@ impl FrameHead {
         (u32::from_be_bytes([a, b, c, d]) & 0x7fff_ffff, u32::from_be_bytes([e, f, g, h]))
     }
 
+    /// Whether it is a WINDOW_UPDATE that widens nothing.
+    pub(super) fn widens_nothing(&self) -> bool {
+        let [a, b, c, d, ..] = self.payload;
+        self.kind == WINDOW_UPDATE && self.length == 4 && [a & 0x7f, b, c, d] == [0; 4]
+    }
+
     fn wanted(&self) -> u32 {
         match self.kind {
-            RST_STREAM => 4.min(self.length),
+            RST_STREAM | WINDOW_UPDATE => 4.min(self.length),
             GOAWAY => 8.min(self.length),
             _ => 0,
         }
@@ -204,7 +213,7 @@ impl Floods {
                 if frame.kind == CONTINUATION {
                     self.continuations += 1;
                     if self.continuations > MAX_CONTINUATIONS {
-                        return Err("http2.too_many_continuation_frames");
+                        return Err(TOO_MANY_FIELDS);
                     }
                 }
                 if frame.length == 0 && (frame.flags & FLAG_END_STREAM == 0 || frame.kind == CONTINUATION) {

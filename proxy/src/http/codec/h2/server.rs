@@ -28,6 +28,8 @@ const PREMATURE_RESET_AGE: Duration = Duration::from_secs(1);
 
 /// The connection preface of a client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Envoy's words for what its library calls an error.
+const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
 /// For the peer to close after it has sent something else.
 const BAD_PREFACE_LINGER: Duration = Duration::from_secs(1);
 
@@ -64,6 +66,9 @@ pub enum Incoming {
     /// A request that was refused and reset; for the log and the counters, with Envoy's response code detail. The
     /// connection goes on, unless [`Incoming::End`] follows.
     Malformed(&'static str),
+    /// A request of which there is no whole head, because the connection ended so; for the log and the counters.
+    /// [`Incoming::End`] follows.
+    Unfinished(End),
     /// Nothing more comes.
     End(End),
 }
@@ -208,7 +213,7 @@ impl ServerConnection {
                         _ if error.is_io() => End::Broken,
                         _ if self.aborted => End::Local,
                         _ if error.is_remote() => End::Closed,
-                        _ => End::Protocol("http2.protocol_error"),
+                        _ => End::Protocol(CODEC_ERROR),
                     };
                     return self.end(end);
                 }
@@ -286,7 +291,10 @@ impl ServerConnection {
         self.keepalive = None;
         // Streams that are still open learn of it.
         self.h2 = None;
-        Incoming::End(end)
+        match end {
+            End::Closed | End::Broken | End::Protocol(_) if self.link.is_within_a_head() => Incoming::Unfinished(end),
+            _ => Incoming::End(end),
+        }
     }
 
     /// Says GOAWAY in two steps: at once with the highest id, so that the peer opens no more streams, and one round

@@ -58,6 +58,11 @@ impl Blocks {
         self.lost
     }
 
+    /// Whether the head of a request has begun and was never complete, or was none.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.stream % 2 == 1 && self.stream > self.opened
+    }
+
     /// A frame with a part of a header block begins: HEADERS or CONTINUATION.
     pub(super) fn begin(&mut self, frame: &FrameHead) -> Option<(u32, Finding)> {
         if frame.kind == HEADERS {
@@ -96,16 +101,19 @@ impl Blocks {
         if self.flags & (FLAG_PADDED | FLAG_PRIORITY) != 0 {
             match fragment(&block, self.flags) {
                 Some(kept) => block = kept.to_vec(),
-                None => self.lost = true,
+                // The frame is broken before a head begins.
+                None => (self.lost, self.opened) = (true, self.opened.max(self.stream)),
             }
         }
         let mut found = None;
         if self.flags & FLAG_END_HEADERS != 0 && !self.lost {
             match self.decoder.read(&block) {
-                Some(message) => found = self.judge(&message).map(|finding| (self.stream, finding)),
+                Some(message) => {
+                    found = self.judge(&message).map(|finding| (self.stream, finding));
+                    self.opened = self.opened.max(self.stream);
+                }
                 None => self.lost = true,
             }
-            self.opened = self.opened.max(self.stream);
             block.clear();
             // A connection that waits holds no buffer of the longest head that came over it.
             if block.capacity() > 1024 {
