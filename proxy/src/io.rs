@@ -51,20 +51,34 @@ impl Io {
 }
 
 impl Io {
-    /// How many of the bytes that were written the peer's kernel has acknowledged. `None` where that cannot be told:
-    /// it is asked of plain TCP only, as the length of what TLS makes of a request is not known.
+    /// How many of [`Io::bytes_sent`] the peer's kernel has acknowledged. `None` where that cannot be told.
     pub(crate) fn bytes_acknowledged(&self) -> Option<u64> {
         match self {
             Io::Tcp(stream) => tcp_info::bytes_acknowledged(stream),
             Io::Rewound(rewound) => rewound.io.bytes_acknowledged(),
             Io::Metered(metered) => metered.io.bytes_acknowledged(),
-            Io::Unix(_) | Io::Pipe(_) | Io::Pumped(_) | Io::Tls(_) => None,
+            Io::Tls(tls) => tls.get_ref().0.bytes_acknowledged(),
+            Io::Unix(_) | Io::Pipe(_) | Io::Pumped(_) => None,
+        }
+    }
+
+    /// How many bytes our kernel has taken, those that TLS adds included. It counts what is metered: TLS over a transport
+    /// that is not, and a transport alone, cannot tell.
+    pub(crate) fn bytes_sent(&self) -> Option<u64> {
+        match self {
+            Io::Metered(metered) => match &metered.io {
+                Io::Tls(tls) => tls.get_ref().0.bytes_sent(),
+                _ => Some(metered.written),
+            },
+            Io::Tls(tls) => tls.get_ref().0.bytes_sent(),
+            Io::Rewound(rewound) => rewound.io.bytes_sent(),
+            Io::Tcp(_) | Io::Unix(_) | Io::Pipe(_) | Io::Pumped(_) => None,
         }
     }
 
     /// Counts what is read and written from now on.
     pub fn metered(self, meter: Meter) -> Io {
-        Io::Metered(Box::new(Metered { io: self, meter }))
+        Io::Metered(Box::new(Metered { io: self, meter, written: 0 }))
     }
 
     /// Whether bytes that were written may wait for a flush.
@@ -82,6 +96,8 @@ impl Io {
 pub struct Metered {
     io: Io,
     meter: Meter,
+    /// Bytes that `io` has taken.
+    written: u64,
 }
 
 /// Where bytes are counted: the counters of this thread.
@@ -91,6 +107,8 @@ pub enum Meter {
     Downstream(Arc<HttpStats>),
     /// `cluster.<name>.upstream_cx_rx_bytes_total` and `..tx..`.
     Upstream(Arc<ClusterStats>),
+    /// Nowhere: what TLS is laid over, to know how much of it has left us.
+    Silent,
 }
 
 impl Meter {
@@ -98,17 +116,16 @@ impl Meter {
         match self {
             Meter::Downstream(stats) => stats.downstream_cx_rx_bytes_total.add(bytes as u64),
             Meter::Upstream(stats) => stats.upstream_cx_rx_bytes_total.add(bytes as u64),
+            Meter::Silent => {}
         }
     }
 
-    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = result {
-            match self {
-                Meter::Downstream(stats) => stats.downstream_cx_tx_bytes_total.add(bytes as u64),
-                Meter::Upstream(stats) => stats.upstream_cx_tx_bytes_total.add(bytes as u64),
-            }
+    fn written(&self, bytes: usize) {
+        match self {
+            Meter::Downstream(stats) => stats.downstream_cx_tx_bytes_total.add(bytes as u64),
+            Meter::Upstream(stats) => stats.upstream_cx_tx_bytes_total.add(bytes as u64),
+            Meter::Silent => {}
         }
-        result
     }
 }
 
@@ -122,6 +139,14 @@ impl Metered {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
         self.meter.read(buf.filled().len().saturating_sub(before));
+        result
+    }
+
+    fn count(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = result {
+            self.written = self.written.saturating_add(bytes as u64);
+            self.meter.written(bytes);
+        }
         result
     }
 }
@@ -242,7 +267,10 @@ impl AsyncWrite for Io {
             Io::Pumped(io) => Pin::new(&mut io.pipe).poll_write(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
             Io::Rewound(io) => Pin::new(&mut io.io).poll_write(cx, buf),
-            Io::Metered(io) => io.meter.written(Pin::new(&mut io.io).poll_write(cx, buf)),
+            Io::Metered(io) => {
+                let result = Pin::new(&mut io.io).poll_write(cx, buf);
+                io.count(result)
+            }
         }
     }
 
@@ -258,7 +286,10 @@ impl AsyncWrite for Io {
             Io::Pumped(io) => Pin::new(&mut io.pipe).poll_write_vectored(cx, bufs),
             Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Rewound(io) => Pin::new(&mut io.io).poll_write_vectored(cx, bufs),
-            Io::Metered(io) => io.meter.written(Pin::new(&mut io.io).poll_write_vectored(cx, bufs)),
+            Io::Metered(io) => {
+                let result = Pin::new(&mut io.io).poll_write_vectored(cx, bufs);
+                io.count(result)
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::timeout;
 
-use crate::io::Io;
+use crate::io::{Io, Meter};
 use crate::tls::client::TlsConnector;
 
 /// A connection that is ready for its protocol.
@@ -73,7 +73,7 @@ pub async fn connect(
         };
         let Some(tls) = tls else { return Ok(Connected { io, alpn: None, local_address }) };
         let (io, alpn) = tls
-            .connect(io, server_name)
+            .connect(io.metered(Meter::Silent), server_name)
             .await
             .map_err(|error| ConnectError { timeout: false, reason: format!("TLS error: {error}").into() })?;
         Ok(Connected { io, alpn, local_address })

@@ -49,14 +49,14 @@ impl Failure {
         })
     }
 
-    /// Whether the request may go to another connection though no policy asks for it: no host has acted on it, or, of a
-    /// method that is safe, most likely none has.
+    /// Whether the request may go to another connection though no policy asks for it: no host has acted on it, or most
+    /// likely none has and the method may be repeated (RFC 9110, section 9.2.2).
     pub(super) fn may_go_again(&self, method: &Method) -> bool {
         match self {
             Failure::Stream { error: StreamError::ConnectionClosed | StreamError::Refused, delivery } => match delivery
             {
                 Delivery::Unsent | Delivery::Unread => true,
-                Delivery::Raced => method.is_safe(),
+                Delivery::Raced => method.is_idempotent(),
                 Delivery::Sent => false,
             },
             _ => false,
@@ -128,9 +128,12 @@ mod tests {
                 assert!(!goes(error, Delivery::Sent, method));
             }
         }
-        assert!(goes(StreamError::ConnectionClosed, Delivery::Raced, Method::GET));
-        assert!(!goes(StreamError::ConnectionClosed, Delivery::Raced, Method::POST));
-        assert!(!goes(StreamError::ConnectionClosed, Delivery::Raced, Method::DELETE));
+        for method in [Method::GET, Method::PUT, Method::DELETE] {
+            assert!(goes(StreamError::ConnectionClosed, Delivery::Raced, method));
+        }
+        for method in [Method::POST, Method::PATCH, Method::CONNECT] {
+            assert!(!goes(StreamError::ConnectionClosed, Delivery::Raced, method));
+        }
         assert!(!goes(StreamError::Protocol("x"), Delivery::Raced, Method::GET));
         assert!(!Failure::Overflow.may_go_again(&Method::GET));
     }

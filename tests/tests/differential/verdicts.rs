@@ -165,7 +165,7 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
         what: "Without a retry policy Envoy answers 503 where an upstream's GOAWAY says that it did not process the stream, or \
                where a kept connection ends just as a request is sent on it. We send the request once more, on another \
                connection: what GOAWAY excludes (RFC 9113, section 8.7) and what has not left or not arrived, whatever the \
-               method; what may have arrived only if the method is safe (RFC 9110, section 9.2.2).",
+               method; what may have arrived only if the method is idempotent (RFC 9110, section 9.2.2).",
         better: "the client of a server that restarts, drains, or closes idle connections.",
         scenarios: &[
             "reset_of_a_reused_connection",

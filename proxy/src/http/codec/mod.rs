@@ -276,10 +276,10 @@ impl ClientStream {
 /// What became of a request that got no response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
-    /// None of it has left us.
+    /// None of it has left us, on a connection that no request has used before.
     Unsent,
-    /// The peer has not acted on it and will not: its GOAWAY says so, or it ended the connection before any of the
-    /// request had come.
+    /// The peer has not acted on it and will not: its GOAWAY says so, or it ended a connection that had been idle before
+    /// any of the request had come.
     Unread,
     /// The peer ended a connection that had been idle, without a byte of a response: most likely the request and the
     /// end met on their way.

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::io::ErrorKind;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -42,8 +43,10 @@ struct Shared {
     keep_alive: bool,
     /// A byte of the response has come.
     started: bool,
-    /// Bytes that had been written when the request began.
-    written_before: u64,
+    /// What had left us when the request began.
+    sent_before: Option<u64>,
+    /// The peer has ended its side, with or without TLS's word for it.
+    peer_ended: bool,
     /// How far the request came, once it has failed.
     delivery: Delivery,
     /// The owner has been told of the end, or has the connection, or [`Lease`] will tell it.
@@ -89,7 +92,8 @@ impl ClientConnection {
                 response: Response::End,
                 keep_alive: true,
                 started: false,
-                written_before: 0,
+                sent_before: None,
+                peer_ended: false,
                 delivery: Delivery::default(),
                 settled: true,
             })),
@@ -106,7 +110,7 @@ impl ClientConnection {
         shared.keep_alive = true;
         shared.unread_from = StatusCode::BAD_REQUEST;
         shared.started = false;
-        shared.written_before = shared.transport.written;
+        shared.sent_before = shared.transport.sent();
         shared.settled = false;
         shared.owner = shared.idle_owner.upgrade();
         let generation = shared.generation;
@@ -196,12 +200,16 @@ impl Shared {
 
     /// How far the request came: to be asked when it has failed, and before the transport goes.
     fn judge(&self) -> Delivery {
-        if self.transport.written == self.written_before {
-            Delivery::Unsent
-        } else if self.started || self.requests < 2 {
+        let unsent = self.transport.sent() == self.sent_before;
+        if self.requests < 2 {
+            if unsent { Delivery::Unsent } else { Delivery::Sent }
+        } else if unsent {
+            Delivery::Unread
+        } else if self.started {
             Delivery::Sent
-        } else if self.transport.eof && self.transport.has_acknowledged_only(self.written_before) {
+        } else if self.peer_ended && self.sent_before.is_some_and(|bytes| self.transport.has_acknowledged_only(bytes)) {
             // What ended the connection was sent before any of the request had arrived, and nobody can answer behind it.
+            // A reset alone does not say so: the peer may have had, read and done what its kernel was yet to acknowledge.
             Delivery::Unread
         } else {
             Delivery::Raced
@@ -345,7 +353,15 @@ impl Shared {
             Ok(Some(response)) => Poll::Ready(response),
             // A head that is cut short is a fault of the peer; one that has not begun may be an idle close.
             Ok(None) if self.started => Poll::Ready(Err(CUT_SHORT)),
-            Ok(None) | Err(_) => Poll::Ready(Err(StreamError::ConnectionClosed)),
+            Ok(None) => {
+                self.peer_ended = true;
+                Poll::Ready(Err(StreamError::ConnectionClosed))
+            }
+            Err(error) => {
+                // How TLS says that the stream beneath it has ended.
+                self.peer_ended = error.kind() == ErrorKind::UnexpectedEof;
+                Poll::Ready(Err(StreamError::ConnectionClosed))
+            }
         }
     }
 

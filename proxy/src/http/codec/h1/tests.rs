@@ -19,7 +19,7 @@ use super::*;
 use crate::http::codec::{
     self, CloseReason, Delivery, Exchange, Frame, Owner, OwnerRef, Reply, ResetBy, Responder, StreamError,
 };
-use crate::io::Io;
+use crate::io::{Io, Meter};
 
 fn settings() -> ServerSettings {
     ServerSettings {
@@ -127,7 +127,8 @@ fn client(settings: ClientSettings) -> (DuplexStream, ClientStream, Rc<Pool>) {
     let (peer, io) = duplex(1 << 20);
     let pool = Rc::new(Pool::default());
     let owner: OwnerRef = Rc::<Pool>::clone(&pool);
-    (peer, ClientConnection::new(Io::Pipe(io), Rc::new(settings), &owner).start(), pool)
+    let io = Io::Pipe(io).metered(Meter::Silent);
+    (peer, ClientConnection::new(io, Rc::new(settings), &owner).start(), pool)
 }
 
 async fn reply(stream: &mut ClientStream) -> Result<Reply, StreamError> {

@@ -44,8 +44,6 @@ pub(super) struct Transport {
     /// The peer has ended its side.
     pub(super) eof: bool,
     pub(super) output: Output,
-    /// Bytes that the transport has taken so far.
-    pub(super) written: u64,
     /// A write has failed; the reason why reading goes on is that an answer may already lie in the socket.
     write_failed: bool,
 }
@@ -58,7 +56,6 @@ impl Transport {
             looked: 0,
             eof: false,
             output: Output::default(),
-            written: 0,
             write_failed: false,
         }
     }
@@ -180,7 +177,7 @@ impl Transport {
         if self.output.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        match self.output.poll_write(Pin::new(io), cx, &mut self.written) {
+        match self.output.poll_write(Pin::new(io), cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 // Plain sockets have nothing to flush; TLS and pipes may.
@@ -232,7 +229,12 @@ impl Transport {
         self.io.is_some() && !self.write_failed
     }
 
-    /// Whether the peer's kernel is known to have had none of what was written after the first `bytes`.
+    /// Bytes that have left us; see [`Io::bytes_sent`].
+    pub(super) fn sent(&self) -> Option<u64> {
+        self.io.as_ref().and_then(Io::bytes_sent)
+    }
+
+    /// Whether the peer's kernel is known to have had none of what was sent after the first `bytes`.
     pub(super) fn has_acknowledged_only(&self, bytes: u64) -> bool {
         self.io.as_ref().and_then(Io::bytes_acknowledged).is_some_and(|acknowledged| acknowledged <= bytes)
     }
@@ -299,7 +301,7 @@ impl Output {
         }
     }
 
-    fn poll_write(&mut self, mut io: Pin<&mut Io>, cx: &mut Context<'_>, written: &mut u64) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, mut io: Pin<&mut Io>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let first = self.first.get(self.written..).unwrap_or_default();
             let n = if self.big.is_empty() {
@@ -311,7 +313,6 @@ impl Output {
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            *written = written.saturating_add(n as u64);
             self.advance(n);
         }
         Poll::Ready(Ok(()))

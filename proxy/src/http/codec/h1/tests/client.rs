@@ -169,7 +169,8 @@ async fn reused() -> (tokio::net::TcpStream, ClientStream, Rc<Pool>) {
     let (mut peer, _) = listener.accept().await.unwrap();
     let pool = Rc::new(Pool::default());
     let owner: OwnerRef = Rc::<Pool>::clone(&pool);
-    let mut stream = ClientConnection::new(Io::Tcp(io), Rc::new(client_settings()), &owner).start();
+    let io = Io::Tcp(io).metered(Meter::Silent);
+    let mut stream = ClientConnection::new(io, Rc::new(client_settings()), &owner).start();
     stream.send_head(&get("/"), true).unwrap();
     peer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
     reply(&mut stream).await.unwrap();
