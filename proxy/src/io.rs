@@ -68,7 +68,7 @@ impl Io {
         match self {
             Io::Metered(metered) => match &metered.io {
                 Io::Tls(tls) => tls.get_ref().0.bytes_sent(),
-                _ => Some(metered.written),
+                _ => Some(metered.written.get()),
             },
             Io::Tls(tls) => tls.get_ref().0.bytes_sent(),
             Io::Rewound(rewound) => rewound.io.bytes_sent(),
@@ -76,9 +76,43 @@ impl Io {
         }
     }
 
+    /// The transport that moves the bytes, beneath meters and what was read again: for who moves them past this type, and
+    /// then tells [`Io::count_read`] and [`Io::count_written`].
+    pub fn beneath(&self) -> &Io {
+        match self {
+            Io::Metered(metered) => metered.io.beneath(),
+            Io::Rewound(rewound) if rewound.read.is_empty() => rewound.io.beneath(),
+            io => io,
+        }
+    }
+
+    /// Counts bytes that were read from [`Io::beneath`].
+    pub fn count_read(&self, bytes: usize) {
+        match self {
+            Io::Metered(metered) => {
+                metered.meter.read(bytes);
+                metered.io.count_read(bytes);
+            }
+            Io::Rewound(rewound) => rewound.io.count_read(bytes),
+            _ => {}
+        }
+    }
+
+    /// Counts bytes that were written to [`Io::beneath`].
+    pub fn count_written(&self, bytes: usize) {
+        match self {
+            Io::Metered(metered) => {
+                _ = metered.count(Poll::Ready(Ok(bytes)));
+                metered.io.count_written(bytes);
+            }
+            Io::Rewound(rewound) => rewound.io.count_written(bytes),
+            _ => {}
+        }
+    }
+
     /// Counts what is read and written from now on.
     pub fn metered(self, meter: Meter) -> Io {
-        Io::Metered(Box::new(Metered { io: self, meter, written: 0 }))
+        Io::Metered(Box::new(Metered { io: self, meter, written: Cell::new(0) }))
     }
 
     /// Whether bytes that were written may wait for a flush.
@@ -97,7 +131,7 @@ pub struct Metered {
     io: Io,
     meter: Meter,
     /// Bytes that `io` has taken.
-    written: u64,
+    written: Cell<u64>,
 }
 
 /// Where bytes are counted: the counters of this thread.
@@ -142,9 +176,9 @@ impl Metered {
         result
     }
 
-    fn count(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn count(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = result {
-            self.written = self.written.saturating_add(bytes as u64);
+            self.written.set(self.written.get().saturating_add(bytes as u64));
             self.meter.written(bytes);
         }
         result

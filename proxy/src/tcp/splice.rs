@@ -55,6 +55,7 @@ impl Pipe {
         let n = ready!(poll_io(cx, from, Interest::READABLE, |socket| {
             splice(socket, None, &self.ends.1, None, PIPE_BYTES, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)
         }))?;
+        from.count_read(n);
         self.filled += n;
         Poll::Ready(Ok(n))
     }
@@ -64,6 +65,7 @@ impl Pipe {
         let n = ready!(poll_io(cx, to, Interest::WRITABLE, |socket| {
             splice(&self.ends.0, None, socket, None, self.filled, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)
         }))?;
+        to.count_written(n);
         self.filled = self.filled.saturating_sub(n);
         Poll::Ready(Ok(n))
     }
@@ -85,9 +87,9 @@ impl Drop for Pipe {
     }
 }
 
-/// Whether both are plain sockets.
+/// Whether both are plain sockets, metered or not.
 pub(super) fn is_possible(a: &Io, b: &Io) -> bool {
-    let plain = |io: &Io| matches!(io, Io::Tcp(_) | Io::Unix(_));
+    let plain = |io: &Io| matches!(io.beneath(), Io::Tcp(_) | Io::Unix(_));
     plain(a) && plain(b)
 }
 
@@ -98,7 +100,7 @@ fn poll_io(
     mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<usize>,
 ) -> Poll<io::Result<usize>> {
     loop {
-        let result = match io {
+        let result = match io.beneath() {
             Io::Tcp(socket) => {
                 ready!(if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) })?;
                 socket.try_io(interest, || Ok(call(socket.as_fd())?))

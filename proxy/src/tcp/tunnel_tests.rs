@@ -5,6 +5,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::*;
+use crate::io::Meter;
+use crate::telemetry::stats::Stats;
 
 const MIB: usize = 1 << 20;
 
@@ -121,38 +123,59 @@ fn a_reset_reaches_a_side_that_only_sends() {
 fn a_long_stream_is_spliced_and_arrives_whole_at_a_slow_reader() {
     run(async {
         let (client, a) = pair().await;
-        let (mut server, b) = pair().await;
-        let mut tunnel = Tunnel::new(Io::Tcp(a), Bytes::new(), Io::Tcp(b), Bytes::new());
-        let data = pattern(3, 32 * MIB);
-        let sent = data.clone();
-        let sending = spawn_local(exchange(client, sent));
-        let spliced = spawn_local(async move {
-            let mut spliced = false;
-            let ended = std::future::poll_fn(|cx| {
-                let result = Pin::new(&mut tunnel).poll(cx);
-                spliced |= tunnel.a_to_b.pipe.is_some();
-                result
-            })
-            .await;
-            (spliced, ended)
-        });
-        let mut received = Vec::new();
-        let mut piece = vec![0; 200_000];
-        loop {
-            let n = server.read(&mut piece).await.unwrap();
-            if n == 0 {
-                break;
-            }
-            received.extend_from_slice(&piece[..n]);
-            tokio::task::yield_now().await;
-        }
-        assert!(received == data);
-        drop(server);
-        sending.await.unwrap();
-        let (spliced, ended) = spliced.await.unwrap();
-        assert!(spliced, "never changed to splice");
-        assert_eq!((ended.from_a, ended.cause), (32 * MIB as u64, Cause::FinishedByB));
+        let (server, b) = pair().await;
+        arrives_spliced(client, Io::Tcp(a), Io::Tcp(b), server).await;
     });
+}
+
+#[test]
+fn bytes_that_are_spliced_count() {
+    run(async {
+        let stats = || Stats::new().cluster("c").shard(0);
+        let (down, up) = (stats(), stats());
+        let (client, a) = pair().await;
+        let (server, b) = pair().await;
+        let mut a = Io::Tcp(a).rewind(Bytes::from_static(b"x")).metered(Meter::Upstream(down.clone()));
+        a.read_u8().await.unwrap();
+        let b = Io::Tcp(b).metered(Meter::Upstream(up.clone()));
+        arrives_spliced(client, a, b, server).await;
+        let all = 32 * MIB as u64;
+        assert_eq!((down.upstream_cx_rx_bytes_total.get(), down.upstream_cx_tx_bytes_total.get()), (all + 1, 0));
+        assert_eq!((up.upstream_cx_rx_bytes_total.get(), up.upstream_cx_tx_bytes_total.get()), (0, all));
+    });
+}
+
+async fn arrives_spliced(client: TcpStream, a: Io, b: Io, mut server: TcpStream) {
+    let mut tunnel = Tunnel::new(a, Bytes::new(), b, Bytes::new());
+    let data = pattern(3, 32 * MIB);
+    let sent = data.clone();
+    let sending = spawn_local(exchange(client, sent));
+    let spliced = spawn_local(async move {
+        let mut spliced = false;
+        let ended = std::future::poll_fn(|cx| {
+            let result = Pin::new(&mut tunnel).poll(cx);
+            spliced |= tunnel.a_to_b.pipe.is_some();
+            result
+        })
+        .await;
+        (spliced, ended)
+    });
+    let mut received = Vec::new();
+    let mut piece = vec![0; 200_000];
+    loop {
+        let n = server.read(&mut piece).await.unwrap();
+        if n == 0 {
+            break;
+        }
+        received.extend_from_slice(&piece[..n]);
+        tokio::task::yield_now().await;
+    }
+    assert!(received == data);
+    drop(server);
+    sending.await.unwrap();
+    let (spliced, ended) = spliced.await.unwrap();
+    assert!(spliced, "never changed to splice");
+    assert_eq!((ended.from_a, ended.cause), (32 * MIB as u64, Cause::FinishedByB));
 }
 
 #[test]
