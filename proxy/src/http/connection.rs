@@ -43,6 +43,8 @@ pub struct HttpContext {
     pub listener_stats: Arc<ListenerHttpStats>,
     /// Requests so far.
     requests: Cell<u32>,
+    /// The client has left unread what is written for as long as it may.
+    unread: Cell<bool>,
     started: Instant,
 }
 
@@ -78,6 +80,11 @@ impl HttpContext {
     /// How long the client may leave unread what is written.
     pub fn read_limit(&self) -> Option<Duration> {
         self.hcm.stream_idle_timeout.or(self.hcm.idle_timeout)
+    }
+
+    /// The client has not read for so long: nobody waits for it a second time.
+    pub fn set_unread(&self) {
+        self.unread.set(true);
     }
 
     /// When a connection that has nothing to do ends, and why. While the process drains that is at once; a new connection's
@@ -187,6 +194,7 @@ pub async fn serve(
         stats,
         listener_stats,
         requests: Cell::new(0),
+        unread: Cell::new(false),
         started: Instant::now(),
     });
     let active = Active::new(&cx);
@@ -363,7 +371,9 @@ async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 return Poll::Ready(finish);
             }
             let deadline = *unread_at.get_or_insert_with(|| cx.read_limit().map(|limit| Instant::now() + limit));
-            alarm.poll(task, deadline).map(|()| h1::Finish::Close)
+            ready!(alarm.poll(task, deadline));
+            cx.set_unread();
+            Poll::Ready(h1::Finish::Close)
         });
         match finish.await {
             h1::Finish::KeepAlive => {}
@@ -392,11 +402,13 @@ fn head_timed_out(cx: &HttpContext) -> LocalReply {
 }
 
 /// Sends what is left and FIN, and waits for the peer's, so that it reads our last answer before it sees a reset. Without
-/// `delayed_close_timeout` nobody waits for the peer's.
+/// `delayed_close_timeout` nobody waits for the peer's. Envoy waits for ever then until the rest is sent; here the peer has
+/// `stream_idle_timeout` for that, unless it has had it.
 async fn close_h1(cx: &HttpContext, connection: &mut h1::ServerConnection, alarm: &mut Alarm) {
     cx.stats.downstream_cx_destroy_local.inc();
     let linger = cx.hcm.delayed_close_timeout;
-    let deadline = linger.or(cx.read_limit()).map(|limit| Instant::now() + limit);
+    let limit = if cx.unread.get() { Some(Duration::ZERO) } else { cx.read_limit() };
+    let deadline = linger.or(limit).map(|limit| Instant::now() + limit);
     let mut shut = false;
     poll_fn(|task| {
         shut = shut || connection.poll_shutdown(task).is_ready();

@@ -123,14 +123,16 @@ fn a_draining_process_serves_a_new_connection_and_ends_the_idle_ones() {
 #[test]
 fn a_local_reply_that_nobody_reads_ends_its_connection() {
     on_paused_time(async {
-        let proxy = Proxy::answering("codec_type: AUTO", &"x".repeat(3000));
-        let (mut client, serving) = proxy.connect(1024);
-        client.write_all(GET).await.unwrap();
-        let started = Instant::now();
-        timeout(Duration::from_secs(400), serving).await.expect("the connection stays").unwrap();
-        assert_eq!(started.elapsed().as_secs(), 301);
-        assert_eq!(proxy.stats().downstream_rq_idle_timeout.get(), 1);
-        assert_eq!(proxy.stats().downstream_rq_active.get(), 0);
+        for (fields, seconds) in [("codec_type: AUTO", 301), ("delayed_close_timeout: 0s", 300)] {
+            let proxy = Proxy::answering(fields, &"x".repeat(3000));
+            let (mut client, serving) = proxy.connect(1024);
+            client.write_all(GET).await.unwrap();
+            let started = Instant::now();
+            timeout(Duration::from_secs(700), serving).await.expect("the connection stays").unwrap();
+            assert_eq!(started.elapsed().as_secs(), seconds, "{fields}");
+            assert_eq!(proxy.stats().downstream_rq_idle_timeout.get(), 1);
+            assert_eq!(proxy.stats().downstream_rq_active.get(), 0);
+        }
     });
 }
 

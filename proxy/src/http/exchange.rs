@@ -153,6 +153,7 @@ impl Stream<'_> {
         })
         .await?;
         if !read {
+            self.cx.set_unread();
             let stats = &self.cx.stats;
             stats.downstream_rq_idle_timeout.inc();
             stats.downstream_rq_tx_reset.inc();
