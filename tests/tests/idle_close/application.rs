@@ -142,9 +142,12 @@ struct Connection {
 
 impl Connection {
     async fn serve(mut self, close: Close) {
+        // Who has not sent a request yet, or is about to, does not idle.
+        let mut idles = false;
         loop {
             while !self.has_request() {
-                let patience = if self.read.is_empty() { pause(&mut self.seed) } else { Duration::MAX };
+                let idles = idles && self.read.is_empty();
+                let patience = if idles { pause(&mut self.seed) } else { Duration::MAX };
                 match timeout(patience, self.wire.read(&mut self.read)).await {
                     Ok(Ok(0) | Err(_)) => return,
                     Ok(Ok(_)) => {}
@@ -160,6 +163,7 @@ impl Connection {
             if self.wire.write(answer.as_bytes()).await.is_err() {
                 return;
             }
+            idles = true;
         }
     }
 

@@ -259,6 +259,14 @@ impl ClientStream {
         }
     }
 
+    /// Whether it is on a connection of HTTP/1 that another request has used before.
+    pub fn is_reused(&self) -> bool {
+        match self {
+            ClientStream::H1(s) => s.is_reused(),
+            ClientStream::H2(_) => false,
+        }
+    }
+
     /// The transport of a connection that has become a tunnel, and the owner's claim on it. A stream of HTTP/2 has its
     /// own.
     ///

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Forwarding;
 use crate::cluster::WorkerCluster;
-use crate::cluster::pool::{Acquired, Lease};
+use crate::cluster::pool::{Acquired, HostPool, Lease};
 use crate::http::codec::{Body, ClientStream, Reply, StreamError};
 use crate::http::deadlines::Limit;
 use crate::http::failure::Failure;
@@ -99,27 +99,16 @@ impl Forwarding<'_, '_> {
         }
         let pool = self.cluster.pool(&host, head.protocol, self.server_name.clone(), self.priority)?;
         self.stream.info.upstream_host = Some(host.display.clone());
-        let Lease { mut stream, protocol, local_address } = match pool.acquire() {
-            Ok(Acquired::Ready(lease)) => *lease,
-            Ok(Acquired::Pending(mut waiting)) => {
-                let result = poll_fn(|task| match Pin::new(&mut waiting).poll(task) {
-                    Poll::Ready(result) => Poll::Ready(result.map_err(Failure::from)),
-                    Poll::Pending => match self.poll_ahead(task) {
-                        Poll::Ready(error) => Poll::Ready(Err(Failure::Downstream(error))),
-                        Poll::Pending => self.poll_limits(task).map(Err),
-                    },
-                })
-                .await;
-                if let Err(Failure::Limit(_) | Failure::Downstream(_)) = result {
-                    self.cluster.stats.upstream_rq_cancelled.inc();
-                }
-                *result?
+        let lease = loop {
+            let lease = self.acquire(&pool).await?;
+            if !(self.went_again && lease.stream.is_reused()) {
+                break lease;
             }
-            Err(error) => {
-                self.stream.info.upstream_host = None;
-                return Err(error.into());
-            }
+            // Somebody else may use it.
+            drop(lease);
+            pool.close_idle();
         };
+        let Lease { mut stream, protocol, local_address } = *lease;
         let Some(request) = self.cluster.breakers.acquire(self.priority, Resource::Requests) else {
             self.cluster.stats.upstream_rq_active_overflow.inc();
             return Err(Failure::Overflow);
@@ -167,6 +156,30 @@ impl Forwarding<'_, '_> {
                 Err(failure)
             }
         }
+    }
+
+    /// A stream of the pool, now or when there is one.
+    async fn acquire(&mut self, pool: &Rc<HostPool>) -> Result<Box<Lease>, Failure> {
+        let mut waiting = match pool.acquire() {
+            Ok(Acquired::Ready(lease)) => return Ok(lease),
+            Ok(Acquired::Pending(waiting)) => waiting,
+            Err(error) => {
+                self.stream.info.upstream_host = None;
+                return Err(error.into());
+            }
+        };
+        let result = poll_fn(|task| match Pin::new(&mut waiting).poll(task) {
+            Poll::Ready(result) => Poll::Ready(result.map_err(Failure::from)),
+            Poll::Pending => match self.poll_ahead(task) {
+                Poll::Ready(error) => Poll::Ready(Err(Failure::Downstream(error))),
+                Poll::Pending => self.poll_limits(task).map(Err),
+            },
+        })
+        .await;
+        if let Err(Failure::Limit(_) | Failure::Downstream(_)) = result {
+            self.cluster.stats.upstream_rq_cancelled.inc();
+        }
+        result
     }
 
     /// SNI of upstream connections, where the cluster takes it from the request.

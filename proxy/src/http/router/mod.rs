@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 pub use self::attempt::Under;
-use self::retry::{Go, IDLE_CLOSES};
+use self::retry::Go;
 use super::codec::{Body, ClientStream, Responder};
 use super::deadlines::{Deadlines, Limit};
 use super::exchange::Stream;
@@ -51,8 +51,9 @@ struct Forwarding<'s, 'a> {
     upload: Upload,
     deadlines: Deadlines,
     retry: Option<RetryState>,
-    /// How often it has gone to another connection beside what the policy allows.
-    went_again: u8,
+    /// It has gone to another connection beside what the policy allows, which happens once: from then on it takes none that
+    /// a request has used, as what comes back to a pool idles there, too.
+    went_again: bool,
     /// Informational heads wait for the client to read.
     flushing: bool,
     /// SNI of upstream connections, where the cluster takes it from the request: that of the first attempt, whatever an
@@ -178,7 +179,7 @@ pub async fn forward(
         upload,
         deadlines,
         retry,
-        went_again: 0,
+        went_again: false,
         flushing: false,
         server_name: None,
         tried: SmallVec::new(),
@@ -213,7 +214,7 @@ impl Forwarding<'_, '_> {
                     let value = HeaderValue::from_static(if timed_out { "true" } else { "false" });
                     head.headers.set(X_ENVOY_IS_TIMEOUT_RETRY, value);
                 }
-                if self.went_again >= IDLE_CLOSES && !self.retry.as_ref().is_some_and(RetryState::may_retry) {
+                if self.went_again && !self.retry.as_ref().is_some_and(RetryState::may_retry) {
                     self.upload.keep_no_more();
                 }
             }

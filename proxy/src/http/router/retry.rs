@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::Method;
-use outrigger_engine::message::{Protocol, RequestHead};
+use outrigger_engine::message::RequestHead;
 use outrigger_engine::reply::is_grpc;
 use outrigger_engine::resilience::breaker::{Guard, Resource};
 use outrigger_engine::resilience::retry::{Decision, RetryPolicy, RetryState};
@@ -15,10 +15,6 @@ use tokio::time::Instant;
 
 use super::Forwarding;
 use crate::http::failure::Failure;
-
-/// How many connections that the host closes as it idles a request may meet: what comes back to the pool between two
-/// attempts has idled too. A connection that no request has used is never one of them.
-pub(super) const IDLE_CLOSES: u8 = 3;
 
 /// What follows an attempt that may be made again.
 pub(super) enum Go {
@@ -57,13 +53,11 @@ impl Forwarding<'_, '_> {
         }
     }
 
-    /// Whether the request goes to another connection though the policy has no say in it or no retry left: no host has
-    /// acted on it.
+    /// Whether the request goes to another connection, once, though the policy has no say in it or no retry left: no
+    /// host has acted on it.
     pub(super) fn goes_again(&mut self, failure: &Failure, method: &Method) -> bool {
-        let http2 = self.stream.info.upstream_protocol == Some(Protocol::Http2);
-        let most = if failure.is_idle_close() && !http2 { IDLE_CLOSES } else { 1 };
-        let goes = self.went_again < most && self.upload.can_replay() && failure.may_go_again(method);
-        self.went_again += u8::from(goes);
+        let goes = !self.went_again && self.upload.can_replay() && failure.may_go_again(method);
+        self.went_again |= goes;
         goes
     }
 

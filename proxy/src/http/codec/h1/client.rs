@@ -198,10 +198,15 @@ impl Shared {
         }
     }
 
+    /// Whether the current request is not its first.
+    fn is_reused(&self) -> bool {
+        self.requests > 1
+    }
+
     /// How far the request came: to be asked when it has failed, and before the transport goes.
     fn judge(&self) -> Delivery {
         let unsent = self.transport.sent() == self.sent_before;
-        if self.requests < 2 {
+        if !self.is_reused() {
             if unsent { Delivery::Unsent } else { Delivery::Sent }
         } else if unsent {
             Delivery::Unread
@@ -319,6 +324,10 @@ impl ClientStream {
         }))?;
         self.body_taken |= matches!(reply, Reply::Response(_, codec::Body::H1(_)));
         Poll::Ready(Ok(reply))
+    }
+
+    pub(in crate::http::codec) fn is_reused(&self) -> bool {
+        self.shared.borrow().is_reused()
     }
 
     /// See [`codec::ClientStream::delivery`].
