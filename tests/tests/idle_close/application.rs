@@ -9,6 +9,7 @@ use outrigger_tests::tls;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -65,13 +66,14 @@ impl Application {
         let shared = notes.clone();
         let acceptor = close.over_tls().then(|| TlsAcceptor::from(tls::server_config(&["http/1.1"])));
         runtime.spawn(async move {
-            let mut n = 0;
+            let (mut n, mut connections) = (0, JoinSet::new());
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 n += 1;
+                while connections.try_join_next().is_some() {}
                 let (acceptor, notes, seed) = (acceptor.clone(), shared.clone(), 0x1234_5678_9abc_def0 ^ n);
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let wire = match acceptor {
                         None => Wire::Plain(stream),
                         Some(acceptor) => match acceptor.accept(stream).await {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::ledger::{Ledger, Method};
@@ -14,10 +15,8 @@ use crate::{PATIENCE, pause};
 pub(crate) fn call(port: u16, callers: usize, ledger: &Arc<Ledger>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let callers: Vec<_> = (0..callers).map(|n| tokio::spawn(one(port, n, ledger.clone()))).collect();
-        for caller in callers {
-            caller.await.unwrap();
-        }
+        let callers: JoinSet<()> = (0..callers).map(|n| one(port, n, ledger.clone())).collect();
+        callers.join_all().await;
     });
 }
 

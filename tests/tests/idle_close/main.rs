@@ -8,8 +8,8 @@
 //!   acknowledges it, as it would a request that was read and done. The application finds its id and notes it;
 //! - the connection was reset rather than ended: a reset may come behind what was read and done, too.
 //!
-//! A few thousand requests; `OUTRIGGER_IDLE_CLOSES=1000000` is the long form, with so many of both GET and POST, which
-//! `.ci/run --full` runs.
+//! A thousand requests for each way to end; `OUTRIGGER_IDLE_CLOSES=1000000` is the long form, with so many of both GET and
+//! POST where the application closes, which `.ci/run --full` runs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -129,7 +129,7 @@ fn bootstrap(directory: &Path, application: u16, close: Close) -> Value {
 /// `share`: the part of the long form that this way to close gets.
 fn meet(close: Close, share: usize) {
     let long: Option<usize> = std::env::var("OUTRIGGER_IDLE_CLOSES").ok().map(|n| n.parse().unwrap());
-    let (requests, callers) = long.map_or((2_000, 32), |each| (2 * each / share, 128));
+    let (requests, callers) = long.map_or((1_000, 32), |each| (2 * each / share, 128));
     let application = Application::start(close);
     let proxy = Proxy::start(application.port, close);
     let began = Instant::now();
