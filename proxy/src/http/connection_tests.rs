@@ -137,6 +137,27 @@ fn a_local_reply_that_nobody_reads_ends_its_connection() {
 }
 
 #[test]
+fn the_rest_of_an_answer_is_waited_for_as_long_as_a_stream_may_idle() {
+    on_paused_time(async {
+        let proxy = Proxy::answering("codec_type: AUTO", &"x".repeat(3000));
+        let (client, _serving) = proxy.connect(64 << 10);
+        let (mut requests, connection) =
+            h2::client::Builder::new().initial_window_size(1).handshake::<_, bytes::Bytes>(client).await.unwrap();
+        spawn_local(connection);
+        let started = Instant::now();
+        let request = http::Request::get("http://a/").body(()).unwrap();
+        let (response, _) = requests.send_request(request, true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "x");
+        assert_eq!(proxy.stats().downstream_rq_active.get(), 1, "its end is not in sight");
+        let error = body.data().await.unwrap().unwrap_err();
+        assert_eq!((error.reason(), started.elapsed().as_secs()), (Some(h2::Reason::INTERNAL_ERROR), 300));
+        assert_eq!(proxy.stats().downstream_rq_idle_timeout.get(), 1);
+        assert_eq!(proxy.stats().downstream_rq_active.get(), 0);
+    });
+}
+
+#[test]
 fn a_local_reply_without_a_window_is_reset() {
     on_paused_time(async {
         let proxy = Proxy::new("codec_type: AUTO");

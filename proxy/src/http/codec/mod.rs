@@ -16,6 +16,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderName;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use outrigger_engine::message::{Headers, RequestHead, ResponseHead};
 
 use crate::io::Io;
@@ -38,6 +40,12 @@ pub enum Frame {
     Data(Bytes),
     /// Trailers; nothing follows.
     Trailers(Headers),
+}
+
+/// Whether a field is about framing or routing: it is the head's, and nobody behind us shall see it in trailers
+/// (RFC 9110, section 6.5.1).
+fn is_only_of_heads(name: &HeaderName) -> bool {
+    matches!(*name, CONTENT_LENGTH | TRANSFER_ENCODING | HOST | CONNECTION | UPGRADE)
 }
 
 /// A message's body, of either direction.
@@ -129,7 +137,16 @@ impl Responder {
         }
     }
 
-    /// Writes out what is buffered; ready when all of it has gone to the kernel.
+    /// Bytes of the body that were sent and that the client's window (HTTP/2) has not taken yet.
+    pub fn unsent(&self) -> usize {
+        match self {
+            Responder::H1(_) => 0,
+            Responder::H2(r) => r.unsent(),
+        }
+    }
+
+    /// Writes out what is buffered; ready when all of it has gone to the kernel (HTTP/1) or has been taken by the client's
+    /// window (HTTP/2).
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match self {
             Responder::H1(r) => r.poll_flush(cx),

@@ -89,15 +89,16 @@ impl Forwarding<'_, '_> {
                 self.deadlines.request = None;
                 self.deadlines.attempt = None;
             }
-            if download.bytes != bytes {
-                bytes = download.bytes;
+            let taken = download.bytes.saturating_sub(self.responder.unsent() as u64);
+            if taken != bytes {
+                bytes = taken;
                 self.deadlines.active = Instant::now();
             }
             self.poll_limits(task).map(Err)
         })
         .await;
         let total = self.stream.started.elapsed();
-        self.stream.info.bytes_sent = download.bytes;
+        self.stream.info.bytes_sent = download.bytes.saturating_sub(self.responder.unsent() as u64);
         self.stream.info.last_upstream_rx = Some(total);
         self.stream.trailers = download.trailers.take();
         drop(guards);

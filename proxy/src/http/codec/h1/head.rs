@@ -15,7 +15,7 @@ use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Sc
 
 use super::body::Length;
 use super::{ClientSettings, Limits, ServerSettings};
-use crate::http::codec::StreamError;
+use crate::http::codec::{StreamError, is_only_of_heads};
 
 /// Fields that are parsed without an allocation.
 const ON_STACK: usize = 128;
@@ -211,8 +211,7 @@ pub(super) fn trailers(bytes: &[u8], limits: Limits) -> Result<Option<(Headers, 
     for field in parsed {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| bad)?;
         let value = block.value(field.value).ok_or(bad)?;
-        // Framing and routing are the head's; nobody behind us shall see them here.
-        if !matches!(name, CONTENT_LENGTH | TRANSFER_ENCODING | HOST | CONNECTION | UPGRADE) {
+        if !is_only_of_heads(&name) {
             trailers.append(name, value);
         }
     }

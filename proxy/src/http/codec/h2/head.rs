@@ -7,6 +7,8 @@ use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request, response};
 use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Scheme};
 
+use crate::http::codec::is_only_of_heads;
+
 /// A field above this ends the connection: nghttp2's bound, hence Envoy's.
 const MAX_FIELD_BYTES: usize = 64 << 10;
 
@@ -107,7 +109,9 @@ pub(super) fn response(parts: response::Parts, limits: Limits) -> Result<Respons
 
 /// Trailers of either direction.
 pub(super) fn trailers(map: HeaderMap, limits: Limits) -> Result<Headers, Refused> {
-    fields(map, limits, 0, 0).map(|(headers, _)| headers)
+    let (mut headers, _) = fields(map, limits, 0, 0)?;
+    headers.retain(|name, _| !is_only_of_heads(name));
+    Ok(headers)
 }
 
 fn valid_authority(authority: &Authority) -> bool {
@@ -319,6 +323,14 @@ mod tests {
             .into_iter()
             .collect());
         assert_eq!(sent.values().map(HeaderValue::is_sensitive).collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_framing_or_routing() {
+        let map = ["content-length", "host", "transfer-encoding", "connection", "upgrade", "grpc-status", "x-a"]
+            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
+        let kept = trailers(map.into_iter().collect(), LIMITS).unwrap();
+        assert_eq!(kept.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["grpc-status", "x-a"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod client;
 mod head;
 mod keepalive;
 mod link;
+mod paced;
 mod scan;
 mod server;
 mod upgrade;
@@ -149,6 +150,11 @@ impl Sender {
         if self.stream.capacity() > 0 {
             return Poll::Ready(Ok(()));
         }
+        self.poll_capacity(cx)
+    }
+
+    /// Ready when there is more room than there was.
+    fn poll_capacity(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match ready!(self.stream.poll_capacity(cx)) {
             Some(Ok(_)) => Poll::Ready(Ok(())),
             Some(Err(error)) => Poll::Ready(Err(self.error(&error))),

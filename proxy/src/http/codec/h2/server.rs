@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::head::{self, Limits, Refused};
 use super::keepalive::Keepalive;
 use super::link::{Link, Policy};
+use super::paced::Paced;
 use super::upgrade;
 use super::wire::Wire;
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, reset, stream_error};
@@ -372,7 +373,7 @@ enum State {
     /// No final head yet.
     Waiting(server::SendResponse<Bytes>),
     /// The head is sent.
-    Sending(Sender),
+    Sending(Paced),
     /// All is sent, or the stream is reset.
     Done,
 }
@@ -397,7 +398,8 @@ impl Responder {
         match respond.send_response(head::to_response(head), end) {
             Ok(stream) => {
                 self.head_sent = true;
-                self.state = if end { State::Done } else { State::Sending(Sender { stream, link: self.link.clone() }) };
+                let sender = Sender { stream, link: self.link.clone() };
+                self.state = if end { State::Done } else { State::Sending(Paced::new(sender)) };
                 Ok(())
             }
             Err(error) => Err(match self.poll_reset(&mut Context::from_waker(Waker::noop())) {
@@ -407,28 +409,41 @@ impl Responder {
         }
     }
 
+    /// Ready when the client's window has taken what was sent before.
     pub(in crate::http::codec) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match &mut self.state {
-            State::Sending(sender) => sender.poll_ready(cx),
+            State::Sending(paced) => paced.poll_ready(cx),
             State::Waiting(_) => Poll::Ready(Ok(())),
             State::Done => Poll::Ready(Err(StreamError::Local)),
         }
     }
 
     pub(in crate::http::codec) fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
-        let State::Sending(sender) = &mut self.state else { return Err(StreamError::Local) };
-        sender.send_data(data, end)?;
-        if end {
-            self.state = State::Done;
-        }
+        let State::Sending(paced) = &mut self.state else { return Err(StreamError::Local) };
+        paced.send_data(data, end)?;
+        self.settle();
         Ok(())
     }
 
     pub(in crate::http::codec) fn send_trailers(&mut self, trailers: Headers) -> Result<(), StreamError> {
-        let State::Sending(sender) = &mut self.state else { return Err(StreamError::Local) };
-        sender.send_trailers(trailers)?;
-        self.state = State::Done;
+        let State::Sending(paced) = &mut self.state else { return Err(StreamError::Local) };
+        paced.send_trailers(trailers)?;
+        self.settle();
         Ok(())
+    }
+
+    /// Bytes of the body that wait for the client's window.
+    pub(in crate::http::codec) fn unsent(&self) -> usize {
+        match &self.state {
+            State::Sending(paced) => paced.unsent(),
+            State::Waiting(_) | State::Done => 0,
+        }
+    }
+
+    fn settle(&mut self) {
+        if matches!(&self.state, State::Sending(paced) if paced.is_sent()) {
+            self.state = State::Done;
+        }
     }
 
     /// The stream as a transport, after `101 Switching Protocols`, which HTTP/2 calls 200.
@@ -437,8 +452,12 @@ impl Responder {
         Ok(upgrade::tunnel(self, body))
     }
 
-    /// The connection's own task writes: there is nothing to wait for here.
-    pub(in crate::http::codec) fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+    /// Ready when the client's window has taken what was sent. The connection's own task writes: there is nothing else to
+    /// wait for here.
+    pub(in crate::http::codec) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let State::Sending(paced) = &mut self.state else { return Poll::Ready(Ok(())) };
+        ready!(paced.poll_ready(cx))?;
+        self.settle();
         Poll::Ready(Ok(()))
     }
 
@@ -448,7 +467,7 @@ impl Responder {
                 Ok(code) => reset(code, &self.link, self.id),
                 Err(error) => stream_error(&error, &self.link, self.id),
             }),
-            State::Sending(sender) => sender.poll_reset(cx),
+            State::Sending(paced) => paced.sender.poll_reset(cx),
             State::Done => Poll::Pending,
         }
     }
@@ -465,7 +484,7 @@ impl Responder {
                 }
                 respond.send_reset(super::reason(code));
             }
-            State::Sending(sender) => sender.send_reset(code),
+            State::Sending(paced) => paced.sender.send_reset(code),
             State::Done => {}
         }
         self.state = State::Done;
