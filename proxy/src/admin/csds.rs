@@ -15,10 +15,12 @@ use outrigger_proto::envoy::service::status::v3::{ClientConfig, ClientStatusRequ
 use outrigger_proto::prost::Message as _;
 use prost_reflect::DynamicMessage;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::config_dump::Shown;
 use super::json::{JsonError, Printer};
 use super::query::Query;
+use super::server::{ANSWER, IDLE, in_time};
 use super::{AdminState, Response};
 use crate::grpc::{CallError, frame, take_message};
 use crate::http::codec::{Body, Frame, Responder, StreamError};
@@ -91,7 +93,8 @@ pub(super) async fn serve(
     responder.send_head(head, false)?;
     let mut received = BytesMut::new();
     let end = loop {
-        let request = match poll_fn(|task| poll_request(task, &mut body, &mut received)).await {
+        let next = timeout(IDLE, poll_fn(|task| poll_request(task, &mut body, &mut received)));
+        let request = match next.await.unwrap_or(Err(CallError::Stream(StreamError::Local))) {
             Ok(Some(request)) => ClientStatusRequest::decode(request).map_err(|error| (3, error.to_string())),
             Ok(None) => break (0, String::new()),
             Err(CallError::Stream(error)) => return Err(error),
@@ -103,7 +106,7 @@ pub(super) async fn serve(
         };
         match answer {
             Ok(answer) => {
-                poll_fn(|task| responder.poll_ready(task)).await?;
+                in_time(ANSWER, poll_fn(|task| responder.poll_ready(task))).await?;
                 responder.send_data(answer, false)?;
             }
             Err(fault) => break fault,
@@ -117,7 +120,8 @@ pub(super) async fn serve(
     {
         trailers.append(HeaderName::from_static("grpc-message"), reason);
     }
-    responder.send_trailers(trailers)
+    responder.send_trailers(trailers)?;
+    in_time(ANSWER, poll_fn(|task| responder.poll_flush(task))).await
 }
 
 async fn answer(state: Arc<dyn AdminState>, without_contents: bool) -> Result<Bytes, (u16, String)> {

@@ -1,11 +1,15 @@
 //! The admin interface on a socket: the control thread serves it by the same codecs as any listener. HTTP/2 is there for
 //! gRPC ([`csds`]), and answers the rest just as well.
+//!
+//! Whoever reaches it costs a bounded amount, for a bounded time: so many connections at a time ([`MAX_CONNECTIONS`], others
+//! wait in the kernel's queue), and for each thing that a client may do slowly a limit ([`IDLE`], [`REQUEST`], [`ANSWER`]).
 
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -15,7 +19,9 @@ use outrigger_engine::message::{Headers, Protocol, ResponseHead};
 use outrigger_engine::stream_info::Address;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio::task::{spawn_blocking, spawn_local};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{AdminState, Response, csds, handle};
 use crate::http::codec::{Body, Exchange, Frame, Responder, StreamError, h1, h2};
@@ -24,6 +30,19 @@ use crate::listener::socket::unix;
 
 /// Bytes of a request body that are read.
 const MAX_BODY: usize = 64 << 10;
+
+/// Connections at a time.
+const MAX_CONNECTIONS: usize = 64;
+
+/// How long a connection may be without a request: until the head of its first one is complete, and from the answer to one
+/// to the head of the next.
+pub(super) const IDLE: Duration = Duration::from_secs(60);
+
+/// How long the body of a request may take.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// How long a client may take to read an answer. A dump of a large configuration has tens of megabytes.
+pub(super) const ANSWER: Duration = Duration::from_secs(300);
 
 /// The begin of the preface of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2";
@@ -56,36 +75,50 @@ pub async fn serve(socket: AdminSocket, state: Arc<dyn AdminState>) -> io::Resul
         max_headers: 100,
         options: Http1Options { allow_absolute_url: true, accept_http_10: true, ..Default::default() },
     });
-    match socket {
-        AdminSocket::Tcp(socket) => {
-            let listener = TcpListener::from_std(socket)?;
-            loop {
-                if let Ok((stream, _)) = listener.accept().await {
-                    spawn_local(connection(Io::Tcp(stream), settings.clone(), state.clone()));
-                } else {
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
-            }
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let listener = match socket {
+        AdminSocket::Tcp(socket) => Listening::Tcp(TcpListener::from_std(socket)?),
+        AdminSocket::Unix(socket) => Listening::Unix(UnixListener::from_std(socket)?),
+    };
+    loop {
+        // It is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+        if let Ok(io) = listener.accept().await {
+            let (settings, state) = (settings.clone(), state.clone());
+            spawn_local(async move {
+                connection(io, settings, state).await;
+                drop(place);
+            });
+        } else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        AdminSocket::Unix(socket) => {
-            let listener = UnixListener::from_std(socket)?;
-            loop {
-                if let Ok((stream, _)) = listener.accept().await {
-                    spawn_local(connection(Io::Unix(stream), settings.clone(), state.clone()));
-                } else {
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
-            }
+    }
+}
+
+/// The socket as its thread accepts on it.
+enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    async fn accept(&self) -> io::Result<Io> {
+        match self {
+            Listening::Tcp(listener) => listener.accept().await.map(|(stream, _)| Io::Tcp(stream)),
+            Listening::Unix(listener) => listener.accept().await.map(|(stream, _)| Io::Unix(stream)),
         }
     }
 }
 
 async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn AdminState>) {
+    let mut deadline = Instant::now() + IDLE;
     let mut read = BytesMut::new();
     while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
         // Whatever is wrong with the connection, the codec will meet it, too.
-        if io.read_buf(&mut read).await.unwrap_or_default() == 0 {
-            break;
+        match timeout_at(deadline, io.read_buf(&mut read)).await {
+            Ok(Ok(1..)) => {}
+            Ok(_) => break,
+            Err(_) => return,
         }
     }
     if read.starts_with(PREFACE) {
@@ -93,7 +126,8 @@ async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn
     }
     let mut connection = h1::ServerConnection::new(io, read.freeze(), settings);
     loop {
-        match poll_fn(|task| connection.poll_incoming(task)).await {
+        let Ok(incoming) = timeout_at(deadline, poll_fn(|task| connection.poll_incoming(task))).await else { return };
+        match incoming {
             h1::Incoming::Request(exchange) => {
                 if request(exchange, &state).await.is_err() {
                     return;
@@ -108,13 +142,16 @@ async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn
             }
             h1::Incoming::End(_) => return,
         }
-        match poll_fn(|task| connection.poll_finish(task)).await {
-            h1::Finish::KeepAlive => {}
-            h1::Finish::Close | h1::Finish::Upgraded => {
-                poll_fn(|task| connection.poll_shutdown(task)).await;
+        // What is left of a request is read here, and what is left of an answer written.
+        match timeout(ANSWER, poll_fn(|task| connection.poll_finish(task))).await {
+            Ok(h1::Finish::KeepAlive) => {}
+            Ok(h1::Finish::Close | h1::Finish::Upgraded) => {
+                _ = timeout(IDLE, poll_fn(|task| connection.poll_shutdown(task))).await;
                 return;
             }
+            Err(_) => return,
         }
+        deadline = Instant::now() + IDLE;
     }
 }
 
@@ -125,18 +162,31 @@ async fn http2(io: Io, buffered: Bytes, settings: &h1::ServerSettings, state: &A
         max_headers_count: settings.max_headers,
         stream_error_on_invalid_http_message: true,
     };
-    let Ok(mut connection) = h2::ServerConnection::handshake(io, buffered, &settings).await else { return };
+    let Ok(Ok(mut connection)) = timeout(IDLE, h2::ServerConnection::handshake(io, buffered, &settings)).await else {
+        return;
+    };
     loop {
-        match poll_fn(|task| connection.poll_incoming(task)).await {
-            h2::Incoming::Request(exchange) => {
+        match timeout(IDLE, poll_fn(|task| connection.poll_incoming(task))).await {
+            Ok(h2::Incoming::Request(exchange)) => {
                 let state = state.clone();
                 // Whoever has reset its stream wants no answer.
                 spawn_local(async move { _ = request(exchange, &state).await });
             }
-            h2::Incoming::Malformed(_) | h2::Incoming::Unfinished(_) => {}
-            h2::Incoming::End(_) => return,
+            Ok(h2::Incoming::Malformed(_) | h2::Incoming::Unfinished(_)) => {}
+            Ok(h2::Incoming::End(_)) => return,
+            Err(_) if connection.active_streams() == 0 => return,
+            // Each has limits of its own.
+            Err(_) => {}
         }
     }
+}
+
+/// Does `what`, which the other side can hold up, within `limit`.
+pub(super) async fn in_time<T>(
+    limit: Duration,
+    what: impl Future<Output = Result<T, StreamError>>,
+) -> Result<T, StreamError> {
+    timeout(limit, what).await.unwrap_or(Err(StreamError::Local))
 }
 
 async fn request(exchange: Exchange, state: &Arc<dyn AdminState>) -> Result<(), StreamError> {
@@ -145,7 +195,7 @@ async fn request(exchange: Exchange, state: &Arc<dyn AdminState>) -> Result<(), 
         return csds::serve(body, &mut responder, state).await;
     }
     let mut form = BytesMut::new();
-    poll_fn(|task| poll_form(task, &mut body, &mut form)).await?;
+    in_time(REQUEST, poll_fn(|task| poll_form(task, &mut body, &mut form))).await?;
     let target = String::from_utf8_lossy(head.path.as_bytes()).into_owned();
     let method = head.method.as_str().to_owned();
     let worker = state.clone();
@@ -185,8 +235,88 @@ async fn respond(responder: &mut Responder, response: Response) -> Result<(), St
     let end = response.body.is_empty();
     responder.send_head(head, end)?;
     if !end {
-        poll_fn(|task| responder.poll_ready(task)).await?;
+        in_time(ANSWER, poll_fn(|task| responder.poll_ready(task))).await?;
         responder.send_data(response.body, true)?;
     }
-    poll_fn(|task| responder.poll_flush(task)).await
+    in_time(ANSWER, poll_fn(|task| responder.poll_flush(task))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::admin::tests::Fake;
+    use crate::testing::on_paused_time;
+
+    fn settings() -> Rc<h1::ServerSettings> {
+        let options = Http1Options { accept_http_10: true, ..Default::default() };
+        Rc::new(h1::ServerSettings { max_head_bytes: 60 << 10, max_headers: 100, options })
+    }
+
+    fn connect(room: usize) -> (DuplexStream, JoinHandle<()>) {
+        let (client, io) = duplex(room);
+        (client, spawn_local(connection(Io::Pipe(io), settings(), Arc::new(Fake::new()))))
+    }
+
+    /// Seconds until the connection has ended.
+    async fn ends(connection: JoinHandle<()>) -> u64 {
+        let started = Instant::now();
+        timeout(Duration::from_secs(3600), connection).await.expect("the connection stays").unwrap();
+        started.elapsed().as_secs()
+    }
+
+    #[test]
+    fn who_stops_in_the_middle_of_something_is_not_waited_for() {
+        on_paused_time(async {
+            let preface = [PREFACE, b".0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"].concat();
+            let cases: [(&[u8], u64); 7] = [
+                (b"", 60),
+                (b"P", 60),
+                (PREFACE, 60),
+                (&preface, 60),
+                (b"GET / HT", 60),
+                (b"POST /quitquitquit HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx", 30),
+                (b"GET /ready HTTP/1.1\r\nhost: a\r\n\r\n", 60),
+            ];
+            for (sent, seconds) in cases {
+                let (mut client, serving) = connect(64 << 10);
+                client.write_all(sent).await.unwrap();
+                assert_eq!(ends(serving).await, seconds, "{}", String::from_utf8_lossy(sent));
+            }
+        });
+    }
+
+    #[test]
+    fn an_answer_that_nobody_reads_is_given_up() {
+        on_paused_time(async {
+            let (mut client, serving) = connect(64);
+            client.write_all(b"GET /help HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            assert!(ends(serving).await >= 300);
+        });
+    }
+
+    #[test]
+    fn only_so_many_are_served_at_a_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        runtime.unwrap().block_on(async {
+            let socket = bind(&Address::Ip(([127, 0, 0, 1], 0).into())).unwrap();
+            let AdminSocket::Tcp(listener) = &socket else { panic!() };
+            let address = listener.local_addr().unwrap();
+            spawn_local(serve(socket, Arc::new(Fake::new())));
+            let mut silent = Vec::new();
+            for _ in 0..MAX_CONNECTIONS {
+                silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+            }
+            let mut late = tokio::net::TcpStream::connect(address).await.unwrap();
+            late.write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            let early = timeout(Duration::from_millis(100), late.read_buf(&mut answer)).await;
+            assert!(early.is_err(), "there is no place for it");
+            silent.pop();
+            late.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        });
+    }
 }

@@ -19,7 +19,7 @@ use outrigger_proto::prost_types::Any;
 
 use super::*;
 
-struct Fake {
+pub(super) struct Fake {
     record: Record,
     stats: Stats,
     server_state: ServerState,
@@ -27,7 +27,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Fake { record: Record::default(), stats: Stats::new(), server_state: ServerState::Live, done: Mutex::default() }
     }
 
