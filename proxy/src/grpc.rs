@@ -78,7 +78,7 @@ pub struct Call {
 pub fn frame(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(PREFIX + message.len());
     framed.put_u8(0);
-    framed.put_u32(message.len() as u32);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
     framed.extend_from_slice(message);
     framed.freeze()
 }
@@ -176,6 +176,14 @@ impl Call {
         })
         .await?;
         self.send(message)
+    }
+
+    /// Says that no message follows, and waits until the service has ended the call. Messages that come are dropped.
+    pub async fn finish(&mut self) -> CallError {
+        match self.stream.send_data(Bytes::new(), true) {
+            Ok(()) => poll_fn(|cx| self.poll_end(cx)).await,
+            Err(error) => error.into(),
+        }
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, CallError>> {

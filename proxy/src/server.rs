@@ -13,8 +13,8 @@ use outrigger_engine::xds::Interest;
 use tokio::runtime::{Builder, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::spawn_local;
-use tokio::time::{interval, sleep_until};
+use tokio::task::{spawn_blocking, spawn_local};
+use tokio::time::{interval, sleep_until, timeout};
 
 use crate::admin::{self, AdminState as _, DrainListeners, server::AdminSocket};
 use crate::args::ServeArgs;
@@ -50,7 +50,7 @@ pub enum StartError {
 /// How often workers hand over access logs that wait.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the end waits for files that take access logs slowly.
+/// How long each step of the end waits for files and services that take access logs slowly.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs until a signal or the admin listener ends it.
@@ -112,13 +112,10 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     }
     let runtime = local_runtime().map_err(system("runtime"))?;
     let commands = commands.next();
+    let interests = wanted;
     let control =
-        Control { process: process.clone(), commands, admin, log_services, drains, dynamic, interests: wanted };
+        Control { process: process.clone(), commands, workers, admin, log_services, drains, dynamic, interests };
     let code = runtime.block_on(control.run(configuration)).map_err(system("signals"))?;
-    process.workers.tell(|| Command::Stop);
-    for thread in workers {
-        _ = thread.join();
-    }
     if !process.access_logs.flush(LOG_FLUSH) {
         tracing::warn!(target: "main", "the access logs could not be written to their end");
     }
@@ -137,8 +134,8 @@ fn worker_thread(process: Arc<Process>, index: usize, mut commands: mpsc::Unboun
             return;
         }
     };
-    runtime.block_on(async move {
-        let worker = Worker::new(process, index);
+    let worker = Worker::new(process, index);
+    runtime.block_on(async {
         let mut tick = interval(FLUSH_INTERVAL);
         loop {
             tokio::select! {
@@ -149,10 +146,10 @@ fn worker_thread(process: Arc<Process>, index: usize, mut commands: mpsc::Unboun
                 now = tick.tick() => worker.logs.flush_due(now.into_std()),
             }
         }
-        worker.logs.flush();
     });
-    // Whatever is still open here is closed with the thread.
+    // Whatever is still open here is closed with the runtime, and logged then.
     runtime.shutdown_background();
+    worker.logs.end(LOG_FLUSH);
 }
 
 /// What the control thread takes care of.
@@ -160,6 +157,8 @@ struct Control {
     process: Arc<Process>,
     /// For it as a worker without listeners.
     commands: Option<mpsc::UnboundedReceiver<Command>>,
+    /// The workers' threads.
+    workers: Vec<thread::JoinHandle<()>>,
     admin: Option<AdminSocket>,
     log_services: mpsc::UnboundedReceiver<NewStream>,
     drains: mpsc::UnboundedReceiver<DrainListeners>,
@@ -171,7 +170,7 @@ struct Control {
 impl Control {
     /// Works until the process is to end.
     async fn run(self, configuration: Configuration) -> std::io::Result<ExitCode> {
-        let Control { process, commands, admin, mut log_services, drains, dynamic, interests } = self;
+        let Control { process, commands, workers, admin, log_services, drains, dynamic, interests } = self;
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         if let Some(socket) = admin {
@@ -196,11 +195,8 @@ impl Control {
             _ = in_force.await;
             discovery.await;
         });
-        spawn_local(async move {
-            while let Some(log) = log_services.recv().await {
-                spawn_local(service::send(worker.clone(), log));
-            }
-        });
+        let (workers_ended, ended) = oneshot::channel();
+        let logs = spawn_local(service::run(worker, log_services, ended));
         let mut user1 = signal(SignalKind::user_defined1())?;
         let reopen = process.clone();
         spawn_local(async move {
@@ -209,6 +205,13 @@ impl Control {
             }
         });
         drain(&process, terminate, interrupt, drains).await;
+        process.workers.tell(|| Command::Stop);
+        // With their last entries they need this thread once more.
+        _ = spawn_blocking(move || workers.into_iter().for_each(|worker| _ = worker.join())).await;
+        _ = workers_ended.send(());
+        if timeout(LOG_FLUSH, logs).await.is_err() {
+            tracing::warn!(target: "main", "the access log services have not taken all entries");
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -263,7 +266,7 @@ async fn drain(
                 return;
             }
             // Connections that were accepted, but not yet counted, show up here a moment later.
-            _ = tokio::time::timeout(Duration::from_millis(100), progress).await;
+            _ = timeout(Duration::from_millis(100), progress).await;
         }
     };
     tokio::select! {

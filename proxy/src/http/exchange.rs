@@ -186,7 +186,7 @@ impl Stream<'_> {
     }
 
     /// The request is over, and so is the way to answer.
-    fn end(self, responder: Responder, request: Option<&RequestHead>) {
+    fn end(&mut self, responder: Responder, request: Option<&RequestHead>) {
         if let Some(code) = self.reset {
             responder.reset(code);
         }
@@ -194,7 +194,7 @@ impl Stream<'_> {
     }
 
     /// The request is over: counters and the log line.
-    fn finish(mut self, request: Option<&RequestHead>) {
+    fn finish(&mut self, request: Option<&RequestHead>) {
         let total = self.started.elapsed();
         self.info.last_downstream_tx = Some(total);
         let code = self.info.response_code.unwrap_or(0);
@@ -213,18 +213,36 @@ impl Stream<'_> {
         }
         self.finished = true;
     }
-}
 
-impl Drop for Stream<'_> {
-    /// A connection that has drained for too long was cut off in the middle of it.
-    fn drop(&mut self) {
+    /// Unless it is over: a connection that has drained for too long is cut off in the middle of it.
+    fn cut_off(&mut self, request: Option<&RequestHead>) {
         if self.finished {
             return;
         }
+        self.finished = true;
         self.info.last_downstream_tx = Some(self.started.elapsed());
         self.info.details = Some("downstream_local_disconnect".into());
         self.cx.stats.downstream_rq_active.dec();
-        self.cx.worker.log(&self.cx.hcm.access_logs, None, self.response.as_ref(), self.trailers.as_ref(), &self.info);
+        let (response, trailers) = (self.response.as_ref(), self.trailers.as_ref());
+        self.cx.worker.log(&self.cx.hcm.access_logs, request, response, trailers, &self.info);
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        self.cut_off(None);
+    }
+}
+
+/// A request with its head, so that its log line tells what was asked for even where it is cut off.
+struct Served<'a> {
+    stream: Stream<'a>,
+    head: RequestHead,
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.stream.cut_off(Some(&self.head));
     }
 }
 
@@ -293,7 +311,7 @@ fn new_stream(cx: &Rc<HttpContext>, info: StreamInfo) -> Stream<'_> {
 
 /// Serves one request to its end.
 pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm) {
-    let Exchange { mut head, body, mut responder } = exchange;
+    let Exchange { head, body, mut responder } = exchange;
     cx.stats.downstream_rq_total.inc();
     cx.stats.downstream_rq_active.inc();
     match head.protocol {
@@ -301,11 +319,12 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         Protocol::Http2 => cx.stats.downstream_rq_http2_total.inc(),
     }
     let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(head.protocol));
-    let mut stream = new_stream(cx, info);
-    let wanted = wanted_upgrade(&mut head);
+    let mut served = Served { stream: new_stream(cx, info), head };
+    let Served { stream, head } = &mut served;
+    let wanted = wanted_upgrade(head);
 
     let random = cx.worker.random();
-    let prepared = check(&head).and_then(|()| {
+    let prepared = check(head).and_then(|()| {
         let context = RequestContext {
             hcm: &cx.hcm,
             connection: &cx.info,
@@ -313,7 +332,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             node_address: node_address(),
             random: u128::from(random) << 64 | u128::from(cx.worker.random()),
         };
-        prepare_request(&mut head, &context)
+        prepare_request(head, &context)
     });
     // What follows an upgrade is no part of the request; until there is an answer, more may come.
     stream.complete = body.is_end() && wanted.is_none() && head.method != Method::CONNECT;
@@ -332,8 +351,8 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
             if !stream.complete {
                 cx.answered_early();
             }
-            stream.reply(&mut responder, Some(&head), rejection(cx, &head, rejected), alarm).await;
-            return stream.end(responder, Some(&head));
+            stream.reply(&mut responder, Some(head), rejection(cx, head, rejected), alarm).await;
+            return stream.end(responder, Some(head));
         }
     }
     stream.request_id = head.headers.fold(&X_REQUEST_ID).cloned();
@@ -349,16 +368,16 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         cx.count_informational(StatusCode::CONTINUE);
         match sent {
             Ok(true) => {}
-            Ok(false) => return stream.end(responder, Some(&head)),
+            Ok(false) => return stream.end(responder, Some(head)),
             Err(error) => {
                 stream.downstream_gone(error);
-                return stream.end(responder, Some(&head));
+                return stream.end(responder, Some(head));
             }
         }
     }
 
     let routes = cx.routes();
-    let found = routes.find(&head, random);
+    let found = routes.find(head, random);
     let upgrade = wanted.as_ref().map(|wanted| is_upgrade_allowed(wanted, &found, &cx.hcm.upgrades));
     match upgrade {
         Some(false) => cx.stats.downstream_rq_ws_on_non_ws_route.inc(),
@@ -368,7 +387,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
         Lookup::Found(found) if upgrade == Some(false) => {
             stream.matched(&found);
             if let Action::Forward(forward) = &found.route.action {
-                let cluster = cx.worker.cluster(forward.choose(&head, random).name());
+                let cluster = cx.worker.cluster(forward.choose(head, random).name());
                 stream.info.upstream_cluster = cluster.map(|cluster| cluster.state.config.name.clone());
             }
             Outcome::Reply(upgrade_failed())
@@ -394,19 +413,19 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
                 Action::Forward(forward) => {
                     let upgrade = upgrade.is_some();
                     let matched = router::Matched { found, forward };
-                    router::forward(&mut stream, &mut head, body, &mut responder, matched, upgrade, random, alarm).await
+                    router::forward(stream, head, body, &mut responder, matched, upgrade, random, alarm).await
                 }
                 Action::Redirect(redirect) => {
                     cx.stats.rq_direct_response.inc();
                     let elapsed = stream.started.elapsed();
                     let keep_original = !cx.hcm.suppress_envoy_headers;
-                    let (status, location) = found.redirect(redirect, &mut head, &stream.info, elapsed, keep_original);
-                    Outcome::Reply(stream.route_headers(&found, &head, redirect_to(status, location)))
+                    let (status, location) = found.redirect(redirect, head, &stream.info, elapsed, keep_original);
+                    Outcome::Reply(stream.route_headers(&found, head, redirect_to(status, location)))
                 }
                 Action::Respond(direct) => {
                     cx.stats.rq_direct_response.inc();
                     let reply = LocalReply::new(direct.status, direct.body(), "direct_response");
-                    Outcome::Reply(stream.route_headers(&found, &head, reply))
+                    Outcome::Reply(stream.route_headers(&found, head, reply))
                 }
                 Action::NonForwarding => {
                     cx.stats.no_route.inc();
@@ -423,21 +442,21 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
                 responder.close_after();
                 cx.answered_early();
             }
-            stream.reply(&mut responder, Some(&head), reply, alarm).await;
+            stream.reply(&mut responder, Some(head), reply, alarm).await;
         }
         Outcome::Upgrade { stream: upstream, head: response, idle, under } => {
-            upgrade::run(&mut stream, responder, *upstream, response, idle, alarm).await;
+            upgrade::run(stream, responder, *upstream, response, idle, alarm).await;
             drop(under);
             cx.answered_early();
-            stream.finish(Some(&head));
+            stream.finish(Some(head));
             return;
         }
     }
-    stream.end(responder, Some(&head));
+    stream.end(responder, Some(head));
 }
 
 /// Refuses a message that Envoy's codec would not have let through.
-async fn malformed(mut stream: Stream<'_>, mut responder: Responder, reason: &str, alarm: &mut Alarm) {
+async fn malformed(stream: &mut Stream<'_>, mut responder: Responder, reason: &str, alarm: &mut Alarm) {
     let stats = &stream.cx.stats;
     if stream.info.protocol == Some(Protocol::Http2) {
         stats.downstream_rq_rx_reset.inc();

@@ -37,15 +37,28 @@ pub async fn serve(
 ) {
     let stats = worker.stats.tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
-    let started = Instant::now();
-    let mut info = StreamInfo::new(SystemTime::now(), connection, None);
-    run(worker, proxy, chain, &stats, &mut info, io, buffered).await;
-    if info.flags.intersects(ResponseFlags::NO_CLUSTER_FOUND) {
+    let info = StreamInfo::new(SystemTime::now(), connection, None);
+    let mut logged = Logged { worker, proxy, started: Instant::now(), info };
+    run(worker, proxy, chain, &stats, &mut logged.info, io, buffered).await;
+    if logged.info.flags.intersects(ResponseFlags::NO_CLUSTER_FOUND) {
         stats.downstream_cx_no_route.inc();
     }
-    info.last_downstream_tx = Some(started.elapsed());
-    if !proxy.access_logs.is_empty() {
-        worker.log(&proxy.access_logs, None, None, None, &info);
+}
+
+/// A connection that has its log line when it is over, however it ends: one that is cut off with the process, too.
+struct Logged<'a> {
+    worker: &'a Worker,
+    proxy: &'a TcpProxy,
+    started: Instant,
+    info: StreamInfo,
+}
+
+impl Drop for Logged<'_> {
+    fn drop(&mut self) {
+        self.info.last_downstream_tx = Some(self.started.elapsed());
+        if !self.proxy.access_logs.is_empty() {
+            self.worker.log(&self.proxy.access_logs, None, None, None, &self.info);
+        }
     }
 }
 
@@ -95,6 +108,7 @@ async fn run(
         cluster.stats.upstream_cx_total.inc();
         host.stats().cx_total.fetch_add(1, Ordering::Relaxed);
         cluster.stats.upstream_rq_pending_total.inc();
+        let _active = Active::new(&cluster, &host);
         match connect(&cluster.state.config, &host, cluster.tls(), None).await {
             Ok(connected) => {
                 cluster.stats.upstream_cx_connect_ms.record(begun.elapsed().as_micros() as u64);
@@ -104,7 +118,7 @@ async fn run(
                     .idle_timeout(proxy.idle_timeout)
                     .deadline(deadline)
                     .drained_by(&chain.end);
-                let ended = pass(tunnel, stats, &cluster.stats).await;
+                let ended = pass(tunnel, info, stats, &cluster.stats).await;
                 match ended.cause {
                     Cause::Idle => stats.idle_timeout.inc(),
                     Cause::Deadline => {
@@ -122,8 +136,6 @@ async fn run(
                     cluster.stats.upstream_cx_destroy_local.inc();
                     cluster.stats.upstream_cx_destroy_local_with_active_rq.inc();
                 }
-                info.bytes_received = ended.from_a;
-                info.bytes_sent = ended.from_b;
                 return;
             }
             Err(error) => {
@@ -143,7 +155,7 @@ async fn run(
 }
 
 /// Runs the tunnel. It may last for days: what it moves is counted as it moves.
-async fn pass(mut tunnel: Tunnel, downstream: &TcpStats, upstream: &ClusterStats) -> Ended {
+async fn pass(mut tunnel: Tunnel, info: &mut StreamInfo, downstream: &TcpStats, upstream: &ClusterStats) -> Ended {
     let mut counted = (0, 0);
     poll_fn(|cx| {
         let ended = Pin::new(&mut tunnel).poll(cx);
@@ -153,12 +165,31 @@ async fn pass(mut tunnel: Tunnel, downstream: &TcpStats, upstream: &ClusterStats
         upstream.upstream_cx_tx_bytes_total.add(up - counted.0);
         upstream.upstream_cx_rx_bytes_total.add(down - counted.1);
         counted = (up, down);
+        (info.bytes_received, info.bytes_sent) = counted;
         ended
     })
     .await
 }
 
-/// A connection to a host while it is counted as active. To the balancers and to Envoy's counters it is one request.
+/// A connection to a host from the moment that it is begun: breakers count one that is being made like any other.
+struct Active<'a>(&'a WorkerCluster, &'a Host);
+
+impl<'a> Active<'a> {
+    fn new(cluster: &'a WorkerCluster, host: &'a Host) -> Self {
+        cluster.stats.upstream_cx_active.inc();
+        host.stats().cx_active.fetch_add(1, Ordering::Relaxed);
+        Active(cluster, host)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.stats.upstream_cx_active.dec();
+        self.1.stats().cx_active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection to a host once it is made. To the balancers and to Envoy's counters it is one request.
 struct Connection<'a> {
     cluster: &'a WorkerCluster,
     host: &'a Host,
@@ -167,11 +198,9 @@ struct Connection<'a> {
 
 impl<'a> Connection<'a> {
     fn new(cluster: &'a WorkerCluster, host: &'a Host, begun: Instant) -> Self {
-        cluster.stats.upstream_cx_active.inc();
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         let stats = host.stats();
-        stats.cx_active.fetch_add(1, Ordering::Relaxed);
         stats.rq_active.fetch_add(1, Ordering::Relaxed);
         stats.rq_total.fetch_add(1, Ordering::Relaxed);
         Connection { cluster, host, begun }
@@ -181,12 +210,10 @@ impl<'a> Connection<'a> {
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
         let stats = &self.cluster.stats;
-        stats.upstream_cx_active.dec();
         stats.upstream_rq_active.dec();
         stats.upstream_cx_destroy.inc();
         stats.upstream_cx_destroy_with_active_rq.inc();
         stats.upstream_cx_length_ms.record(self.begun.elapsed().as_micros() as u64);
-        self.host.stats().cx_active.fetch_sub(1, Ordering::Relaxed);
         self.host.stats().rq_active.fetch_sub(1, Ordering::Relaxed);
     }
 }

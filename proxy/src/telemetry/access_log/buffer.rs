@@ -107,6 +107,11 @@ impl LogBuffer {
         }
     }
 
+    /// Whether all has been handed over.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.bytes.is_empty()
+    }
+
     /// Hands over what there is.
     pub(super) fn flush(&mut self) {
         if !self.pending.bytes.is_empty()

@@ -264,10 +264,21 @@ impl WorkerLogs {
         buffers.iter_mut().filter_map(|entry| entry.buffer.as_mut()).for_each(|buffer| buffer.flush_due(now));
     }
 
-    /// Hands over everything, as before the end.
-    pub fn flush(&self) {
-        let mut buffers = self.buffers.borrow_mut();
-        buffers.iter_mut().filter_map(|entry| entry.buffer.as_mut()).for_each(LogBuffer::flush);
+    /// Hands over everything and lets go of all logs, when nothing will be logged any more. Where a log's queue is full this
+    /// thread waits for it, for `patience` at most.
+    pub fn end(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let buffers = std::mem::take(&mut *self.buffers.borrow_mut());
+        let mut waiting = buffers.into_iter().filter_map(|entry| entry.buffer).collect::<Vec<_>>();
+        loop {
+            waiting.iter_mut().for_each(LogBuffer::flush);
+            waiting.retain(|buffer| !buffer.is_empty());
+            // What is dropped is counted.
+            if waiting.is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
     }
 }
 
