@@ -121,6 +121,7 @@ impl Worker {
         }
         if listeners {
             self.listeners.follow(self, &snapshot);
+            self.stats.retain(snapshot.listeners.values().map(|listener| &**listener));
         }
     }
 

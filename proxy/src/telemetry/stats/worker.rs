@@ -1,13 +1,15 @@
 //! The shards of one worker, by the names that the configuration has: what a new connection looks up.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use outrigger_engine::config::listener::{Listener, NetworkFilter};
 
 use super::{HttpStats, ListenerHttpStats, Stats, TcpStats};
 
-/// Finds this worker's shards without a lock or an allocation, once they have been used here; they live as long as the
-/// worker does, connections or none.
+/// Finds this worker's shards without a lock or an allocation, once they have been used here; they live as long as a
+/// listener names them or a connection uses them.
 #[derive(Debug)]
 pub struct WorkerStats {
     stats: Arc<Stats>,
@@ -46,6 +48,34 @@ impl WorkerStats {
     pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
         found(&mut self.tcp.borrow_mut(), stat_prefix, || self.stats.tcp(stat_prefix).shard(self.worker))
     }
+
+    /// Lets go of what none of these listeners names and no connection uses. To be called when listeners have changed.
+    pub fn retain<'a>(&self, listeners: impl Iterator<Item = &'a Listener>) {
+        let (mut http, mut tcp) = (HashSet::new(), HashSet::new());
+        let mut by_listener = HashMap::<&str, HashSet<&str>>::new();
+        for listener in listeners {
+            for chain in listener.chains() {
+                match &chain.filter {
+                    NetworkFilter::Http(manager) => {
+                        http.insert(&*manager.stat_prefix);
+                        by_listener.entry(&listener.stat_prefix).or_default().insert(&manager.stat_prefix);
+                    }
+                    NetworkFilter::Tcp(proxy) => _ = tcp.insert(&*proxy.stat_prefix),
+                }
+            }
+        }
+        retain(&mut self.http.borrow_mut(), Some(&http));
+        retain(&mut self.tcp.borrow_mut(), Some(&tcp));
+        self.listener_http.borrow_mut().retain(|listener, prefixes| {
+            retain(prefixes, by_listener.get(&**listener));
+            !prefixes.is_empty()
+        });
+    }
+}
+
+fn retain<T>(known: &mut ByName<T>, named: Option<&HashSet<&str>>) {
+    // The scope has it, and so have we; more are connections.
+    known.retain(|name, shard| named.is_some_and(|named| named.contains(&**name)) || Arc::strong_count(shard) > 2);
 }
 
 fn found<T>(known: &mut ByName<T>, name: &str, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
@@ -58,6 +88,32 @@ fn found<T>(known: &mut ByName<T>, name: &str, make: impl FnOnce() -> Arc<T>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_listener_names_and_no_connection_uses_is_forgotten() {
+        let stats = Arc::new(Stats::new());
+        let worker = WorkerStats::new(Arc::clone(&stats), 0);
+        let listener = crate::testing::http_listener("", "x");
+        let used = worker.tcp("used");
+        used.downstream_cx_total.inc();
+        for prefix in ["s", "gone"] {
+            worker.http(prefix).downstream_cx_total.inc();
+            worker.listener_http(&listener.stat_prefix, prefix).responses.inc(200);
+            worker.listener_http("gone", prefix).responses.inc(200);
+        }
+        worker.tcp("gone");
+        worker.retain([&*listener].into_iter());
+        assert_eq!(worker.http.borrow().keys().map(|name| &**name).collect::<Vec<_>>(), ["s"]);
+        assert_eq!(worker.tcp.borrow().keys().map(|name| &**name).collect::<Vec<_>>(), ["used"]);
+        let by_listener = worker.listener_http.borrow();
+        assert_eq!(by_listener.keys().map(|name| &**name).collect::<Vec<_>>(), [&*listener.stat_prefix]);
+        assert_eq!(by_listener.values().map(HashMap::len).sum::<usize>(), 1);
+        drop(used);
+        drop(by_listener);
+        worker.retain([].into_iter());
+        assert!(worker.http.borrow().is_empty() && worker.tcp.borrow().is_empty());
+        assert!(worker.listener_http.borrow().is_empty());
+    }
 
     #[test]
     fn counts_outlive_connections() {
