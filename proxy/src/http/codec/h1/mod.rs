@@ -72,6 +72,6 @@ impl Limits {
     /// How many fields to keep room for while `bytes` are parsed: no more than fit into them, for a configuration may
     /// allow billions. The shortest line, and one that is refused later, is `a:` and LF.
     fn fields(self, bytes: &[u8]) -> usize {
-        self.count.min(bytes.len() / 3 + 1)
+        self.count.min((bytes.len() / 3).saturating_add(1))
     }
 }

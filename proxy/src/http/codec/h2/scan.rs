@@ -2,6 +2,16 @@
 //!
 //! The `h2` crate parses and answers; what it keeps to itself (which request was malformed, the last id of a GOAWAY,
 //! whether a stream's HEADERS were written) and what it allows (floods that Envoy ends) is seen here.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 /// DATA.
 pub(super) const DATA: u8 = 0;
@@ -149,26 +159,26 @@ impl Scanner {
     /// taken, and the frame if there is one.
     pub(super) fn next(&mut self, bytes: &[u8]) -> (usize, Option<FrameHead>) {
         let mut taken = (self.skip as usize).min(bytes.len());
-        self.skip -= taken as u32;
+        self.skip = self.skip.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
         if self.have < HEAD {
             let n = fill(self.head.get_mut(self.have..).unwrap_or_default(), bytes.get(taken..).unwrap_or_default());
-            self.have += n;
-            taken += n;
+            self.have = self.have.saturating_add(n);
+            taken = taken.saturating_add(n);
             if self.have < HEAD {
                 return (taken, None);
             }
             self.frame = FrameHead::parse(self.head);
         }
         let wanted = self.frame.wanted();
-        let place = self.frame.payload.get_mut(self.have - HEAD..wanted as usize).unwrap_or_default();
+        let place = self.frame.payload.get_mut(self.have.saturating_sub(HEAD)..wanted as usize).unwrap_or_default();
         let missing = place.len();
         let n = fill(place, bytes.get(taken..).unwrap_or_default());
-        self.have += n;
-        taken += n;
+        self.have = self.have.saturating_add(n);
+        taken = taken.saturating_add(n);
         if n < missing {
             return (taken, None);
         }
-        self.skip = self.frame.length - wanted;
+        self.skip = self.frame.length.saturating_sub(wanted);
         self.have = 0;
         (taken, Some(self.frame))
     }
@@ -211,13 +221,13 @@ impl Floods {
                     self.continuations = 0;
                 }
                 if frame.kind == CONTINUATION {
-                    self.continuations += 1;
+                    self.continuations = self.continuations.saturating_add(1);
                     if self.continuations > MAX_CONTINUATIONS {
                         return Err(TOO_MANY_FIELDS);
                     }
                 }
                 if frame.length == 0 && (frame.flags & FLAG_END_STREAM == 0 || frame.kind == CONTINUATION) {
-                    self.empty += 1;
+                    self.empty = self.empty.saturating_add(1);
                     if self.empty > MAX_EMPTY_FRAMES {
                         return Err(EMPTY_FLOOD);
                     }
@@ -240,7 +250,7 @@ impl Floods {
                 }
             }
             SETTINGS | PING if frame.flags & FLAG_ACK == 0 => {
-                self.control += 1;
+                self.control = self.control.saturating_add(1);
                 if self.control > MAX_CONTROL_BURST {
                     return Err(CONTROL_FLOOD);
                 }

@@ -1,4 +1,14 @@
 //! HPACK (RFC 7541) as far as the fields that matter need it: of any other only how much room it takes in the table.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 use std::collections::VecDeque;
 
@@ -47,8 +57,8 @@ impl Decoder {
             } else if first & 0xc0 == 0x40 {
                 let (field, name_length, value_length) = self.literal(&mut block, 6, true)?;
                 message.add(&field);
-                let size = name_length + value_length + ENTRY_OVERHEAD;
-                self.size += size;
+                let size = name_length.saturating_add(value_length).saturating_add(ENTRY_OVERHEAD);
+                self.size = self.size.saturating_add(size);
                 self.table.push_front(Entry { field, name_length, size });
                 self.evict();
             } else if first & 0xe0 == 0x20 {
@@ -72,7 +82,7 @@ impl Decoder {
                 (name_of(name), name.len())
             }
             index => match static_field(index) {
-                Some(field) => (field.name(), STATIC_NAME_LENGTHS.get(index - 1).copied()?.into()),
+                Some(field) => (field.name(), STATIC_NAME_LENGTHS.get(index.checked_sub(1)?).copied()?.into()),
                 None => self.entry(index).map(|entry| (entry.field.name(), entry.name_length))?,
             },
         };
@@ -100,32 +110,32 @@ impl Decoder {
     }
 
     fn entry(&self, index: usize) -> Option<&Entry> {
-        self.table.get(index.checked_sub(STATIC_NAME_LENGTHS.len() + 1)?)
+        self.table.get(index.checked_sub(STATIC_NAME_LENGTHS.len())?.checked_sub(1)?)
     }
 
     fn evict(&mut self) {
         while self.size > self.limit {
             let Some(entry) = self.table.pop_back() else { return };
-            self.size -= entry.size;
+            self.size = self.size.saturating_sub(entry.size);
         }
     }
 }
 
 /// An integer with a prefix of `bits` bits (RFC 7541, section 5.1).
 fn integer(block: &mut &[u8], bits: u32) -> Option<usize> {
-    let full = (1usize << bits) - 1;
+    let full = 1usize.checked_shl(bits)?.checked_sub(1)?;
     let (first, mut rest) = block.split_first()?;
     let mut value = usize::from(*first) & full;
     if value == full {
-        let mut shift = 0;
+        let mut shift = 0u32;
         loop {
             let (byte, tail) = rest.split_first()?;
             rest = tail;
-            value += usize::from(byte & 0x7f) << shift;
+            value = value.checked_add(usize::from(byte & 0x7f).checked_shl(shift)?)?;
             if byte & 0x80 == 0 {
                 break;
             }
-            shift += 7;
+            shift = shift.checked_add(7)?;
             if shift > 21 {
                 return None;
             }

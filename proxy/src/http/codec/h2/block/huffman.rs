@@ -1,4 +1,14 @@
 //! Huffman's code for the strings of header blocks (RFC 7541, section 5.2 and appendix B), one way.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 /// RFC 7541, appendix B: the code's length per symbol, `A` for 5 bits. The code is canonical, so lengths are enough.
 const CODE_LENGTHS: &[u8; 256] = b"ISXXXXXXXTZXXZXXXXXXXXZXXXXXXXXXBFFHIBDGFFDGDBBBAAABBBBBBBCDKBHFIBCCCCCC\
@@ -26,7 +36,12 @@ struct Code {
 
 static HUFFMAN: Code = code();
 
-#[allow(clippy::indexing_slicing, reason = "the compiler evaluates it, and refuses what is out of bounds")]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "the compiler evaluates it, and refuses what is out of bounds"
+)]
 const fn code() -> Code {
     let mut code = Code { by_length: [Codes { first: 0, count: 0, at: 0 }; LONGEST - SHORTEST + 1], symbols: [0; 256] };
     let (mut next, mut at, mut length) = (0, 0, 0);
@@ -56,24 +71,26 @@ pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Option<()> {
         while count <= 56 {
             let Some(byte) = bytes.next() else { break };
             bits = bits << 8 | u64::from(*byte);
-            count += 8;
+            count = count.saturating_add(8);
         }
         let Some((symbol, length)) = symbol(bits, count) else {
             // What is left is padding: less than a byte of ones.
-            return (count < 8 && bits & ((1 << count) - 1) == (1 << count) - 1).then_some(());
+            let ones = 0xffu64.checked_shr(8u32.checked_sub(u32::try_from(count).ok()?)?)?;
+            return (count < 8 && bits & ones == ones).then_some(());
         };
         out.push(symbol);
-        count -= length;
+        count = count.saturating_sub(length);
     }
 }
 
 /// The first symbol of the lowest `count` bits, and how many bits it takes.
 fn symbol(bits: u64, count: usize) -> Option<(u8, usize)> {
     for (length, codes) in (SHORTEST..).zip(&HUFFMAN.by_length) {
-        let candidate = (bits >> count.checked_sub(length)?) & ((1 << length) - 1);
+        let above = u64::MAX.checked_shl(u32::try_from(length).ok()?)?;
+        let candidate = bits.checked_shr(u32::try_from(count.checked_sub(length)?).ok()?)? & !above;
         let nth = u32::try_from(candidate).ok()?.wrapping_sub(codes.first);
         if nth < codes.count {
-            return Some((*HUFFMAN.symbols.get(codes.at + nth as usize)?, length));
+            return Some((*HUFFMAN.symbols.get(codes.at.checked_add(nth as usize)?)?, length));
         }
     }
     None
