@@ -14,6 +14,7 @@ use std::task::{Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
+use outrigger_engine::balance::ClusterState;
 use outrigger_engine::config::access_log::AccessLog;
 use outrigger_engine::format::FormatContext;
 use outrigger_engine::message::{Headers, RequestHead, ResponseHead};
@@ -22,6 +23,7 @@ use outrigger_engine::stream_info::StreamInfo;
 pub use self::command::{Command, SocketId, Workers};
 use crate::alarm::Alarm;
 use crate::cluster::WorkerCluster;
+use crate::cluster::sweep::Sweeper;
 use crate::http::transfer::ReplayBudget;
 use crate::listener::active::WorkerListeners;
 use crate::listener::drain::Drain;
@@ -50,6 +52,8 @@ pub struct Worker {
     connection_ids: Cell<u64>,
     /// What its requests may keep of their bodies.
     pub replay: ReplayBudget,
+    /// Looks at the idle connections of its clusters.
+    pub(crate) sweeper: Rc<Sweeper>,
 }
 
 /// Bytes of request bodies that the requests of one worker keep for other attempts, all together.
@@ -76,6 +80,7 @@ impl Worker {
             listener_drain: Drain::default(),
             connection_ids: Cell::new(0),
             replay: ReplayBudget::new(REPLAY_LIMIT),
+            sweeper: Rc::default(),
         })
     }
 
@@ -84,14 +89,7 @@ impl Worker {
         match command {
             Command::Follow { clusters, listeners } => self.follow(&clusters, listeners),
             Command::Routes => self.listeners.follow_routes(),
-            Command::Hosts(states) => {
-                for state in &*states {
-                    let cluster = self.clusters.borrow().get(&state.config.name).cloned();
-                    if let Some(cluster) = cluster.filter(|cluster| Arc::ptr_eq(&cluster.state, state)) {
-                        cluster.drop_left_hosts();
-                    }
-                }
-            }
+            Command::Hosts(states) => self.follow_hosts(&states),
             Command::Accept { id, listener, socket } => self.listeners.accept(self, id, &listener, socket),
             Command::Own { id, listener } => self.listeners.own(self, id, &listener),
             Command::Close(id) => self.listeners.close(id),
@@ -109,12 +107,9 @@ impl Worker {
     /// Takes over a new snapshot. Requests find what is new by themselves; here goes what is old.
     fn follow(self: &Rc<Self>, clusters: &[Arc<str>], listeners: bool) {
         let snapshot = self.process.snapshot.load();
-        for name in clusters {
-            let is_old = |cluster: &&Rc<WorkerCluster>| {
-                snapshot.clusters.get(name).is_none_or(|state| !Arc::ptr_eq(state, &cluster.state))
-            };
-            let old = self.clusters.borrow().get(name).filter(is_old).cloned();
-            if let Some(cluster) = old {
+        for cluster in self.used(clusters.iter()) {
+            let name = &cluster.state.config.name;
+            if snapshot.clusters.get(name).is_none_or(|state| !Arc::ptr_eq(state, &cluster.state)) {
                 self.clusters.borrow_mut().remove(name);
                 cluster.retire();
             }
@@ -122,6 +117,23 @@ impl Worker {
         if listeners {
             self.listeners.follow(self, &snapshot);
             self.stats.retain(snapshot.listeners.values().map(|listener| &**listener));
+        }
+    }
+
+    /// These clusters have other hosts.
+    fn follow_hosts(&self, states: &[Arc<ClusterState>]) {
+        for cluster in self.used(states.iter().map(|state| &state.config.name)) {
+            cluster.drop_left_hosts();
+        }
+    }
+
+    /// The clusters of these names that this thread uses. Where those are fewer than the names it is all that it uses: to look
+    /// for ten thousand names that nobody uses here would take milliseconds.
+    fn used<'a>(&self, names: impl ExactSizeIterator<Item = &'a Arc<str>>) -> Vec<Rc<WorkerCluster>> {
+        let clusters = self.clusters.borrow();
+        match names.len() < clusters.len() {
+            true => names.filter_map(|name| clusters.get(name).cloned()).collect(),
+            false => clusters.values().cloned().collect(),
         }
     }
 

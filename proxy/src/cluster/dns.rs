@@ -348,7 +348,7 @@ impl Names {
         cluster.hosts.store(Arc::new(hosts));
         self.stats.shared.membership_change.inc();
         if let Discovery::StrictDns(_) = cluster.config.discovery {
-            let changed: Arc<[_]> = [cluster].into();
+            let changed = Arc::new(vec![cluster]);
             self.workers.tell(|| Command::Hosts(changed.clone()));
         }
     }

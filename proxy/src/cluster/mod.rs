@@ -4,22 +4,22 @@ pub mod connect;
 pub mod dns;
 mod home;
 pub mod pool;
+pub(crate) mod sweep;
 mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use outrigger_engine::balance::{ClusterState, Host, NoHost, PickContext, Picker};
 use outrigger_engine::config::cluster::HttpProtocol;
 use outrigger_engine::message::Protocol;
 use outrigger_engine::resilience::breaker::{Guard, Resource, RoutingPriority, WorkerBreakers};
-use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use self::pool::{HostPool, PoolError, PoolKey};
+use self::sweep::Sweeper;
 use crate::http::codec::{h1, h2};
 use crate::telemetry::stats::ClusterStats;
 use crate::tls::client::TlsConnector;
@@ -39,22 +39,21 @@ pub struct WorkerCluster {
     h1_settings: Rc<h1::ClientSettings>,
     h2_settings: Rc<h2::ClientSettings>,
     tls: Option<Rc<TlsConnector>>,
-    sweeping: Cell<bool>,
+    sweeper: Rc<Sweeper>,
+    /// Whether the sweeper has it.
+    watched: Cell<bool>,
     /// It has left, or another one has taken its place.
     retired: Cell<bool>,
 }
-
-/// How often idle connections are looked at: those that the peer closed, and those that were idle for too long, go.
-const SWEEP: Duration = Duration::from_millis(500);
 
 impl WorkerCluster {
     /// The share of `worker` in a cluster. `None` where its TLS was not made: nothing goes in plain text instead.
     pub fn new(state: Arc<ClusterState>, worker: &Rc<Worker>) -> Option<Rc<Self>> {
         let stats = worker.process.stats.cluster(state.config.stat_name()).shard(worker.index);
-        Self::with(state, stats, worker.random())
+        Self::with(state, stats, worker.sweeper.clone(), worker.random())
     }
 
-    fn with(state: Arc<ClusterState>, stats: Arc<ClusterStats>, seed: u64) -> Option<Rc<Self>> {
+    fn with(state: Arc<ClusterState>, stats: Arc<ClusterStats>, sweeper: Rc<Sweeper>, seed: u64) -> Option<Rc<Self>> {
         let config = &state.config;
         let (http1, http2) = match &config.protocol {
             HttpProtocol::Http1(http1) => (http1.clone(), Default::default()),
@@ -85,7 +84,8 @@ impl WorkerCluster {
                 max_headers_count: config.max_response_headers_count,
             }),
             tls,
-            sweeping: Cell::new(false),
+            sweeper,
+            watched: Cell::new(false),
             retired: Cell::new(false),
             state,
         }))
@@ -94,6 +94,9 @@ impl WorkerCluster {
     /// Hosts have left: nothing new goes to them, and nothing is kept of them.
     pub fn drop_left_hosts(&self) {
         self.picker.borrow_mut().follow();
+        if self.pools.borrow().is_empty() {
+            return;
+        }
         let hosts = self.state.hosts.load();
         let ids: HashSet<u64> = hosts.members().map(|member| member.host.id).collect();
         self.retire_pools(|key| !ids.contains(&key.host));
@@ -184,28 +187,23 @@ impl WorkerCluster {
         self.pools.borrow_mut().remove(key);
     }
 
-    /// Starts the look-out over idle connections, unless it is on.
-    fn sweep(self: &Rc<Self>) {
-        if self.sweeping.replace(true) {
-            return;
+    /// Has idle connections looked at, as long as there are connections.
+    fn watch(self: &Rc<Self>) {
+        if !self.watched.replace(true) {
+            self.sweeper.watch(self);
         }
-        let cluster = Rc::downgrade(self);
-        spawn_local(async move {
-            loop {
-                sleep(SWEEP).await;
-                let Some(cluster) = cluster.upgrade() else { return };
-                let pools: Vec<Rc<HostPool>> = cluster.pools.borrow().values().cloned().collect();
-                let now = Instant::now();
-                let mut idle = false;
-                for pool in pools {
-                    idle |= pool.sweep(now);
-                }
-                if !idle {
-                    cluster.sweeping.set(false);
-                    return;
-                }
-            }
-        });
+    }
+
+    /// Looks at all idle connections. `false` when there is nothing left to look at.
+    fn sweep(&self) -> bool {
+        let pools: Vec<Rc<HostPool>> = self.pools.borrow().values().cloned().collect();
+        let now = Instant::now();
+        let mut more = false;
+        for pool in pools {
+            more |= pool.sweep(now);
+        }
+        self.watched.set(more);
+        more
     }
 
     /// TLS to the hosts, where the cluster uses it.

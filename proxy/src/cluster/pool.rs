@@ -297,7 +297,7 @@ impl HostPool {
             self.give(connection, home);
         }
         self.connect_if_needed(&cluster);
-        cluster.sweep();
+        cluster.watch();
     }
 
     fn connect_failed(&self, cluster: &Rc<WorkerCluster>, error: ConnectError) {

@@ -33,7 +33,7 @@ fn cluster_at(address: &str, fields: &str) -> Rc<WorkerCluster> {
     );
     let bootstrap = Bootstrap::load(&[Source::new("b.yaml", &text)]).unwrap();
     let state = Arc::new(ClusterState::new(bootstrap.clusters[0].clone()));
-    WorkerCluster::with(state, Stats::new().cluster("c").shard(0), 1).unwrap()
+    WorkerCluster::with(state, Stats::new().cluster("c").shard(0), Rc::default(), 1).unwrap()
 }
 
 async fn cluster(fields: &str) -> (TcpListener, Rc<WorkerCluster>) {

@@ -271,8 +271,9 @@ impl Applier {
             }
         }
         if !changed_hosts.is_empty() {
-            let changed: Arc<[_]> = changed_hosts.into();
+            let changed = Arc::new(changed_hosts);
             self.process.workers.tell(|| Command::Hosts(changed.clone()));
+            self.old.bury(changed);
         }
         if exchanged {
             self.process.workers.tell(|| Command::Routes);
@@ -324,8 +325,9 @@ impl Applier {
             self.cluster_stats.remove(name);
         }
         if listeners || !clusters.is_empty() {
-            let clusters: Arc<[Arc<str>]> = clusters.into();
+            let clusters = Arc::new(clusters);
             process.workers.tell(|| Command::Follow { clusters: clusters.clone(), listeners });
+            self.old.bury(clusters);
         }
         self.sockets_changed |= listeners;
         if listeners {

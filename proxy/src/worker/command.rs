@@ -17,14 +17,14 @@ pub enum Command {
     /// There is a new snapshot.
     Follow {
         /// The clusters that another one took the place of, or none.
-        clusters: Arc<[Arc<str>]>,
+        clusters: Arc<Vec<Arc<str>>>,
         /// Whether the listeners are not those of before.
         listeners: bool,
     },
     /// Route tables were exchanged.
     Routes,
     /// These clusters have other hosts.
-    Hosts(Arc<[Arc<ClusterState>]>),
+    Hosts(Arc<Vec<Arc<ClusterState>>>),
     /// Accept on this worker's socket of an address, for a listener in force.
     Accept {
         /// The address.
