@@ -1,5 +1,9 @@
-//! A downstream connection that speaks HTTP: which codec, its requests one after the other (HTTP/1) or side by side
-//! (HTTP/2), its time limits, and its end.
+//! A downstream connection that speaks HTTP: what its requests share, its time limits, and which codec it is. How its
+//! requests come and how it ends is another matter with each of the two: one after the other ([`http1`]) or side by side
+//! ([`http2`]).
+
+mod http1;
+mod http2;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -7,19 +11,13 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
 use outrigger_engine::config::hcm::{CodecType, HttpConnectionManager};
-use outrigger_engine::message::Protocol;
-use outrigger_engine::reply::LocalReply;
-use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
-use tokio::task::spawn_local;
+use outrigger_engine::stream_info::ConnectionInfo;
 use tokio::time::Instant;
 
-use super::codec::{ResetCode, h1, h2};
-use super::exchange;
 use crate::alarm::Alarm;
 use crate::io::{Io, Meter};
 use crate::listener::active::{HeldTable, WorkerChain};
@@ -210,9 +208,9 @@ pub async fn serve(
     let Some(http2) = http2 else { return };
     active.speaks(http2);
     if http2 {
-        serve_h2(&cx, io, buffered).await;
+        http2::serve(&cx, io, buffered).await;
     } else {
-        serve_h1(&cx, io, buffered).await;
+        http1::serve(&cx, io, buffered).await;
     }
 }
 
@@ -293,316 +291,6 @@ async fn detect(cx: &HttpContext, io: &mut Io, buffered: &mut Bytes) -> Option<b
     cx.worker.put_alarm(alarm);
     *buffered = read.freeze();
     verdict
-}
-
-enum Next {
-    Incoming(h1::Incoming),
-    HeadTimeout,
-    End(Why),
-}
-
-async fn serve_h1(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
-    let hcm = &cx.hcm;
-    let settings = h1::ServerSettings {
-        max_head_bytes: hcm.max_request_headers_bytes,
-        max_headers: hcm.max_headers_count,
-        options: hcm.http1.clone(),
-    };
-    let mut connection = h1::ServerConnection::new(io, buffered, Rc::new(settings));
-    let mut alarm = cx.worker.take_alarm();
-    let mut registration = None;
-    loop {
-        let idle_since = Instant::now();
-        let mut head_since = None;
-        let next = poll_fn(|task| {
-            if let Poll::Ready(incoming) = connection.poll_incoming(task) {
-                return Poll::Ready(Next::Incoming(incoming));
-            }
-            if connection.has_partial_head() {
-                let since = *head_since.get_or_insert_with(Instant::now);
-                let deadline = cx.head_limit().map(|limit| since + limit);
-                return alarm.poll(task, deadline).map(|()| Next::HeadTimeout);
-            }
-            registration.get_or_insert_with(|| cx.worker.drain().register(task.waker()));
-            let Some((at, why)) = cx.ends_at(idle_since) else { return Poll::Pending };
-            alarm.poll(task, Some(at)).map(|()| Next::End(why))
-        })
-        .await;
-        match next {
-            Next::Incoming(h1::Incoming::Request(exchange)) => {
-                cx.begin_request();
-                exchange::handle(cx, exchange, &mut alarm).await;
-            }
-            Next::Incoming(h1::Incoming::Malformed { status, details, mut responder }) => {
-                cx.stats.downstream_cx_protocol_error.inc();
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-                let body =
-                    if details == "missing_host_header" { "" } else { status.canonical_reason().unwrap_or_default() };
-                let reply = LocalReply::new(status, body, details).flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
-                let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http11));
-                responder.close_after();
-                exchange::refuse(cx, responder, info, reply, &mut alarm).await;
-            }
-            Next::Incoming(h1::Incoming::End(ended)) => {
-                if ended == h1::Ended::Partial {
-                    cx.stats.downstream_cx_protocol_error.inc();
-                }
-                cx.stats.downstream_cx_destroy_remote.inc();
-                break;
-            }
-            Next::HeadTimeout => {
-                let mut responder = connection.abort_head();
-                let reply = head_timed_out(cx);
-                let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http11));
-                responder.close_after();
-                exchange::refuse(cx, responder, info, reply, &mut alarm).await;
-                close_h1(cx, &mut connection, &mut alarm).await;
-                break;
-            }
-            Next::End(why) => {
-                why.count(&cx.stats);
-                close_h1(cx, &mut connection, &mut alarm).await;
-                break;
-            }
-        }
-        let mut unread_at = None;
-        let finish = poll_fn(|task| {
-            if let Poll::Ready(finish) = connection.poll_finish(task) {
-                return Poll::Ready(finish);
-            }
-            let deadline = *unread_at.get_or_insert_with(|| cx.read_limit().map(|limit| Instant::now() + limit));
-            ready!(alarm.poll(task, deadline));
-            cx.set_unread();
-            Poll::Ready(h1::Finish::Close)
-        });
-        match finish.await {
-            h1::Finish::KeepAlive => {}
-            h1::Finish::Close => {
-                close_h1(cx, &mut connection, &mut alarm).await;
-                break;
-            }
-            h1::Finish::Upgraded => {
-                cx.stats.downstream_cx_destroy_remote.inc();
-                break;
-            }
-        }
-    }
-    cx.worker.put_alarm(alarm);
-}
-
-/// The answer to a head that did not come to its end: Envoy's, whichever of its limits it was.
-fn head_timed_out(cx: &HttpContext) -> LocalReply {
-    let status = StatusCode::REQUEST_TIMEOUT;
-    if cx.hcm.request_headers_timeout == cx.head_limit() {
-        cx.stats.downstream_rq_header_timeout.inc();
-        return LocalReply::new(status, "request header timeout", "request_header_timeout");
-    }
-    cx.stats.downstream_rq_idle_timeout.inc();
-    LocalReply::new(status, "stream timeout", "stream_idle_timeout").flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
-}
-
-/// Sends what is left and FIN, and waits for the peer's, so that it reads our last answer before it sees a reset. Without
-/// `delayed_close_timeout` nobody waits for the peer's. Envoy waits for ever then until the rest is sent; here the peer has
-/// `stream_idle_timeout` for that, unless it has had it.
-async fn close_h1(cx: &HttpContext, connection: &mut h1::ServerConnection, alarm: &mut Alarm) {
-    cx.stats.downstream_cx_destroy_local.inc();
-    let linger = cx.hcm.delayed_close_timeout;
-    let limit = if cx.unread.get() { Some(Duration::ZERO) } else { cx.read_limit() };
-    let deadline = linger.or(limit).map(|limit| Instant::now() + limit);
-    let mut shut = false;
-    poll_fn(|task| {
-        shut = shut || connection.poll_shutdown(task).is_ready();
-        if shut && (linger.is_none() || connection.poll_linger(task).is_ready()) {
-            return Poll::Ready(());
-        }
-        ready!(alarm.poll(task, deadline));
-        if linger.is_some() {
-            cx.stats.downstream_cx_delayed_close_timeout.inc();
-        }
-        Poll::Ready(())
-    })
-    .await;
-}
-
-enum NextStream {
-    Incoming(h2::Incoming),
-    /// The connection is to end with its last stream.
-    End(Why),
-    /// It has no stream any more, and its peer does not end it.
-    Drained,
-}
-
-/// How an HTTP/2 connection drains. The codec ends it with its last stream, as soon as the peer has acknowledged that
-/// there will be no more; where that does not come, or what was sent is not read, it ends after `drain_timeout` without
-/// progress, and after `stream_idle_timeout` at the latest.
-struct Draining {
-    since: Instant,
-    /// There was no stream from then on.
-    empty_since: Instant,
-    /// Bytes were written last, and how many then.
-    progress: (Instant, u64),
-}
-
-impl Draining {
-    fn new() -> Self {
-        let now = Instant::now();
-        Draining { since: now, empty_since: now, progress: (now, 0) }
-    }
-
-    /// When it ends, as things stand.
-    fn ends_at(&mut self, cx: &HttpContext, connection: &h2::ServerConnection) -> Instant {
-        let now = Instant::now();
-        let written = connection.written_bytes();
-        if connection.active_streams() > 0 {
-            (self.empty_since, self.progress) = (now, (now, written));
-            return now + LOOK.max(cx.hcm.drain_timeout);
-        }
-        if written != self.progress.1 {
-            self.progress = (now, written);
-        }
-        let quiet = self.progress.0 + cx.hcm.drain_timeout;
-        cx.read_limit().map_or(quiet, |limit| quiet.min(self.empty_since + limit))
-    }
-
-    /// Whether new streams are refused: the peer has had the time to learn that there shall be none.
-    fn refuses(&self, cx: &HttpContext) -> bool {
-        self.since.elapsed() >= cx.hcm.drain_timeout
-    }
-}
-
-/// Between two looks at a connection that drains and has streams, at least.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// For the last GOAWAY to be written.
-const GOAWAY_LIMIT: Duration = Duration::from_secs(1);
-
-async fn serve_h2(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
-    let hcm = &cx.hcm;
-    let mut alarm = cx.worker.take_alarm();
-    let settings = hcm.as_ref().into();
-    let handshake = h2::ServerConnection::handshake(io, buffered, &settings);
-    let mut connection = match opening(cx, &mut alarm, cx.head_limit(), handshake).await {
-        Some(Ok(connection)) => connection,
-        Some(Err(_)) => {
-            cx.stats.downstream_cx_protocol_error.inc();
-            cx.stats.downstream_cx_destroy_remote.inc();
-            return cx.worker.put_alarm(alarm);
-        }
-        None => return cx.worker.put_alarm(alarm),
-    };
-    let worker_drain = cx.worker.drain();
-    let mut registrations = None;
-    // Its place in a gradual drain.
-    let lot = cx.worker.random();
-    let mut idle_since = Instant::now();
-    let mut draining: Option<Draining> = None;
-    let ended = loop {
-        let next = poll_fn(|task| {
-            if let Poll::Ready(incoming) = connection.poll_incoming(task) {
-                return Poll::Ready(NextStream::Incoming(incoming));
-            }
-            registrations
-                .get_or_insert_with(|| (worker_drain.register(task.waker()), cx.chain.drain.register(task.waker())));
-            if let Some(draining) = &mut draining {
-                loop {
-                    let at = draining.ends_at(cx, &connection);
-                    ready!(alarm.poll(task, Some(at)));
-                    // It rang for what was so then.
-                    if draining.ends_at(cx, &connection) <= Instant::now() {
-                        return Poll::Ready(NextStream::Drained);
-                    }
-                }
-            }
-            if cx.is_too_old() {
-                return Poll::Ready(NextStream::End(Why::TooOld));
-            }
-            if cx.is_to_end() {
-                return Poll::Ready(NextStream::End(Why::Drain));
-            }
-            let idle = match hcm.idle_timeout {
-                Some(timeout) if connection.active_streams() == 0 => Some((idle_since + timeout, Why::Idle)),
-                _ => {
-                    idle_since = Instant::now();
-                    None
-                }
-            };
-            let drains = cx.chain.drain.moment(lot).map(|at| (at, Why::Drain));
-            let end = [idle, cx.oldest(), drains].into_iter().flatten().min_by_key(|(at, _)| *at);
-            let Some((at, why)) = end else { return Poll::Pending };
-            alarm.poll(task, Some(at)).map(|()| NextStream::End(why))
-        })
-        .await;
-        match next {
-            NextStream::Incoming(h2::Incoming::Request(exchange)) => {
-                if draining.as_ref().is_some_and(|draining| draining.refuses(cx)) {
-                    exchange.responder.reset(ResetCode::Refused);
-                    continue;
-                }
-                idle_since = Instant::now();
-                cx.begin_request();
-                let cx = cx.clone();
-                spawn_local(async move {
-                    let mut alarm = cx.worker.take_alarm();
-                    exchange::handle(&cx, exchange, &mut alarm).await;
-                    cx.worker.put_alarm(alarm);
-                });
-            }
-            NextStream::Incoming(h2::Incoming::Malformed(details)) => exchange::log_malformed(cx, details),
-            NextStream::Incoming(h2::Incoming::Unfinished(ended)) => exchange::log_unfinished(cx, ended),
-            NextStream::Incoming(h2::Incoming::End(ended)) => break ended,
-            NextStream::End(why) => {
-                draining = Some(Draining::new());
-                why.count(&cx.stats);
-                connection.start_drain();
-            }
-            NextStream::Drained => {
-                connection.abort(0);
-                let deadline = Some(Instant::now() + GOAWAY_LIMIT);
-                poll_fn(|task| {
-                    while let Poll::Ready(incoming) = connection.poll_incoming(task) {
-                        if matches!(incoming, h2::Incoming::End(_)) {
-                            return Poll::Ready(());
-                        }
-                    }
-                    alarm.poll(task, deadline)
-                })
-                .await;
-                break h2::End::Local;
-            }
-        }
-    };
-    if connection.active_streams() > 0 {
-        cx.stats.downstream_cx_destroy_active_rq.inc();
-        match ended {
-            h2::End::Closed | h2::End::Broken => cx.stats.downstream_cx_destroy_remote_active_rq.inc(),
-            _ => cx.stats.downstream_cx_destroy_local_active_rq.inc(),
-        }
-    }
-    match ended {
-        h2::End::Closed if draining.is_none() => cx.stats.downstream_cx_destroy_remote.inc(),
-        h2::End::Broken => cx.stats.downstream_cx_destroy_remote.inc(),
-        h2::End::Closed | h2::End::Local | h2::End::KeepaliveTimeout => cx.stats.downstream_cx_destroy_local.inc(),
-        h2::End::Protocol(details) => {
-            if details == "too_many_premature_resets" {
-                cx.stats.downstream_rq_too_many_premature_resets.inc();
-            }
-            if !h2::is_flood(details) {
-                cx.stats.downstream_cx_protocol_error.inc();
-            }
-            cx.stats.downstream_cx_destroy_local.inc();
-        }
-    }
-    if let Some(linger) = hcm.delayed_close_timeout {
-        let deadline = Some(Instant::now() + linger);
-        poll_fn(|task| {
-            if connection.poll_close(task).is_ready() {
-                return Poll::Ready(());
-            }
-            alarm.poll(task, deadline).map(|()| cx.stats.downstream_cx_delayed_close_timeout.inc())
-        })
-        .await;
-    }
-    cx.worker.put_alarm(alarm);
 }
 
 #[cfg(test)]
