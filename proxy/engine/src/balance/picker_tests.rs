@@ -112,6 +112,31 @@ fn a_retry_takes_another_host_if_one_comes_up() {
 }
 
 #[test]
+fn one_reselection_is_one() {
+    let state = state(LoadBalancing::default(), &[(0, None, &[(1, Healthy), (1, Healthy)])]);
+    let mut picker = Picker::new(&state, 0);
+    let ids: Vec<u64> = state.hosts.load().members().map(|m| m.host.id).collect();
+    let context = PickContext { random: 0, avoid: &ids[..1], max_reselections: 1 };
+    assert_eq!(picker.pick(&context).unwrap().id, ids[1]);
+}
+
+#[test]
+fn weighted_hosts_with_requests_under_way_get_less() {
+    let state = state(least_request(), &[(0, None, &[(2, Healthy), (1, Healthy)])]);
+    let busy = &state.hosts.load_full().priorities[0].all.members[0].host.clone();
+    busy.stats().rq_active.store(3, std::sync::atomic::Ordering::Relaxed);
+    let counts = counts(&mut Picker::new(&state, 0), 3000);
+    // 2 / (3 + 1) beside 1 / (0 + 1).
+    assert!((990..=1010).contains(&counts["0.0"]), "{counts:?}");
+}
+
+#[test]
+fn a_priority_without_hosts_does_not_keep_others_from_panic() {
+    let groups: &[Group<'_>] = &[(0, None, &[]), (1, None, &[(1, Unhealthy)])];
+    assert_eq!(picks(&mut Picker::new(&state(LoadBalancing::default(), groups), 0), 3), ["1.0"; 3]);
+}
+
+#[test]
 fn a_picker_that_follows_keeps_nothing_of_the_hosts_of_before() {
     let state = state(LoadBalancing::default(), &[]);
     let put = |hosts: &[(u32, HealthStatus)]| {

@@ -335,7 +335,10 @@ mod tests {
         let second = worker.acquire(DEFAULT, Resource::Retries);
         assert!(second.is_some(), "20 % of 10 requests");
         assert!(worker.acquire(DEFAULT, Resource::Retries).is_none());
-        drop((requests, first, second));
+        let pending: Vec<_> = (0..5).map(|_| worker.acquire(DEFAULT, Resource::Pending)).collect();
+        let third = worker.acquire(DEFAULT, Resource::Retries);
+        assert!(third.is_some(), "20 % of 10 requests and 5 that wait");
+        drop((requests, pending, first, second, third));
         assert_eq!(worker.shared().under_way(DEFAULT, Resource::Retries), 0);
     }
 }

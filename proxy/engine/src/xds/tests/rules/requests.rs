@@ -180,6 +180,8 @@ fn rule_11_a_name_that_is_wanted_again_is_asked_for_anew() {
     bench.answer(delta(Kind::Endpoints, "n1", both(), &[]));
     bench.requests();
     bench.give_up("a");
+    let accepted: Vec<&str> = bench.client.accepted(Kind::Endpoints).map(|(name, _)| &**name).collect();
+    assert_eq!(accepted, ["b"], "what nobody wants is not kept");
     bench.want("a");
     let [gone, new] = &bench.delta_requests()[..] else { panic!() };
     assert_eq!((&gone.resource_names_unsubscribe[..], gone.resource_names_subscribe.len()), (&["a".to_owned()][..], 0));
