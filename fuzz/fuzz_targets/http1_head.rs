@@ -107,7 +107,6 @@ async fn response(pieces: &[&[u8]]) -> Vec<String> {
         authority: Some(HeaderValue::from_static("fuzz.test")),
         path: HeaderValue::from_static("/"),
         protocol: Protocol::Http11,
-        connect_protocol: None,
         headers: Headers::new(),
     };
     let receive = async {

@@ -115,7 +115,6 @@ impl Call {
             authority: HeaderValue::from_str(&service.authority).ok(),
             path: HeaderValue::from_static(path),
             protocol: Protocol::Http2,
-            connect_protocol: None,
             headers: headers.into_iter().chain(service.initial_metadata.iter().cloned()).collect::<Headers>(),
         };
         stream.send_head(&head, false)?;

@@ -293,7 +293,7 @@ fn convert_retry(message: &pb::HttpRouteRetry, at: &At<'_>) -> RuleRetry {
     let pb::HttpRouteRetry { codes, attempts, backoff } = message;
     RuleRetry {
         codes: (!codes.is_empty()).then(|| status_codes(codes, &at.field("codes"))),
-        attempts: attempts.and_then(|attempts| count(&at.field("attempts"), attempts)),
+        attempts: attempts.and_then(|count| attempts_of(&at.field("attempts"), count)),
         backoff: backoff.as_deref().and_then(|text| positive(&at.field("backoff"), text)),
     }
 }
@@ -311,11 +311,11 @@ pub(super) fn status_codes(codes: &[i32], list: &At<'_>) -> Vec<u16> {
     found.into_iter().collect()
 }
 
-/// A number that is not negative.
-pub(super) fn count(at: &At<'_>, value: i32) -> Option<u32> {
-    let count = u32::try_from(value).ok();
+/// Retries after the first attempt: at most 100, for each is another request to a service that is in trouble already.
+pub(super) fn attempts_of(at: &At<'_>, value: i32) -> Option<u32> {
+    let count = u32::try_from(value).ok().filter(|count| *count <= 100);
     if count.is_none() {
-        at.reject(value, "must not be negative");
+        at.reject(value, "must be 0 to 100");
     }
     count
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use outrigger_engine::config::report::At;
 use outrigger_proto::outrigger::control::v1 as pb;
 
-use super::http_route::{count, positive, status_codes};
+use super::http_route::{attempts_of, positive, status_codes};
 use super::service::Protocol;
 use super::value::{at_most, check, dns_label, dns_subdomain, duration, not_yet};
 use super::{Kind, Name, check_head};
@@ -332,7 +332,7 @@ impl PolicyValues {
 
     fn retry(&mut self, message: &pb::Retry, at: &At<'_>) {
         let pb::Retry { attempts, on, codes, grpc_codes, backoff, buffer_bytes, budget } = message;
-        self.attempts = attempts.and_then(|attempts| count(&at.field("attempts"), attempts));
+        self.attempts = attempts.and_then(|count| attempts_of(&at.field("attempts"), count));
         let list = at.field("on");
         let cause = |(i, text): (usize, &String)| {
             let found = CAUSES.iter().find(|(name, _)| name == text);

@@ -171,6 +171,7 @@ mod tests {
             direction: TrafficDirection::Unspecified,
             backlog: None,
             transparent: false,
+            ipv4_compat: Vec::new(),
             freebind: false,
             tls_inspector: true,
             http_inspector: false,

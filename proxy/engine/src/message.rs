@@ -42,8 +42,6 @@ pub struct RequestHead {
     pub path: HeaderValue,
     /// The protocol it came in by.
     pub protocol: Protocol,
-    /// `:protocol` of an extended CONNECT (RFC 8441).
-    pub connect_protocol: Option<HeaderValue>,
     /// Everything else, without `Host`.
     pub headers: Headers,
 }

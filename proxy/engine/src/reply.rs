@@ -119,7 +119,6 @@ mod tests {
             authority: None,
             path: HeaderValue::from_static("/"),
             protocol: Protocol::Http2,
-            connect_protocol: None,
             headers: [(CONTENT_TYPE, HeaderValue::from_static(content_type))].into_iter().collect(),
         }
     }

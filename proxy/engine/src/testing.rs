@@ -43,7 +43,6 @@ pub(crate) fn request(authority: &str, path: &str, headers: &[(&str, &str)]) -> 
         authority: Some(HeaderValue::from_str(authority).unwrap()),
         path: HeaderValue::from_str(path).unwrap(),
         protocol: Protocol::Http11,
-        connect_protocol: None,
         headers: fields(headers),
     }
 }

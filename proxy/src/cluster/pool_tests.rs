@@ -89,7 +89,6 @@ fn post() -> RequestHead {
         authority: Some(HeaderValue::from_static("c")),
         path: HeaderValue::from_static("/"),
         protocol: Protocol::Http11,
-        connect_protocol: None,
         headers: Headers::new(),
     }
 }

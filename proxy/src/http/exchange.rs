@@ -496,8 +496,7 @@ fn check(head: &RequestHead) -> Result<(), RequestRejected> {
         return Err(RequestRejected::Reply(400, "missing_host_header"));
     }
     let path = head.path.as_bytes();
-    let plain_connect = head.method == Method::CONNECT && head.connect_protocol.is_none();
-    if !(plain_connect || path.starts_with(b"/")) {
+    if !(head.method == Method::CONNECT || path.starts_with(b"/")) {
         return Err(RequestRejected::Reply(404, "absolute_path_rejected"));
     }
     Ok(())
@@ -526,22 +525,16 @@ fn rejection(cx: &HttpContext, head: &RequestHead, rejected: RequestRejected) ->
 
 /// The upgrade that the request asks for, in lower case.
 fn wanted_upgrade(head: &mut RequestHead) -> Option<String> {
-    let named = match &head.connect_protocol {
-        Some(protocol) => protocol,
-        None => {
-            if !head.headers.contains(&UPGRADE) {
-                return None;
-            }
-            let asks = head.headers.get_all(&CONNECTION).any(|value| {
-                value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-            });
-            if !asks {
-                return None;
-            }
-            head.headers.fold(&UPGRADE)?
-        }
-    };
-    named.to_str().ok().map(str::to_ascii_lowercase)
+    if !head.headers.contains(&UPGRADE) {
+        return None;
+    }
+    let asks = head.headers.get_all(&CONNECTION).any(|value| {
+        value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    });
+    if !asks {
+        return None;
+    }
+    head.headers.fold(&UPGRADE)?.to_str().ok().map(str::to_ascii_lowercase)
 }
 
 /// The route has the last word, else the connection manager. What neither names is not allowed.

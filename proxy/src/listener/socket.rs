@@ -57,6 +57,8 @@ pub struct SocketSettings {
     pub transparent: bool,
     /// `freebind`
     pub freebind: bool,
+    /// `ipv4_compat`
+    pub ipv4_compat: bool,
 }
 
 impl SocketSettings {
@@ -67,6 +69,7 @@ impl SocketSettings {
                 backlog: listener.backlog,
                 transparent: listener.transparent,
                 freebind: listener.freebind,
+                ipv4_compat: listener.ipv4_compat.contains(address),
             },
             Address::Pipe(_) => SocketSettings::default(),
         }
@@ -130,13 +133,23 @@ fn tcp(address: &SocketAddr, settings: SocketSettings) -> io::Result<TcpListener
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!settings.ipv4_compat)?;
     }
-    if settings.transparent && address.is_ipv4() {
-        socket.set_ip_transparent_v4(true)?;
+    // A socket of both families needs both.
+    if settings.transparent {
+        if address.is_ipv6() {
+            socket.set_ip_transparent_v6(true)?;
+        }
+        if address.is_ipv4() || settings.ipv4_compat {
+            socket.set_ip_transparent_v4(true)?;
+        }
     }
-    if settings.freebind && address.is_ipv4() {
-        socket.set_freebind_v4(true)?;
+    if settings.freebind {
+        if address.is_ipv6() {
+            socket.set_freebind_v6(true)?;
+        } else {
+            socket.set_freebind_v4(true)?;
+        }
     }
     socket.bind(&(*address).into())?;
     Ok(socket.into())
@@ -161,4 +174,27 @@ pub(crate) fn unix(path: &str) -> io::Result<UnixListener> {
     };
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_for_ipv6_takes_ipv4_where_it_is_to() {
+        let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
+        for ipv4_compat in [true, false] {
+            let settings = SocketSettings { freebind: true, ipv4_compat, ..SocketSettings::default() };
+            // There are machines without IPv6.
+            let Ok(socket) = tcp(&any, settings) else { return };
+            let options = SockRef::from(&socket);
+            assert_eq!(options.only_v6().unwrap(), !ipv4_compat);
+            assert!(options.freebind_v6().unwrap());
+            if ipv4_compat {
+                options.listen(1).unwrap();
+                let port = socket.local_addr().unwrap().port();
+                assert!(std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).is_ok());
+            }
+        }
+    }
 }

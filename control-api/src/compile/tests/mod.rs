@@ -126,7 +126,6 @@ fn request(line: &str, headers: &[(&str, &str)]) -> RequestHead {
         authority: Some(HeaderValue::from_static("shop.test")),
         path: HeaderValue::from_str(path).unwrap(),
         protocol: Protocol::Http11,
-        connect_protocol: None,
         headers: headers
             .iter()
             .map(|(name, value)| {

@@ -118,7 +118,8 @@ fn rules_that_are_wrong() {
         ("timeouts: {request: 1s, backendRequest: 2s}", "timeouts.backendRequest: 2s: must not be longer than request"),
         ("retry: {codes: [404, 200]}", "retry.codes[1]: 200: must be 400 to 599"),
         ("retry: {codes: [503, 503]}", "retry.codes[1]: 503: is there twice"),
-        ("retry: {attempts: -1}", "retry.attempts: -1: must not be negative"),
+        ("retry: {attempts: -1}", "retry.attempts: -1: must be 0 to 100"),
+        ("retry: {attempts: 101}", "retry.attempts: 101: must be 0 to 100"),
         ("retry: {backoff: 0s}", "retry.backoff: 0s: must be greater than 0s"),
         ("sessionPersistence: {sessionName: s}", "sessionPersistence: not in this version: sticky sessions come later"),
     ] {

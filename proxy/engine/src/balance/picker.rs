@@ -11,6 +11,10 @@ use super::host_set::{HostList, HostSet, Member, PriorityHosts};
 use super::load::PriorityLoad;
 use crate::config::cluster::{Cluster, LbPolicy};
 
+/// The most that [`PickContext::max_reselections`] counts for: a configuration may say billions, and where every host is
+/// one to avoid, a worker would look that often.
+const MAX_RESELECTIONS: u32 = 1000;
+
 /// Chooses hosts for one worker. Follows the cluster's host set by itself: a change costs the next pick one pass over
 /// the priorities, and the first pick from a list of hosts one pass over it. A pick is O(1), with unequal weights
 /// O(log n), and allocates nothing.
@@ -33,7 +37,7 @@ pub struct PickContext<'a> {
     pub random: u64,
     /// Ids of hosts that earlier attempts used and that are to be avoided.
     pub avoid: &'a [u64],
-    /// How often another host is looked for when one to avoid comes up; then that one is taken.
+    /// How often another host is looked for when one to avoid comes up, up to 1000; then that one is taken.
     pub max_reselections: u32,
 }
 
@@ -108,7 +112,7 @@ impl Picker {
         self.follow();
         self.panicked = false;
         let mut random = Random(context.random);
-        let mut reselections = context.max_reselections;
+        let mut reselections = context.max_reselections.min(MAX_RESELECTIONS);
         loop {
             let (priority, source, index) = self.pick_once(&mut random).ok_or(NoHost)?;
             let members = |hosts: &'_ PriorityHosts| source.list(hosts).members.get(index).map(|m| m.host.id);
@@ -240,7 +244,8 @@ impl Rotation {
             (Order::Weighted(schedule), _) => {
                 schedule.pick(|i| members.get(i).map_or(0.0, |member| effective_weight(policy, member)))
             }
-            (_, LbPolicy::LeastRequest { full_scan: true, .. }) => {
+            // More choices than members would look at some of them twice: one look at each costs less and finds the same.
+            (_, LbPolicy::LeastRequest { full_scan, choices, .. }) if full_scan || choices as usize > members.len() => {
                 // Ties are broken by chance: start anywhere.
                 let start = random.below(members.len());
                 (0..members.len()).map(|i| (start + i) % members.len()).min_by_key(|i| active(members, *i))

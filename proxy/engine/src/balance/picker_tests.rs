@@ -137,6 +137,21 @@ fn a_priority_without_hosts_does_not_keep_others_from_panic() {
 }
 
 #[test]
+fn counts_of_billions_end_with_the_members() {
+    let everything = LbPolicy::LeastRequest { choices: u32::MAX, active_request_bias: 1.0, full_scan: false };
+    let state = state(policy(everything), &[(0, None, &[(1, Healthy), (1, Healthy), (1, Healthy)])]);
+    let members: Vec<_> = state.hosts.load().members().map(|m| Arc::clone(&m.host)).collect();
+    members[0].stats().rq_active.store(1, std::sync::atomic::Ordering::Relaxed);
+    let ids: Vec<u64> = members.iter().map(|host| host.id).collect();
+    let mut picker = Picker::new(&state, 0);
+    let context = PickContext { random: 0, avoid: &ids, max_reselections: u32::MAX };
+    // 10 picks with 2^32 choices for each of 2^32 hosts to avoid.
+    for _ in 0..10 {
+        assert_ne!(picker.pick(&context).unwrap().id, ids[0]);
+    }
+}
+
+#[test]
 fn a_picker_that_follows_keeps_nothing_of_the_hosts_of_before() {
     let state = state(LoadBalancing::default(), &[]);
     let put = |hosts: &[(u32, HealthStatus)]| {

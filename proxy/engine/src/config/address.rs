@@ -34,13 +34,19 @@ pub fn listening_address(message: Option<core::Address>, at: &At<'_>) -> Option<
     }
 }
 
+/// `ipv4_compat`: whether a socket on this IPv6 address takes IPv4 connections too.
+pub fn takes_ipv4(message: &core::Address) -> bool {
+    matches!(&message.address, Some(core::address::Address::SocketAddress(address)) if address.ipv4_compat)
+}
+
 fn socket_address(message: core::SocketAddress, at: &At<'_>) -> Option<Address> {
     use core::socket_address::{PortSpecifier, Protocol};
     let core::SocketAddress {
         protocol,
         address,
         resolver_name,
-        ipv4_compat,
+        // Of the socket, not of the address: `takes_ipv4`.
+        ipv4_compat: _,
         network_namespace_filepath,
         port_specifier,
     } = message;
@@ -48,7 +54,6 @@ fn socket_address(message: core::SocketAddress, at: &At<'_>) -> Option<Address> 
         resolver_name = "addresses to listen on are not resolved",
         network_namespace_filepath,
     );
-    harmless!(at; ipv4_compat = "a socket bound to :: takes IPv4 connections if the system allows it");
     if protocol != Protocol::Tcp as i32 {
         at.field("protocol").reject("UDP", "not in this version: only TCP is spoken");
         return None;

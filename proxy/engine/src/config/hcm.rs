@@ -167,6 +167,8 @@ pub struct Http1Options {
     pub enable_trailers: bool,
     /// Accept `Transfer-Encoding: chunked` beside `Content-Length` (dropping the latter).
     pub allow_chunked_length: bool,
+    /// Accept requests with methods that are not registered; HTTP/2 takes them always.
+    pub allow_custom_methods: bool,
 }
 
 /// Spelling of header names on an HTTP/1 wire.
@@ -202,6 +204,12 @@ pub struct Http2Options {
     pub allow_connect: bool,
     /// PING after so long, and the time for its answer.
     pub keepalive: Option<(Duration, Duration)>,
+    /// PRIORITY frames that a peer may send for each of its streams (100); one more ends the connection.
+    pub max_inbound_priority_frames_per_stream: u32,
+    /// WINDOW_UPDATE frames that a peer may send for each DATA frame that it got (10); one more ends the connection.
+    pub max_inbound_window_update_frames_per_data_frame_sent: u32,
+    /// Of a listener: whether a malformed request ends its stream only, whatever the connection manager says.
+    pub override_stream_error_on_invalid_http_message: Option<bool>,
 }
 
 impl Default for Http2Options {
@@ -213,6 +221,9 @@ impl Default for Http2Options {
             hpack_table_size: 4096,
             allow_connect: false,
             keepalive: None,
+            max_inbound_priority_frames_per_stream: 100,
+            max_inbound_window_update_frames_per_data_frame_sent: 10,
+            override_stream_error_on_invalid_http_message: None,
         }
     }
 }

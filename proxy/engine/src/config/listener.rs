@@ -32,6 +32,8 @@ pub struct Listener {
     pub transparent: bool,
     /// `IP_FREEBIND`.
     pub freebind: bool,
+    /// `ipv4_compat`: the addresses whose sockets take IPv4 connections too.
+    pub ipv4_compat: Vec<Address>,
     /// Whether a TLS inspector reads the client hello.
     pub tls_inspector: bool,
     /// Whether an HTTP inspector tells `http/1.x` and `h2c` apart for filter chain matching.
@@ -44,7 +46,7 @@ pub struct Listener {
     pub filter_chains: Vec<Arc<FilterChain>>,
     /// The one for connections that no chain matches.
     pub default_filter_chain: Option<Arc<FilterChain>>,
-    /// Access logs of the listener itself: connections that no chain takes.
+    /// Access logs of the listener itself.
     pub access_logs: Vec<AccessLog>,
     /// Not counted against `global_downstream_max_connections`.
     pub ignore_global_connection_limit: bool,

@@ -192,14 +192,25 @@ fn underscores(head: &mut RequestHead, action: UnderscoresAction) -> Result<(), 
     Ok(())
 }
 
+/// So many names in `connection` are too many, and so many bytes of a `te` that it names: Envoy's bounds. Each
+/// name costs a pass over the headers.
+const MAX_NOMINATED: usize = 10;
+const MAX_TE_BYTES: usize = 256;
+
 /// Removes the headers that `connection` names: they are meant for this hop only (RFC 9110, section 7.6.1). What we
 /// forward on our own account may not be named.
 fn nominated(head: &mut RequestHead) -> Result<(), RequestRejected> {
     let Some(value) = head.headers.fold(&CONNECTION) else { return Ok(()) };
     let value = value.clone();
+    if value.as_bytes().split(|b| *b == b',').filter(|token| !token.is_empty()).nth(MAX_NOMINATED - 1).is_some() {
+        return Err(RequestRejected::Malformed("connection_header_rejected"));
+    }
     for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
         let lower = token.to_ascii_lowercase();
         match lower.as_slice() {
+            b"te" if head.headers.get(&TE).is_some_and(|te| te.len() >= MAX_TE_BYTES) => {
+                return Err(RequestRejected::Malformed("connection_header_rejected"));
+            }
             b"" | b"close" | b"keep-alive" | b"upgrade" | b"te" | b"http2-settings" => {}
             b"x-forwarded-for" | b"x-forwarded-host" | b"x-forwarded-proto" => {
                 return Err(RequestRejected::Malformed("connection_header_rejected"));
@@ -265,7 +276,7 @@ fn path(head: &mut RequestHead, hcm: &HttpConnectionManager) -> Result<(), Reque
     if !hcm.normalize_path && !hcm.merge_slashes && hcm.escaped_slashes == EscapedSlashes::KeepUnchanged {
         return Ok(());
     }
-    if head.method == Method::CONNECT && head.connect_protocol.is_none() || head.path.as_bytes() == b"*" {
+    if head.method == Method::CONNECT || head.path.as_bytes() == b"*" {
         return Ok(());
     }
     const FAILED: RequestRejected = RequestRejected::Reply(400, "path_normalization_failed");
@@ -327,6 +338,22 @@ mod tests {
         let id = request_id(u128::MAX);
         assert_eq!(id.to_str().ok(), Some("ffffffff-ffff-4fff-bfff-ffffffffffff"));
         assert_eq!(request_id(0).to_str().ok(), Some("00000000-0000-4000-8000-000000000000"));
+    }
+
+    #[test]
+    fn names_in_connection_are_bounded() {
+        let nominate = |connection: &str, te: usize| {
+            let mut head = crate::testing::request("h", "/", &[("connection", connection), ("te", &"a".repeat(te))]);
+            nominated(&mut head)
+        };
+        let names = |count: usize| vec!["x"; count].join(",");
+        let refused = Err(RequestRejected::Malformed("connection_header_rejected"));
+        assert_eq!(nominate(&names(9), 1), Ok(()));
+        assert_eq!(nominate(&names(10), 1), refused);
+        assert_eq!(nominate(&format!("{}x", ",".repeat(50)), 1), Ok(()), "empty ones are none");
+        assert_eq!(nominate("te", 255), Ok(()));
+        assert_eq!(nominate("te", 256), refused);
+        assert_eq!(nominate("x", 256), Ok(()));
     }
 
     #[test]

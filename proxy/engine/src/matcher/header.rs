@@ -12,6 +12,7 @@ use crate::message::{Headers, RequestHead, ResponseHead};
 use crate::singular;
 
 /// The name of a field of a head: a header, or one of the pseudo-headers, which are not among the headers here.
+/// `:protocol` is none: an extended CONNECT is an upgrade's GET by the time anything asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FieldName {
     /// `:method`
@@ -22,8 +23,6 @@ pub enum FieldName {
     Authority,
     /// `:path`
     Path,
-    /// `:protocol`
-    Protocol,
     /// `:status`
     Status,
     /// A header.
@@ -39,7 +38,6 @@ impl FieldName {
                 "scheme" => Some(FieldName::Scheme),
                 "authority" => Some(FieldName::Authority),
                 "path" => Some(FieldName::Path),
-                "protocol" => Some(FieldName::Protocol),
                 "status" => Some(FieldName::Status),
                 _ => None,
             };
@@ -58,7 +56,6 @@ impl FieldName {
             FieldName::Scheme => ":scheme",
             FieldName::Authority => ":authority",
             FieldName::Path => ":path",
-            FieldName::Protocol => ":protocol",
             FieldName::Status => ":status",
             FieldName::Header(name) => name.as_str(),
         }
@@ -85,7 +82,6 @@ impl<'a> Head<'a> {
             (FieldName::Scheme, Head::Request(head)) => Some(head.scheme.as_str().as_bytes()),
             (FieldName::Authority, Head::Request(head)) => head.authority.as_ref().map(|value| value.as_bytes()),
             (FieldName::Path, Head::Request(head)) => (!head.path.is_empty()).then(|| head.path.as_bytes()),
-            (FieldName::Protocol, Head::Request(head)) => head.connect_protocol.as_ref().map(|value| value.as_bytes()),
             (FieldName::Status, Head::Response(head)) => Some(status_text(head)),
             _ => None,
         }

@@ -209,7 +209,6 @@ mod tests {
             authority: None,
             path: HeaderValue::from_static("/"),
             protocol: Protocol::Http2,
-            connect_protocol: None,
             headers: headers.collect(),
         }
     }

@@ -182,6 +182,10 @@ impl RouteTable {
         if let Some(location) = virtual_host.tls_redirect(request) {
             return Lookup::RequireTls(virtual_host, location);
         }
+        // CONNECT has no path, and no route is for it: `prefix: ""` and regexes that match nothing are not either.
+        if request.path.is_empty() {
+            return Lookup::NoRoute(virtual_host);
+        }
         let path = Path::new(request.path.as_bytes(), self.ignore_path_parameters);
         match virtual_host.find(&path, request, random) {
             Some(route) => Lookup::Found(Found { table: self, virtual_host, route }),

@@ -56,7 +56,7 @@ pub struct Route {
     pub name: Arc<str>,
     /// What it does.
     pub action: Action,
-    /// Bytes of a request's body that may be kept for another try; `None`: the listener's buffer limit.
+    /// Bytes of a request's body that may be kept for another try; `None`: the router's own limits hold.
     pub request_body_buffer_limit: Option<u64>,
     pub(crate) matches: RouteMatch,
     pub(crate) request: Option<Box<HeaderMutations>>,

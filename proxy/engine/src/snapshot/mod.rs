@@ -165,13 +165,12 @@ impl Warmer {
         version: u64,
         make: impl FnOnce() -> Result<Arc<Cluster>, E>,
     ) -> Result<Applied, E> {
-        if !self.leaving_clusters.is_empty() {
-            self.leaving_clusters.remove(name);
-        }
         if self.cluster_versions.get(name) == Some(&version) {
+            self.leaving_clusters.remove(name);
             return Ok(Applied::Unchanged);
         }
         let state = Arc::new(ClusterState::new(make()?));
+        self.leaving_clusters.remove(name);
         let name = Arc::clone(&state.config.name);
         let known = self.cluster_versions.insert(Arc::clone(&name), version);
         let superseded = self.warming_clusters.remove(&name);

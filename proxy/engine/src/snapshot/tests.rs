@@ -121,6 +121,7 @@ fn a_removed_cluster_stays_for_a_while_and_may_come_back() {
     assert!(warmer.remove_cluster("a", now) && warmer.remove_cluster("b", now));
     assert!(!warmer.remove_cluster("a", now), "it is gone already for whoever sends it");
     assert!(settle(&mut warmer, now + WAIT / 2).0.is_none());
+    assert_eq!(warmer.set_cluster("a", 2, || Err("bad")), Err("bad"), "which does not bring it back");
     keep(&mut warmer, "b", 1);
     assert_eq!(warmer.deadline(), Some(now + WAIT));
     let second = settle(&mut warmer, now + WAIT).0.unwrap();

@@ -38,9 +38,7 @@ impl Forwarding<'_, '_> {
         self.stream.info.details = Some(Cow::Borrowed("via_upstream"));
         let sent = self.stream.info.last_upstream_tx.unwrap_or_default();
         let service_time = self.stream.info.first_upstream_rx.unwrap_or_default().saturating_sub(sent);
-        let switching = upgrade
-            && (status == StatusCode::SWITCHING_PROTOCOLS
-                || (request.connect_protocol.is_some() && status.is_success()));
+        let switching = upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
         if !self.stream.cx.hcm.suppress_envoy_headers && self.upload.is_sent() && !switching {
             let millis = u64::try_from(service_time.as_millis()).unwrap_or(u64::MAX);
             head.headers.set(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));

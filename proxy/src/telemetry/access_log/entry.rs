@@ -249,7 +249,6 @@ mod tests {
             authority: Some(HeaderValue::from_static("app")),
             path: HeaderValue::from_static("/x"),
             protocol: Protocol::Http2,
-            connect_protocol: None,
             headers: headers(&[("x-request-id", "r1"), ("x-team", "a"), ("x-team", "b")]),
         };
         let response = ResponseHead {

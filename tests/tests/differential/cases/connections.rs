@@ -41,7 +41,7 @@ pub(crate) fn cases() -> Vec<Scenario> {
             .up(Upstream::h1().tls(&[]).status(503, "no").ok("yes"))
             .cluster(
                 "up",
-                "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, upstream_http_protocol_options: {auto_sni: true, auto_san_validation: true}, explicit_http_config: {http_protocol_options: {}}}}\n\
+                "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, upstream_http_protocol_options: {auto_sni: true}, explicit_http_config: {http_protocol_options: {}}}}\n\
                  load_assignment: {cluster_name: $up, endpoints: [{lb_endpoints: [{endpoint: {hostname: another.test, address: {socket_address: {address: 127.0.0.1, port_value: $up:port}}}}]}]}",
             )
             .route("route: {cluster: $up, auto_host_rewrite: true, retry_policy: {retry_on: 5xx, num_retries: 1}}")

@@ -141,6 +141,13 @@ impl Cluster {
         {
             at.field("transport_socket").reject("", "auto_config chooses by ALPN, so it needs TLS");
         }
+        if options.as_ref().is_some_and(|options| options.auto_san_validation)
+            && tls.as_ref().is_some_and(|tls| tls.common.validation.as_ref().is_none_or(|v| v.trusted_ca.is_none()))
+            && at.problem_count() == problems
+        {
+            at.field("transport_socket")
+                .reject("", "auto_san_validation needs a trusted_ca: a name that nobody vouches for says nothing");
+        }
         let breakers = circuit_breakers
             .map(|message| CircuitBreakers::convert(message, &at.field("circuit_breakers")))
             .unwrap_or_default();

@@ -207,9 +207,7 @@ impl Deprecated {
                         .reject("", "only one of http_protocol_options, http2_protocol_options may be set");
                 }
                 match self.http2 {
-                    Some(_) => {
-                        HttpProtocol::Http2(Http2Options::convert(self.http2, &at.field("http2_protocol_options")))
-                    }
+                    Some(_) => HttpProtocol::Http2(http2_options(self.http2, &at.field("http2_protocol_options"))),
                     None => HttpProtocol::Http1(Http1Options::convert(self.http1, &at.field("http_protocol_options"))),
                 }
             }
@@ -229,7 +227,7 @@ fn explicit(message: ExplicitHttpConfig, at: &At<'_>) -> Option<HttpProtocol> {
             Some(HttpProtocol::Http1(Http1Options::convert(Some(options), &at.field("http_protocol_options"))))
         }
         Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
-            Some(HttpProtocol::Http2(Http2Options::convert(Some(options), &at.field("http2_protocol_options"))))
+            Some(HttpProtocol::Http2(http2_options(Some(options), &at.field("http2_protocol_options"))))
         }
         Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
             at.field("http3_protocol_options").reject("", "not in this version: there is no HTTP/3");
@@ -249,6 +247,16 @@ fn both(
 ) -> (Http1Options, Http2Options) {
     (
         Http1Options::convert(http1, &at.field("http_protocol_options")),
-        Http2Options::convert(http2, &at.field("http2_protocol_options")),
+        http2_options(http2, &at.field("http2_protocol_options")),
     )
+}
+
+/// Those of a cluster: what they say of requests from downstream cannot be meant.
+fn http2_options(message: Option<core::Http2ProtocolOptions>, at: &At<'_>) -> Http2Options {
+    let options = Http2Options::convert(message, at);
+    if options.override_stream_error_on_invalid_http_message == Some(true) {
+        at.field("override_stream_error_on_invalid_http_message")
+            .reject(true, "not in this version: a malformed response ends its connection");
+    }
+    options
 }

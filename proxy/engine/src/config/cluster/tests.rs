@@ -144,6 +144,35 @@ fn the_protocol_comes_from_the_extension_or_from_the_old_fields() {
         ["transport_socket: : auto_config chooses by ALPN, so it needs TLS"]
     );
     assert_eq!(options("{}").unwrap_err().len(), 1);
+    let override_ = "override_stream_error_on_invalid_http_message: true";
+    assert_eq!(
+        read(&format!("http2_protocol_options: {{ {override_} }}")).unwrap_err(),
+        [
+            "http2_protocol_options.override_stream_error_on_invalid_http_message: true: not in this version: a malformed \
+          response ends its connection"
+        ]
+    );
+}
+
+#[test]
+fn a_name_is_not_checked_on_a_certificate_that_nobody_vouches_for() {
+    let with = |validation: &str| {
+        read(&format!(
+            "upstream_http_protocol_options: {{ auto_sni: true, auto_san_validation: true }}\n\
+             transport_socket:\n  name: tls\n  typed_config:\n    \
+             \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n    \
+             common_tls_context: {{ {validation} }}"
+        ))
+        .map(|cluster| cluster.auto_san_validation)
+    };
+    let refused = Err(vec![
+        "transport_socket: : auto_san_validation needs a trusted_ca: a name that nobody vouches for says nothing"
+            .to_owned(),
+    ]);
+    assert_eq!(with(""), refused);
+    let hash = "df6ff72fe9116521268f6f2dd4966f51df479883fe7037b39f75916ac3049d1a";
+    assert_eq!(with(&format!("validation_context: {{ verify_certificate_hash: [{hash}] }}")), refused);
+    assert_eq!(with("validation_context: { trusted_ca: { filename: /ca.pem } }"), Ok(true));
 }
 
 #[test]

@@ -31,10 +31,7 @@ impl Http1Options {
             ignore_http_11_upgrade,
         } = message.unwrap_or_default();
         unsupported!(at; send_fully_qualified_url, ignore_http_11_upgrade);
-        harmless!(at;
-            use_balsa_parser = "there is one parser",
-            allow_custom_methods = "every method passes",
-        );
+        harmless!(at; use_balsa_parser = "there is one parser");
         if override_stream_error_on_invalid_http_message == Some(true) {
             at.field("override_stream_error_on_invalid_http_message")
                 .reject("true", "not in this version: a malformed HTTP/1 message ends its connection");
@@ -46,6 +43,7 @@ impl Http1Options {
             header_case: header_case(header_key_format, &at.field("header_key_format")),
             enable_trailers,
             allow_chunked_length,
+            allow_custom_methods,
         }
     }
 }
@@ -121,15 +119,12 @@ impl Http2Options {
             stream_reset_burst,
             stream_reset_rate,
         } = message.unwrap_or_default();
-        unsupported!(at; allow_metadata, custom_settings_parameters, max_header_field_size_kb);
+        unsupported!(at; allow_metadata, custom_settings_parameters, max_header_field_size_kb,
+            stream_error_on_invalid_http_messaging = "override_stream_error_on_invalid_http_message replaces it");
         harmless!(at;
             max_outbound_frames = "the codec bounds what it queues",
             max_outbound_control_frames = "the codec bounds what it queues",
             max_consecutive_inbound_frames_with_empty_payload = "the codec has a bound of its own",
-            max_inbound_priority_frames_per_stream = "PRIORITY costs nothing: it is ignored",
-            max_inbound_window_update_frames_per_data_frame_sent = "WINDOW_UPDATE queues nothing",
-            stream_error_on_invalid_http_messaging = "a malformed message always resets its stream only",
-            override_stream_error_on_invalid_http_message = "a malformed message always resets its stream only",
             use_oghttp2_codec = "there is one codec",
             max_metadata_size = "METADATA frames are not accepted",
             enable_huffman_encoding = "headers are Huffman-coded where that is shorter",
@@ -138,6 +133,9 @@ impl Http2Options {
         );
         if disallow_obs_text == Some(true) {
             at.field("disallow_obs_text").reject("true", "not in this version");
+        }
+        if max_inbound_window_update_frames_per_data_frame_sent == Some(0) {
+            at.field("max_inbound_window_update_frames_per_data_frame_sent").reject(0, "must be at least 1");
         }
         let defaults = Http2Options::default();
         let within = |name, value: Option<u32>, least: u32, default: u32| match value {
@@ -169,6 +167,11 @@ impl Http2Options {
             hpack_table_size: hpack_table_size.unwrap_or(defaults.hpack_table_size),
             allow_connect,
             keepalive: keepalive(connection_keepalive, &at.field("connection_keepalive")),
+            max_inbound_priority_frames_per_stream: max_inbound_priority_frames_per_stream
+                .unwrap_or(defaults.max_inbound_priority_frames_per_stream),
+            max_inbound_window_update_frames_per_data_frame_sent: max_inbound_window_update_frames_per_data_frame_sent
+                .unwrap_or(defaults.max_inbound_window_update_frames_per_data_frame_sent),
+            override_stream_error_on_invalid_http_message,
         }
     }
 }

@@ -17,7 +17,7 @@ use outrigger_proto::prost::Message;
 
 use super::{Cidr, FilterChain, FilterChainMatch, Listener, NetworkFilter, SourceType, TrafficDirection};
 use crate::config::access_log::AccessLog;
-use crate::config::address::listening_address;
+use crate::config::address::{listening_address, takes_ipv4};
 use crate::config::any;
 use crate::config::hcm::HttpConnectionManager;
 use crate::config::report::At;
@@ -110,7 +110,7 @@ impl Listener {
             at.field("internal_listener").reject("", "not in this version: there are no internal listeners");
         }
 
-        let addresses = addresses(address, additional_addresses, at);
+        let (addresses, ipv4_compat) = addresses(address, additional_addresses, at);
         let first = addresses.first().map(ToString::to_string).unwrap_or_default();
         let stat_prefix = if stat_prefix.is_empty() { &first } else { &stat_prefix };
         let stat_prefix = stat_prefix.replace(':', "_");
@@ -121,6 +121,7 @@ impl Listener {
         let listener = Listener {
             name: if name.is_empty() { first.into() } else { name.into() },
             addresses,
+            ipv4_compat,
             bind_to_port: bind_to_port.unwrap_or(true),
             stat_prefix: stat_prefix.into(),
             direction: direction(traffic_direction, at),
@@ -144,20 +145,29 @@ impl Listener {
     }
 }
 
+/// The addresses, and those of them that are for IPv4 too.
 fn addresses(
     address: Option<outrigger_proto::envoy::config::core::v3::Address>,
     additional: Vec<pb::AdditionalAddress>,
     at: &At<'_>,
-) -> Vec<Address> {
-    let mut addresses = Vec::from_iter(listening_address(address, &at.field("address")));
+) -> (Vec<Address>, Vec<Address>) {
+    let (mut addresses, mut compatible) = (Vec::new(), Vec::new());
+    let mut add = |message: Option<outrigger_proto::envoy::config::core::v3::Address>, at: &At<'_>| {
+        let compat = message.as_ref().is_some_and(takes_ipv4);
+        if let Some(address) = listening_address(message, at) {
+            compatible.extend(compat.then(|| address.clone()));
+            addresses.push(address);
+        }
+    };
+    add(address, &at.field("address"));
     let list = at.field("additional_addresses");
     for (index, pb::AdditionalAddress { address, socket_options, tcp_keepalive }) in additional.into_iter().enumerate()
     {
         let at = list.index(index);
         unsupported!(at; socket_options, tcp_keepalive);
-        addresses.extend(listening_address(address, &at.field("address")));
+        add(address, &at.field("address"));
     }
-    addresses
+    (addresses, compatible)
 }
 
 fn direction(value: i32, at: &At<'_>) -> TrafficDirection {

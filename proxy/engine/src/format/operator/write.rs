@@ -229,7 +229,6 @@ fn request_bytes(head: &RequestHead) -> u64 {
         (7, head.scheme.as_str().len()),
         (5, head.path.len()),
         head.authority.as_ref().map_or((0, 0), |authority| (10, authority.len())),
-        head.connect_protocol.as_ref().map_or((0, 0), |protocol| (9, protocol.len())),
     ];
     (head.headers.byte_size() + pseudo.iter().map(|(name, value)| name + value).sum::<usize>()) as u64
 }

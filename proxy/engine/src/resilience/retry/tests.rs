@@ -17,7 +17,6 @@ fn request(headers: &[(&'static str, &'static str)]) -> RequestHead {
         authority: None,
         path: HeaderValue::from_static("/"),
         protocol: Protocol::Http11,
-        connect_protocol: None,
         headers: fields(headers),
     }
 }

@@ -133,6 +133,17 @@ fn each_of_repeated_headers_counts_and_pseudo_headers_are_headers() {
 }
 
 #[test]
+fn a_request_without_a_path_has_no_route() {
+    for rule in ["prefix: ''", "safe_regex: {regex: '.*'}", "path: ''"] {
+        let table = named(&[("hit", rule)]);
+        let mut connect = request("h", "", &[]);
+        connect.method = http::Method::CONNECT;
+        assert_eq!(found(&table, &connect, 0), "-", "{rule}");
+    }
+    assert_eq!(found(&named(&[("hit", "prefix: ''")]), &request("h", "/", &[]), 0), "hit");
+}
+
+#[test]
 fn query_parameters_cookies_and_grpc() {
     let table = named(&[
         ("value", "prefix: /, query_parameters: [{name: a, string_match: {exact: '1'}}]"),

@@ -84,7 +84,7 @@ pub(super) fn request(bytes: &[u8], settings: &ServerSettings) -> Result<Option<
             return Err(CODEC_ERROR);
         }
         let mut fields = Fields::parse(&block, parsed.headers, settings.options.header_case)?;
-        let method = known_method(method).ok_or(CODEC_ERROR)?;
+        let method = parse_method(method, settings.options.allow_custom_methods).ok_or(CODEC_ERROR)?;
         let protocol = protocol(version);
         let connect = method == Method::CONNECT;
         let length = match fields.length(settings.options.allow_chunked_length)? {
@@ -120,7 +120,6 @@ pub(super) fn request(bytes: &[u8], settings: &ServerSettings) -> Result<Option<
             authority,
             path: target.path,
             protocol,
-            connect_protocol: None,
             headers: fields.headers,
         };
         Ok(Some((Request { head, length, keep_alive, upgrade }, used)))
@@ -277,7 +276,7 @@ fn first_line_fault(bytes: &[u8]) -> Fault {
     }
     let mut words = line.split(|b| *b == b' ' || *b == b'\t').filter(|word| !word.is_empty());
     let (method, target, version) = (words.next(), words.next(), words.next());
-    if method.and_then(|method| std::str::from_utf8(method).ok()).and_then(known_method).is_none() {
+    if method.and_then(|name| parse_method(std::str::from_utf8(name).ok()?, false)).is_none() {
         return CODEC_ERROR;
     }
     match (target, version) {
@@ -295,8 +294,8 @@ fn protocol(minor: u8) -> Protocol {
     if minor == 0 { Protocol::Http10 } else { Protocol::Http11 }
 }
 
-/// The methods that Envoy knows; it refuses others.
-fn known_method(name: &str) -> Option<Method> {
+/// A method; one that Envoy does not know is refused unless `custom` ones are allowed.
+fn parse_method(name: &str, custom: bool) -> Option<Method> {
     let known = matches!(
         name,
         "GET"
@@ -335,7 +334,7 @@ fn known_method(name: &str) -> Option<Method> {
             | "UNLOCK"
             | "UNSUBSCRIBE"
     );
-    if known { Method::from_bytes(name.as_bytes()).ok() } else { None }
+    if known || custom { Method::from_bytes(name.as_bytes()).ok() } else { None }
 }
 
 /// One copy of a head's bytes, of which values are slices.

@@ -86,7 +86,6 @@ fn get(path: &'static str) -> RequestHead {
         authority: Some(HeaderValue::from_static("example.com")),
         path: HeaderValue::from_static(path),
         protocol: Protocol::Http11,
-        connect_protocol: None,
         headers: Headers::new(),
     }
 }

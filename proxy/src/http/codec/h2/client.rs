@@ -15,6 +15,7 @@ use outrigger_engine::message::{Headers, RequestHead};
 use super::head::{self, BAD_MESSAGE, Limits, Refused};
 use super::keepalive::Keepalive;
 use super::link::{Link, Policy};
+use super::scan::Floods;
 use super::upgrade;
 use super::wire::Wire;
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, gone, stream_error};
@@ -168,7 +169,7 @@ impl ClientConnection {
     ///
     /// The transport broke; `owner` is not called then.
     pub async fn handshake(io: Io, settings: &ClientSettings, owner: OwnerRef) -> Result<Self, StreamError> {
-        let link = Link::new(io, Bytes::new(), Policy::EndConnection, false);
+        let link = Link::new(io, Bytes::new(), Policy::EndConnection, Floods::new(&settings.http2), false);
         let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
         let http2 = &settings.http2;
         let (requests, mut connection) = client::Builder::new()
@@ -303,7 +304,7 @@ impl ClientStream {
         let mut head = head.clone();
         self.upgrade = upgrade::to_connect(&mut head);
         let end = end && self.upgrade.is_none();
-        let Some(request) = head::to_request(head) else {
+        let Some(request) = head::to_request(head, self.upgrade.as_ref()) else {
             return Err(StreamError::Protocol("http2.invalid_request"));
         };
         // A clone each: a handle that has sent a request beyond the peer's limit sends no other.

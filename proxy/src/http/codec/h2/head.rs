@@ -53,8 +53,8 @@ pub(super) fn is_malformed(details: &str) -> bool {
     details == BAD_MESSAGE || details == BAD_FIELD
 }
 
-/// A request as the `h2` crate has parsed it.
-pub(super) fn request(parts: request::Parts, limits: Limits) -> Result<RequestHead, Refused> {
+/// A request as the `h2` crate has parsed it, and `:protocol` of an extended CONNECT.
+pub(super) fn request(parts: request::Parts, limits: Limits) -> Result<(RequestHead, Option<HeaderValue>), Refused> {
     let request::Parts { method, uri, headers: map, extensions, .. } = parts;
     let connect_protocol = match extensions.get::<h2::ext::Protocol>() {
         Some(protocol) => Some(HeaderValue::from_str(protocol.as_str()).map_err(|_| FIELD)?),
@@ -87,15 +87,8 @@ pub(super) fn request(parts: request::Parts, limits: Limits) -> Result<RequestHe
     }
     join_cookies(&mut headers);
     let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
-    Ok(RequestHead {
-        method,
-        scheme,
-        authority: Some(authority),
-        path,
-        protocol: Protocol::Http2,
-        connect_protocol,
-        headers,
-    })
+    let head = RequestHead { method, scheme, authority: Some(authority), path, protocol: Protocol::Http2, headers };
+    Ok((head, connect_protocol))
 }
 
 /// A response as the `h2` crate has parsed it.
@@ -217,9 +210,9 @@ pub(super) fn to_response(head: ResponseHead) -> http::Response<()> {
     response
 }
 
-/// A request to send. `None` where the path (or a method of CONNECT without a host) cannot be sent at all.
-pub(super) fn to_request(head: RequestHead) -> Option<http::Request<()>> {
-    let RequestHead { method, scheme, authority, path, connect_protocol, headers, .. } = head;
+/// A request to send, with `:protocol` if it is an extended CONNECT. `None` where the path (or a method of CONNECT without a host) cannot be sent at all.
+pub(super) fn to_request(head: RequestHead, connect_protocol: Option<&HeaderValue>) -> Option<http::Request<()>> {
+    let RequestHead { method, scheme, authority, path, headers, .. } = head;
     let plain_connect = method == Method::CONNECT && connect_protocol.is_none();
     let shared = |value: &HeaderValue| Bytes::copy_from_slice(value.as_bytes());
     let parsed = authority.as_ref().and_then(|value| Authority::from_maybe_shared(shared(value)).ok());
@@ -269,7 +262,7 @@ mod tests {
         for (name, value) in headers {
             request.headers_mut().append(*name, HeaderValue::from_static(value));
         }
-        super::request(request.into_parts().0, LIMITS)
+        super::request(request.into_parts().0, LIMITS).map(|(head, _)| head)
     }
 
     #[test]
@@ -309,7 +302,7 @@ mod tests {
         for (method, uri) in [("GET", "https://h:8080/p?q=1"), ("OPTIONS", "*"), ("CONNECT", "h:443")] {
             let head = parse(method, uri, &[("host", "h"), ("te", "trailers"), ("x", "1"), ("x", "2")]).unwrap();
             let authority = head.authority.clone();
-            let sent = to_request(head).unwrap();
+            let sent = to_request(head, None).unwrap();
             assert_eq!(sent.method(), method);
             assert_eq!(sent.headers().get_all("x").iter().collect::<Vec<_>>(), ["1", "2"]);
             assert_eq!(sent.uri().authority().map(|a| a.as_str()), authority.as_ref().and_then(|a| a.to_str().ok()));

@@ -13,6 +13,8 @@
     )
 )]
 
+use outrigger_engine::config::hcm::Http2Options;
+
 /// DATA.
 pub(super) const DATA: u8 = 0;
 /// HEADERS.
@@ -57,10 +59,6 @@ const MAX_CONTROL_BURST: u32 = 1000;
 const MAX_EMPTY_FRAMES: u32 = 1;
 /// CONTINUATION frames in one header block: nghttp2's bound, hence Envoy's.
 const MAX_CONTINUATIONS: u32 = 8;
-/// Envoy's `max_inbound_priority_frames_per_stream`.
-const MAX_PRIORITY_PER_STREAM: u64 = 100;
-/// Envoy's `max_inbound_window_update_frames_per_data_frame_sent`.
-const MAX_WINDOW_UPDATES_PER_DATA: u64 = 10;
 
 /// A frame header, and the first bytes of its payload as far as they were asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -194,7 +192,7 @@ fn fill(place: &mut [u8], bytes: &[u8]) -> usize {
 }
 
 /// Counts of what a peer sent, against Envoy's limits.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Floods {
     control: u32,
     empty: u32,
@@ -204,9 +202,26 @@ pub(super) struct Floods {
     streams: u64,
     /// DATA frames that we sent.
     pub(super) data_sent: u64,
+    max_priority_per_stream: u64,
+    max_window_updates_per_data: u64,
 }
 
 impl Floods {
+    /// Nothing counted yet, with the limits that are configured.
+    pub(super) fn new(options: &Http2Options) -> Self {
+        Floods {
+            control: 0,
+            empty: 0,
+            continuations: 0,
+            priority: 0,
+            window_updates: 0,
+            streams: 0,
+            data_sent: 0,
+            max_priority_per_stream: options.max_inbound_priority_frames_per_stream.into(),
+            max_window_updates_per_data: options.max_inbound_window_update_frames_per_data_frame_sent.into(),
+        }
+    }
+
     /// Nothing more to read for now: what was asked has been answered.
     pub(super) fn idle(&mut self) {
         self.control = 0;
@@ -237,13 +252,13 @@ impl Floods {
             }
             PRIORITY => {
                 self.priority = self.priority.saturating_add(1);
-                if self.priority > MAX_PRIORITY_PER_STREAM.saturating_mul(self.streams.saturating_add(1)) {
+                if self.priority > self.max_priority_per_stream.saturating_mul(self.streams.saturating_add(1)) {
                     return Err(PRIORITY_FLOOD);
                 }
             }
             WINDOW_UPDATE => {
                 self.window_updates = self.window_updates.saturating_add(1);
-                let data = self.data_sent.saturating_mul(MAX_WINDOW_UPDATES_PER_DATA);
+                let data = self.data_sent.saturating_mul(self.max_window_updates_per_data);
                 let limit = self.streams.saturating_add(data).saturating_mul(2).saturating_add(5);
                 if self.window_updates > limit {
                     return Err(WINDOW_FLOOD);
@@ -300,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_window_update_for_each_piece_of_data_is_no_flood() {
-        let mut floods = Floods::default();
+        let mut floods = Floods::new(&Http2Options::default());
         let update = FrameHead { kind: WINDOW_UPDATE, length: 4, ..FrameHead::default() };
         for _ in 0..1000 {
             floods.data_sent += 1;
@@ -308,7 +323,24 @@ mod tests {
                 floods.inbound(&update).unwrap();
             }
         }
-        let mut floods = Floods::default();
+        let mut floods = Floods::new(&Http2Options::default());
         assert_eq!((0..6).filter(|_| floods.inbound(&update).is_err()).count(), 1);
+    }
+
+    #[test]
+    fn what_is_configured_counts() {
+        let options = Http2Options {
+            max_inbound_priority_frames_per_stream: 3,
+            max_inbound_window_update_frames_per_data_frame_sent: 1,
+            ..Http2Options::default()
+        };
+        let refused = |kind, data_sent| {
+            let mut floods = Floods { data_sent, ..Floods::new(&options) };
+            let frame = FrameHead { kind, length: 4, ..FrameHead::default() };
+            (1..1000).find(|_| floods.inbound(&frame).is_err())
+        };
+        assert_eq!(refused(PRIORITY, 0), Some(4));
+        // 5, and 2 for each DATA frame.
+        assert_eq!(refused(WINDOW_UPDATE, 10), Some(26));
     }
 }

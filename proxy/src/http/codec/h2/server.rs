@@ -16,6 +16,7 @@ use super::head::{self, Limits, Refused};
 use super::keepalive::Keepalive;
 use super::link::{Link, Policy};
 use super::paced::Paced;
+use super::scan::Floods;
 use super::upgrade;
 use super::wire::Wire;
 use super::{MAX_LOCAL_ERROR_RESETS, MAX_SEND_BUFFER, Sender, reset, stream_error};
@@ -53,7 +54,10 @@ impl From<&HttpConnectionManager> for ServerSettings {
             http2: hcm.http2.clone(),
             max_headers_bytes: hcm.max_request_headers_bytes,
             max_headers_count: hcm.max_headers_count,
-            stream_error_on_invalid_http_message: hcm.stream_error_on_invalid_http_message,
+            stream_error_on_invalid_http_message: hcm
+                .http2
+                .override_stream_error_on_invalid_http_message
+                .unwrap_or(hcm.stream_error_on_invalid_http_message),
         }
     }
 }
@@ -134,7 +138,7 @@ impl ServerConnection {
         let buffered = read_preface(&mut io, buffered).await?;
         let policy =
             if settings.stream_error_on_invalid_http_message { Policy::EndStream } else { Policy::EndConnection };
-        let link = Link::new(io, buffered, policy, true);
+        let link = Link::new(io, buffered, policy, Floods::new(&settings.http2), true);
         let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
         let http2 = &settings.http2;
         let mut builder = server::Builder::new();
@@ -231,8 +235,8 @@ impl ServerConnection {
         let id = respond.stream_id().as_u32();
         self.link.set_accepted(id);
         let (parts, stream) = request.into_parts();
-        let mut head = match head::request(parts, self.limits) {
-            Ok(head) => head,
+        let (mut head, connect_protocol) = match head::request(parts, self.limits) {
+            Ok(parsed) => parsed,
             Err(Refused::TooLarge(details)) => {
                 respond.send_reset(Reason::INTERNAL_ERROR);
                 return Some(Incoming::Malformed(details));
@@ -255,7 +259,8 @@ impl ServerConnection {
             head.path = path;
         }
         let mut upgraded = None;
-        let body = if upgrade::from_connect(&mut head) {
+        let body = if let Some(protocol) = connect_protocol {
+            upgrade::from_connect(&mut head, protocol);
             upgraded = Some(super::Body::new(stream, self.link.clone(), self.limits, None));
             codec::Body::Empty
         } else if stream.is_end_stream() {

@@ -25,7 +25,7 @@ const PIECE: usize = 16 << 10;
 
 /// Turns the request of an upgrade into an extended CONNECT, and returns the protocol. Others stay as they are.
 pub(super) fn to_connect(head: &mut RequestHead) -> Option<HeaderValue> {
-    if head.connect_protocol.is_some() || !head.headers.contains(&CONNECTION) {
+    if !head.headers.contains(&CONNECTION) {
         return None;
     }
     let protocol = head.headers.remove(&UPGRADE)?;
@@ -34,17 +34,14 @@ pub(super) fn to_connect(head: &mut RequestHead) -> Option<HeaderValue> {
         head.headers.remove(&CONTENT_LENGTH);
     }
     head.method = Method::CONNECT;
-    head.connect_protocol = Some(protocol.clone());
     Some(protocol)
 }
 
-/// Turns an extended CONNECT into the request of an upgrade. Whether it was one.
-pub(super) fn from_connect(head: &mut RequestHead) -> bool {
-    let Some(protocol) = head.connect_protocol.take() else { return false };
+/// Turns an extended CONNECT for `protocol` into the request of an upgrade.
+pub(super) fn from_connect(head: &mut RequestHead, protocol: HeaderValue) {
     head.method = Method::GET;
     head.headers.set(UPGRADE, protocol);
     head.headers.set(CONNECTION, HeaderValue::from_static("upgrade"));
-    true
 }
 
 /// Turns the answer to an extended CONNECT for `protocol` into the one to an upgrade. Whether it agrees.

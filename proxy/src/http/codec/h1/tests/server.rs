@@ -209,6 +209,18 @@ async fn refuses_bad_chunks() {
 }
 
 #[tokio::test]
+async fn methods_of_ones_own_pass_where_they_are_allowed() {
+    let settings = |allow_custom_methods| {
+        let settings = settings();
+        ServerSettings { options: Http1Options { allow_custom_methods, ..settings.options }, ..settings }
+    };
+    let request = b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(verdict(settings(false), request).await, (400, "http1.codec_error".to_owned()));
+    assert_eq!(verdict(settings(true), request).await, (0, "/".to_owned()));
+    assert_eq!(verdict(settings(true), b"BR(EW / HTTP/1.1\r\nHost: x\r\n\r\n").await.0, 400);
+}
+
+#[tokio::test]
 async fn a_limit_of_billions_of_fields_costs_nothing() {
     let settings = ServerSettings { max_headers: usize::MAX, ..settings() };
     let fields = "A:\r\n".repeat(1000);

@@ -124,7 +124,7 @@ pub(super) enum Policy {
 
 impl Link {
     /// `preface` bytes come before the first frame in (server) or out (client) direction.
-    pub(super) fn new(io: Io, buffered: Bytes, policy: Policy, server: bool) -> Rc<Self> {
+    pub(super) fn new(io: Io, buffered: Bytes, policy: Policy, floods: Floods, server: bool) -> Rc<Self> {
         let (inbound, outbound) = if server { (24, 0) } else { (0, 24) };
         Rc::new(Link {
             transport: RefCell::new(Transport {
@@ -132,7 +132,7 @@ impl Link {
                 buffered,
                 inbound: Scanner::new(inbound),
                 outbound: Scanner::new(outbound),
-                floods: Floods::default(),
+                floods,
                 blocks: server.then(Box::default),
                 last_kind: None,
                 last_message: (DATA, 0),

@@ -60,7 +60,6 @@ fn get(path: &'static str) -> RequestHead {
         authority: Some(HeaderValue::from_static("upstream")),
         path: HeaderValue::from_static(path),
         protocol: Protocol::Http11,
-        connect_protocol: None,
         headers: headers(&[("x-a", "1"), ("connection", "keep-alive")]),
     }
 }
