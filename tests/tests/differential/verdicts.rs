@@ -137,7 +137,7 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
         what: "Envoy's request is over when the answer lies in its buffer. Ours is over when the client's window took it, or the \
                time for that is up: `SI`, `stream_idle_timeout`.",
         better: "whoever looks for the reason why clients miss answers.",
-        scenarios: &["hostile_h2_zero_window"],
+        scenarios: &["hostile_h2_zero_window", "hostile_h2_window_of_one"],
     },
     Differs {
         title: "An HTTP/2 connection without a future is closed",

@@ -6,6 +6,7 @@
 mod admin;
 mod changes;
 mod listeners;
+mod logs;
 mod memory;
 mod mesh;
 mod shutdown;

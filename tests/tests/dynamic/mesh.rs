@@ -191,6 +191,11 @@ impl Mesh {
         std::fs::write(path(&self.directory, kind), text).unwrap();
     }
 
+    /// A file in its directory.
+    pub(crate) fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(name)).unwrap()
+    }
+
     /// What the admin interface says.
     pub(crate) fn admin(&self, target: &str) -> String {
         let answer = admin::request(&self.directory.path().join("admin"), "GET", target);

@@ -112,6 +112,16 @@ fn windows() -> Vec<Scenario> {
                 .send(h2_head(1, "GET", "/", &[], true))
                 .step(Step::Stream(1)),
         ),
+        scenario("hostile_h2_window_of_one")
+            .up(Upstream::h1().ok(&"seen in part".repeat(1000)))
+            .hcm("stream_idle_timeout: 0.5s")
+            .client(
+                Client::h2_bare()
+                    .passive()
+                    .send([h2::PREFACE, &h2::settings(&[(4, 1)])].concat())
+                    .send(h2_head(1, "GET", "/", &[], true))
+                    .step(Step::Stream(1)),
+            ),
         scenario("hostile_h2_window_of_one_byte").up(Upstream::h1().ok("slowly")).client(
             Client::h2_bare()
                 .send([h2::PREFACE, &h2::settings(&[(4, 1)])].concat())
