@@ -87,7 +87,7 @@ impl Subscriber for Lines {
             tracing::Level::DEBUG | tracing::Level::TRACE => "debug",
         };
         let mut line = format!("{time} {level}:");
-        event.record(&mut Text(&mut line));
+        line.push_str(&text(event));
         line.push('\n');
         // Where nobody reads it, it is lost.
         _ = std::io::stderr().write_all(line.as_bytes());
@@ -98,6 +98,13 @@ impl Subscriber for Lines {
     fn exit(&self, _span: &span::Id) {}
 }
 
+/// What an event says, in one line that begins with a space.
+pub(crate) fn text(event: &Event<'_>) -> String {
+    let mut line = String::new();
+    event.record(&mut Text(&mut line));
+    line
+}
+
 /// The message, then the fields as `name=value`.
 struct Text<'l>(&'l mut String);
 
@@ -105,15 +112,37 @@ impl Visit for Text<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a String cannot fail.
         _ = match field.name() {
-            "message" => write!(self.0, " {value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
+            "message" => write!(self, " {value:?}"),
+            name => write!(self, " {name}={value:?}"),
         };
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        _ = match field.name() {
-            "message" => write!(self.0, " {value}"),
-            name => write!(self.0, " {name}={value}"),
-        };
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+/// Much of a line was said by somebody else, who is not to write lines of their own: what would end it or act on a terminal is escaped.
+impl fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            match character {
+                control if control.is_control() => write!(self.0, "{}", control.escape_default())?,
+                other => self.0.push(other),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_says() {
+        let mut line = String::new();
+        Text(&mut line).write_str("node=über\n2026-11-22T00:00:00Z info: forged\x1b[2J").unwrap();
+        assert_eq!(line, r"node=über\n2026-11-22T00:00:00Z info: forged\u{1b}[2J");
     }
 }

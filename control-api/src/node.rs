@@ -9,12 +9,20 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use outrigger_proto::envoy::config::core::v3::Node;
+use outrigger_proto::envoy::config::core::v3::node::UserAgentVersionType;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
 use crate::model::{DEFAULT_NAMESPACE, Name};
 
 const KEY: &str = "outrigger";
+
+/// How long a text that a client has the control plane keep may be, in bytes: what it says of itself, and names of resources.
+pub const LONGEST_TEXT: usize = 1024;
+/// How many entries a list of the metadata may have.
+const MOST_ENTRIES: usize = 1000;
+/// How many entries that cannot be read are named in the log.
+const NAMED_FAULTS: usize = 3;
 
 /// What is kept of a node while its streams are open: the rest of what it says of itself may be large, and nothing reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,14 +35,70 @@ pub struct Caller {
 
 impl Caller {
     /// Takes what is used. Parts of the metadata that cannot be read are named in the log.
-    pub fn of(node: &Node) -> Caller {
+    ///
+    /// # Errors
+    /// The field that is longer than [`LONGEST_TEXT`] or has too many entries.
+    pub fn of(node: &Node) -> Result<Caller, String> {
+        check_size(node)?;
         let config = NodeConfig::of(node).map(|(config, wrong)| {
-            for reason in wrong {
-                tracing::warn!(node = node.id, reason, "a part of the node's metadata cannot be read");
+            if !wrong.is_empty() {
+                let reasons: Vec<&str> = wrong.iter().take(NAMED_FAULTS).map(String::as_str).collect();
+                let more = match wrong.len().saturating_sub(NAMED_FAULTS) {
+                    0 => String::new(),
+                    more => format!("; and {more} more"),
+                };
+                let reasons = reasons.join("; ");
+                tracing::warn!(node = node.id, "a part of the node's metadata cannot be read: {reasons}{more}");
             }
             config
         });
-        Caller { id: node.id.clone(), config }
+        Ok(Caller { id: node.id.clone(), config })
+    }
+}
+
+/// Whether what is kept of a node is as small as it is to be.
+fn check_size(node: &Node) -> Result<(), String> {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version,
+        _ => "",
+    };
+    check_text("id", &node.id)?;
+    check_text("cluster", &node.cluster)?;
+    check_text("user_agent_name", &node.user_agent_name)?;
+    check_text("user_agent_version", version)?;
+    for (name, value) in own(node).into_iter().flat_map(|own| &own.fields) {
+        let field = format!("metadata.{KEY}.{name}");
+        match &value.kind {
+            Some(Kind::StringValue(text)) => check_text(&field, text)?,
+            Some(Kind::ListValue(list)) if list.values.len() > MOST_ENTRIES => {
+                let count = list.values.len();
+                return Err(format!("node.{field} has {count} entries, and no more than {MOST_ENTRIES} are allowed"));
+            }
+            Some(Kind::ListValue(list)) => {
+                for value in &list.values {
+                    if let Some(Kind::StringValue(text)) = &value.kind {
+                        check_text(&field, text)?;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_text(field: &str, text: &str) -> Result<(), String> {
+    if text.len() <= LONGEST_TEXT {
+        return Ok(());
+    }
+    Err(format!("node.{field} has a text of {} bytes, and no more than {LONGEST_TEXT} are allowed", text.len()))
+}
+
+/// Our part of the metadata.
+fn own(node: &Node) -> Option<&Struct> {
+    match &node.metadata.as_ref()?.fields.get(KEY)?.kind {
+        Some(Kind::StructValue(own)) => Some(own),
+        _ => None,
     }
 }
 
@@ -134,9 +198,7 @@ impl NodeConfig {
     /// Reads what a node says; `None` if it was not made by `outrigger bootstrap`. What cannot be read of the lists is
     /// left out, and named by the second part.
     pub fn of(node: &Node) -> Option<(NodeConfig, Vec<String>)> {
-        let Some(Kind::StructValue(own)) = node.metadata.as_ref()?.fields.get(KEY)?.kind.as_ref() else {
-            return None;
-        };
+        let own = own(node)?;
         let namespace = match own.fields.get("namespace").and_then(|value| value.kind.as_ref()) {
             Some(Kind::StringValue(namespace)) => namespace,
             _ => DEFAULT_NAMESPACE,
@@ -189,6 +251,7 @@ fn list<T: FromStr<Err = String>>(own: &Struct, field: &str, wrong: &mut Vec<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Heard;
 
     #[test]
     fn both_lists_are_read_as_they_were_written() {
@@ -218,5 +281,52 @@ mod tests {
         let node = Node { cluster: "orders".to_owned(), metadata: Some(config.metadata()), ..Default::default() };
         assert_eq!(NodeConfig::of(&node), Some((config, Vec::new())));
         assert_eq!(NodeConfig::of(&Node::default()), None);
+    }
+
+    #[test]
+    fn a_node_is_kept_only_if_it_is_small() {
+        let config = NodeConfig {
+            service: Name::new("shop", "orders"),
+            inbound: vec!["8080=127.0.0.1:9080".parse().unwrap(); MOST_ENTRIES],
+            to: Vec::new(),
+        };
+        let node = |config: &NodeConfig| Node { metadata: Some(config.metadata()), ..Node::default() };
+        assert_eq!(Caller::of(&node(&config)).unwrap().config.unwrap().inbound.len(), MOST_ENTRIES);
+
+        let long = || "x".repeat(LONGEST_TEXT + 1);
+        let mut many = config.clone();
+        many.inbound.push("8080=127.0.0.1:9080".parse().unwrap());
+        let to = format!("{}=127.0.0.1:1", long()).parse().unwrap();
+        let version = Some(UserAgentVersionType::UserAgentVersion(long()));
+        for (node, field) in [
+            (Node { id: long(), ..Node::default() }, "node.id "),
+            (Node { cluster: long(), ..Node::default() }, "node.cluster "),
+            (Node { user_agent_name: long(), ..Node::default() }, "node.user_agent_name "),
+            (Node { user_agent_version_type: version, ..Node::default() }, "node.user_agent_version "),
+            (node(&many), "node.metadata.outrigger.inbound has 1001 entries"),
+            (node(&NodeConfig { to: vec![to], ..config.clone() }), "node.metadata.outrigger.to "),
+            (
+                node(&NodeConfig { service: Name::new(&long(), "orders"), ..config }),
+                "node.metadata.outrigger.namespace ",
+            ),
+        ] {
+            let refused = Caller::of(&node).unwrap_err();
+            assert!(refused.starts_with(field), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_one_line_of_the_log() {
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let list = ListValue { values: vec![value("what\nis it"); MOST_ENTRIES] };
+        let list = Value { kind: Some(Kind::ListValue(list)) };
+        let own = Struct { fields: [("inbound".to_owned(), list.clone()), ("to".to_owned(), list)].into() };
+        let own = Value { kind: Some(Kind::StructValue(own)) };
+        let metadata = Some(Struct { fields: [(KEY.to_owned(), own)].into() });
+        let node = Node { id: "orders-1".to_owned(), metadata, ..Node::default() };
+        let heard = Heard::default();
+        tracing::subscriber::with_default(heard.clone(), || Caller::of(&node)).unwrap();
+        let [line] = heard.lines().try_into().unwrap();
+        assert!(line.contains("orders-1") && line.contains("; and 1997 more") && line.len() < 1000, "{line}");
     }
 }

@@ -1,10 +1,11 @@
-//! What unit tests share: objects from YAML.
+//! What unit tests share: objects from YAML, and an ear at the log.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use outrigger_proto::outrigger::control::v1 as pb;
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage};
+use tracing::{Event, Metadata, Subscriber, span};
 
 use crate::model::Stored;
 
@@ -32,4 +33,37 @@ fn message<M: Message + Name + Default>(json: serde_json::Value) -> M {
     let pool = POOL.get_or_init(|| DescriptorPool::decode(outrigger_proto::CONTROL_DESCRIPTORS).unwrap());
     let descriptor = pool.get_message_by_name(&M::full_name()).unwrap();
     M::decode(DynamicMessage::deserialize(descriptor, json).unwrap().encode_to_vec().as_slice()).unwrap()
+}
+
+/// What is logged by the thread that has it as its subscriber.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl Heard {
+    /// A text for each event of this program.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Subscriber for Heard {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("outrigger")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        self.0.lock().unwrap().push(crate::log::text(event));
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }

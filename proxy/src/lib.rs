@@ -69,5 +69,17 @@ fn serve(args: ServeArgs) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     telemetry::memory::trim();
+    raise_descriptor_limit();
     server::serve(args, bootstrap).map_err(|error| error.to_string())
+}
+
+/// Takes as many file descriptors as the process may have: each connection is one, and systems start programs with 1,024, for
+/// those that call `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(target: "main", "the limit of file descriptors stays as it is: {error}");
+    }
 }

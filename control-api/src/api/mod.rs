@@ -20,7 +20,7 @@ use outrigger_proto::outrigger::control::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListProxiesRequest,
     ListProxiesResponse, ListRequest, ListResponse, Object, ObjectKey, Proxy, ProxyType, WatchRequest, WatchResponse,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -37,6 +37,8 @@ use crate::xds::{Protocol, Proxies};
 
 /// Events that wait for a watcher before the log is read on.
 const WATCH_BUFFER: usize = 64;
+/// Watches at a time; further ones get `RESOURCE_EXHAUSTED`.
+const WATCHES: usize = 1000;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ pub struct Api {
     pub counters: Arc<Counters>,
     /// What was said of the objects.
     pub board: Arc<Board>,
+    /// A permit for each watch that may be open: [`WATCHES`].
+    pub watches: Arc<Semaphore>,
 }
 
 impl Api {
@@ -62,7 +66,15 @@ impl Api {
         let follow = programmed::follow(Arc::clone(&board), in_force.clone(), Arc::clone(&proxies));
         #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
         tokio::spawn(follow);
-        Self { writer, in_force, log, proxies, counters: Arc::default(), board }
+        Self {
+            writer,
+            in_force,
+            log,
+            proxies,
+            counters: Arc::default(),
+            board,
+            watches: Arc::new(Semaphore::new(WATCHES)),
+        }
     }
 
     /// The status of an object, what proxies made of it included.
@@ -142,8 +154,16 @@ impl Control for Api {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let Ok(permit) = Arc::clone(&self.watches).try_acquire_owned() else {
+            let status = Status::resource_exhausted(format!("{WATCHES} watches are open, and no more are allowed"));
+            return self.counted(Method::Watch, Err(status));
+        };
         let (out, events) = mpsc::channel(WATCH_BUFFER);
-        let run = watching::run(request.into_inner(), self.clone(), out);
+        let watch = watching::run(request.into_inner(), self.clone(), out);
+        let run = async move {
+            watch.await;
+            drop(permit);
+        };
         #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
         tokio::spawn(run);
         self.counted(Method::Watch, Ok(ReceiverStream::new(events)))

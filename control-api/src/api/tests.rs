@@ -10,6 +10,7 @@ use outrigger_proto::outrigger::control::v1::applied::Outcome;
 use outrigger_proto::outrigger::control::v1::control_server::Control;
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
 use outrigger_proto::outrigger::control::v1::*;
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -334,4 +335,19 @@ async fn a_watch_that_is_not_read_lets_go_and_says_to_begin_anew() {
     };
     assert_eq!(refused.code(), Code::OutOfRange);
     assert!(refused.message().ends_with("list again and watch from there"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn a_watch_beyond_the_limit_is_refused_until_another_ends() {
+    let mut bench = Bench::new();
+    bench.api.watches = Arc::new(Semaphore::new(2));
+    let (first, _second) = (bench.watch(None).await, bench.watch(None).await);
+    let request = || Request::new(WatchRequest::default());
+    let refused = bench.api.watch(request()).await.err().unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    drop(first);
+    // Its end is seen before its place is free.
+    while bench.api.watch(request()).await.is_err() {
+        tokio::task::yield_now().await;
+    }
 }

@@ -60,6 +60,10 @@ impl Views for InForce {
         self.compiled.mesh.view(caller)
     }
 
+    fn is_new(&self) -> bool {
+        self.revision == 0
+    }
+
     fn revision(&self) -> u64 {
         self.revision
     }

@@ -29,7 +29,7 @@ pub struct ApplyArgs {
 
 pub(super) async fn apply(args: ApplyArgs) -> Result<(), Failure> {
     let texts = Texts::read(&args.files)?;
-    let objects = texts.objects(args.namespace.namespace.as_deref())?;
+    let objects = texts.objects(args.namespace.namespace.as_deref(), "applied")?;
     let mut client = args.server.connect().await?;
     let message =
         ApplyRequest { objects: objects.read.iter().map(|read| read.object.clone()).collect(), dry_run: args.dry_run };

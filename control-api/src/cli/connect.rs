@@ -24,6 +24,9 @@ use crate::tls::{self, ClientTlsArgs};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
+/// After so long without a word the control plane is asked whether it is still there, and may take as long as that to answer: a
+/// watch waits without a limit, and a machine that disappears says nothing.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Where the control plane is.
 #[derive(Clone, Debug, Args)]
@@ -72,7 +75,8 @@ impl ServerArgs {
 }
 
 fn endpoint(uri: String) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(uri)?.connect_timeout(CONNECT))
+    let endpoint = Endpoint::from_shared(uri)?.connect_timeout(CONNECT);
+    Ok(endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE))
 }
 
 fn unreachable(address: &Address, tls: bool, error: &dyn std::error::Error) -> Failure {
@@ -111,5 +115,33 @@ impl Service<Uri> for Connector {
             _ = stream.set_nodelay(true);
             TlsConnector::from(config).connect(name, stream).await.map(TokioIo::new)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_proto::outrigger::control::v1::WatchRequest;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_ends_when_the_control_plane_disappears() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::runtime::Handle::current().spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // An empty SETTINGS frame, and then never again a word.
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            let mut buffer = [0; 1024];
+            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+        });
+        let server = ServerArgs { server: Some(address.to_string()), tls: ClientTlsArgs::default() };
+        let Ok(mut client) = server.connect().await else { panic!("it listens") };
+        // From here on the clock runs as fast as nothing happens.
+        tokio::time::pause();
+        let ended = tokio::time::timeout(Duration::from_secs(600), client.watch(WatchRequest::default())).await;
+        assert!(ended.expect("it hangs").is_err());
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
 
 fn keys(args: &DeleteArgs) -> Result<Vec<Key>, Failure> {
     let texts = Texts::read(&args.files)?;
-    let objects = texts.objects(args.namespace.namespace.as_deref())?;
+    let objects = texts.objects(args.namespace.namespace.as_deref(), "deleted")?;
     let mut keys: Vec<Key> = objects.read.into_iter().map(|read| read.key).collect();
     // What routes to a Service goes before it.
     keys.sort_by_key(|key| std::cmp::Reverse(order(key.kind)));

@@ -4,6 +4,7 @@ use clap::Args;
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
 use outrigger_proto::outrigger::control::v1::{GetRequest, ListRequest, Object, ObjectKey, WatchRequest};
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::table::{Columns, Table};
 use super::{Failure, NamespaceArgs, Output, ServerArgs, kind_and_names, print, qualified, request, yaml};
@@ -48,9 +49,20 @@ pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
         let message = ListRequest { kind: kind.as_str().to_owned(), namespace: namespace.to_owned() };
         found = client.list(request(message)).await?.into_inner().objects;
     }
+    let mut missing = Vec::new();
     for name in &names {
         let message = GetRequest { key: Some(key(kind, args.namespace.name(), name)) };
-        found.extend(client.get(request(message)).await?.into_inner().object);
+        match client.get(request(message)).await {
+            Ok(response) => found.extend(response.into_inner().object),
+            Err(status) if status.code() == Code::NotFound => missing.push(Failure::from(status).0),
+            Err(status) => return Err(status.into()),
+        }
+    }
+    if !missing.is_empty() {
+        if !found.is_empty() {
+            print(&show(&args, kind, false, &found))?;
+        }
+        return Err(Failure(missing.join("\n")));
     }
     if found.is_empty() && matches!(args.output, Output::Table | Output::Wide) {
         let place =

@@ -48,11 +48,11 @@ impl Texts {
         Ok(())
     }
 
-    /// The objects in the texts. `namespace`: of those that name none.
+    /// The objects in the texts. `namespace`: of those that name none; `done`: what is not done to any of them if one is wrong.
     ///
     /// Every fault of form is named, with its place.
-    pub(super) fn objects(&self, namespace: Option<&str>) -> Result<Objects<'_>, Failure> {
-        let mut found = Objects { read: Vec::new(), namespace: namespace.map(str::to_owned) };
+    pub(super) fn objects(&self, namespace: Option<&str>, done: &'static str) -> Result<Objects<'_>, Failure> {
+        let mut found = Objects { read: Vec::new(), namespace: namespace.map(str::to_owned), done };
         let (schema, mut faults) = (Schema::new(CONTROL_DESCRIPTORS), Faults::default());
         for (name, text) in &self.0 {
             match documents(&Source::new(name, text)) {
@@ -60,7 +60,7 @@ impl Texts {
                 Err(problem) => faults.0.push(problem.to_string()),
             }
         }
-        faults.check()?;
+        faults.check(done)?;
         if found.read.is_empty() {
             let names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
             return Err(Failure(format!(
@@ -104,11 +104,11 @@ impl Faults {
         self.0.push(line);
     }
 
-    fn check(self) -> Result<(), Failure> {
+    fn check(self, done: &str) -> Result<(), Failure> {
         match self.0.len() {
             0 => Ok(()),
-            1 => Err(Failure(format!("{}\nnothing was applied", self.0.concat()))),
-            count => Err(Failure(format!("{count} faults\n{}\nnothing was applied", self.0.join("\n")))),
+            1 => Err(Failure(format!("{}\nnothing was {done}", self.0.concat()))),
+            count => Err(Failure(format!("{count} faults\n{}\nnothing was {done}", self.0.join("\n")))),
         }
     }
 }
@@ -126,6 +126,7 @@ pub(super) struct Read<'t> {
 pub(super) struct Objects<'t> {
     pub(super) read: Vec<Read<'t>>,
     namespace: Option<String>,
+    done: &'static str,
 }
 
 impl<'t> Objects<'t> {
@@ -184,7 +185,7 @@ impl<'t> Objects<'t> {
         for (field, description) in rest {
             faults.add(None, "", &field, &description);
         }
-        match faults.check() {
+        match faults.check(self.done) {
             Err(failure) => failure,
             Ok(()) => status.clone().into(),
         }
@@ -222,7 +223,7 @@ spec: {rules: [{timeouts: {request: 5}}]}
 ---
 metadata: {}
 ";
-        let Failure(reason) = texts(text).objects(None).unwrap_err();
+        let Failure(reason) = texts(text).objects(None, "deleted").unwrap_err();
         assert_eq!(
             reason,
             "4 faults
@@ -230,7 +231,7 @@ shop.yaml:1:7: kind: Servce: not in this version; did you mean \"Service\"?
 shop.yaml:5:3: Service: spec.port: ServiceSpec has no such field; did you mean \"ports\"?
 shop.yaml:8:37: HTTPRoute: spec.rules[0].timeouts.request: 5: must be a string: put it in quotes
 shop.yaml:10:1: kind: is missing: it is one of Service, Workload, HTTPRoute, ServicePolicy
-nothing was applied"
+nothing was deleted"
         );
     }
 
@@ -238,7 +239,7 @@ nothing was applied"
     fn what_the_server_refuses_is_shown_with_its_line() {
         let texts =
             texts("kind: List\nitems:\n- kind: Service\n  metadata: {name: a}\n  spec:\n    ports:\n    - port: 0\n");
-        let objects = texts.objects(Some("shop")).unwrap();
+        let objects = texts.objects(Some("shop"), "applied").unwrap();
         assert_eq!(objects.read[0].key.to_string(), "Service shop/a");
         let mut details = tonic_types::ErrorDetails::new();
         details.add_bad_request_violation("objects[0].service.spec.ports[0].port", "0: must be 1 to 65535");
@@ -261,7 +262,7 @@ nothing was applied"
             std::fs::write(directory.path().join(name), text).unwrap();
         }
         let texts = Texts::read(&[directory.path().to_owned()]).unwrap();
-        let objects = texts.objects(None).unwrap();
+        let objects = texts.objects(None, "applied").unwrap();
         let keys: Vec<String> = objects.read.iter().map(|read| read.key.to_string()).collect();
         assert_eq!(keys, ["Service default/a", "Service default/b"]);
     }

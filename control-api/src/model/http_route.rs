@@ -69,7 +69,7 @@ pub struct Rule {
 }
 
 /// What a request has to look like: all of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Match {
     /// Its path.
     pub path: PathMatch,
@@ -82,7 +82,7 @@ pub struct Match {
 }
 
 /// What a path has to look like.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathMatch {
     /// The whole path.
     Exact(String),
@@ -93,7 +93,7 @@ pub enum PathMatch {
 }
 
 /// What a value has to look like.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Text {
     /// This text.
     Exact(String),

@@ -5,6 +5,7 @@
 //! left to us: before prefixes, and among themselves their text says nothing about how narrow they are.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::http_route::{Match, PathMatch, Rule};
@@ -51,14 +52,14 @@ pub(super) fn order(routes: &[Arc<ResolvedRoute>]) -> (Vec<Entry>, Vec<Shadowed>
         })
         .collect();
     entries.sort_by(|a, b| key(a).cmp(&key(b)));
-    let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
-    let mut shadowed = Vec::new();
-    for entry in entries {
-        // Equal matches have equal ranks, so they stand close to each other.
-        let same_rank = kept.iter().rev().take_while(|other| rank(other) == rank(&entry));
-        match same_rank.filter(|other| other.matching() == entry.matching()).last() {
-            Some(winner) => shadowed.push(Shadowed { winner: winner.clone(), loser: entry }),
-            None => kept.push(entry),
+    let mut first: HashMap<&Match, &Entry> = HashMap::with_capacity(entries.len());
+    let (mut kept, mut shadowed) = (Vec::with_capacity(entries.len()), Vec::new());
+    for entry in &entries {
+        let winner = entry.matching().map_or(entry, |matching| *first.entry(matching).or_insert(entry));
+        if std::ptr::eq(winner, entry) {
+            kept.push(entry.clone());
+        } else {
+            shadowed.push(Shadowed { winner: winner.clone(), loser: entry.clone() });
         }
     }
     (kept, shadowed)
@@ -78,4 +79,46 @@ fn rank(entry: &Entry) -> (u8, Reverse<usize>, bool, Reverse<usize>, Reverse<usi
 
 fn key(entry: &Entry) -> impl Ord + '_ {
     (rank(entry), entry.route.created, &entry.route.route.name, entry.rule, entry.matching)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Name;
+    use super::super::http_filter::Filters;
+    use super::super::http_route::{HttpRoute, RuleRetry};
+    use super::*;
+
+    fn route(created: u64, matches: Vec<Match>) -> Arc<ResolvedRoute> {
+        let rule = Rule {
+            index: 0,
+            name: None,
+            matches,
+            filters: Filters::default(),
+            backends: Vec::new(),
+            request_timeout: None,
+            attempt_timeout: None,
+            retry: RuleRetry::default(),
+        };
+        let name = Name::new("default", &format!("route-{created}"));
+        let route =
+            HttpRoute { name, parents: Vec::new(), has_hostnames: false, rules: vec![rule], dropped: Vec::new() };
+        Arc::new(ResolvedRoute { route, created, backends: Vec::new() })
+    }
+
+    /// To compare each with all others would take minutes.
+    #[test]
+    fn many_matches_of_one_rank_are_ordered_and_equal_ones_found() {
+        let exact = |path: usize| Match {
+            path: PathMatch::Exact(format!("/{path}")),
+            headers: Vec::new(),
+            query: Vec::new(),
+            method: None,
+        };
+        let younger = route(2, vec![exact(7), exact(200_000)]);
+        let (kept, shadowed) = order(&[younger, route(1, (0..100_000).map(exact).collect())]);
+        assert_eq!(kept.len(), 100_001);
+        let [Shadowed { loser, winner }] = shadowed.try_into().unwrap();
+        assert_eq!((loser.route.created, loser.matching), (2, 0));
+        assert_eq!((winner.route.created, winner.matching), (1, 7));
+    }
 }

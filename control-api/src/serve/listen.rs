@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::descriptors::BackOff;
 use super::secure::SecureArgs;
 
 /// Connections that wait for a client at the socket file.
@@ -92,7 +93,7 @@ pub(super) async fn bind(
             let bound = listener.local_addr().map_err(advice)?;
             secure.permits(bound)?;
             let accepted = match tls {
-                None => Accepted::Tcp(listener),
+                None => Accepted::Tcp(listener, BackOff::default()),
                 Some(config) => Accepted::Tls(Handshakes::new(listener, config, HANDSHAKES, HANDSHAKE)),
             };
             Ok((accepted, Address::Tcp(bound.to_string())))
@@ -103,7 +104,7 @@ pub(super) async fn bind(
             if is_socket && StdUnixStream::connect(path).is_err() {
                 _ = std::fs::remove_file(path);
             }
-            Ok((Accepted::Unix(socket_file(path).map_err(advice)?), address.clone()))
+            Ok((Accepted::Unix(socket_file(path).map_err(advice)?, BackOff::default()), address.clone()))
         }
     }
 }
@@ -121,15 +122,16 @@ fn socket_file(path: &Path) -> std::io::Result<UnixListener> {
 /// Connections as they are accepted.
 #[derive(Debug)]
 pub(super) enum Accepted {
-    Tcp(TcpListener),
+    Tcp(TcpListener, BackOff),
     Tls(Handshakes),
-    Unix(UnixListener),
+    Unix(UnixListener, BackOff),
 }
 
 /// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody, and neither do many:
 /// who is quick is served while others that say nothing come and are ended.
 pub(super) struct Handshakes {
     listener: TcpListener,
+    back_off: BackOff,
     /// The newest counts, of each handshake from its start on.
     config: watch::Receiver<Arc<ServerConfig>>,
     /// How many there may be.
@@ -149,22 +151,21 @@ impl fmt::Debug for Handshakes {
 
 impl Handshakes {
     fn new(listener: TcpListener, config: watch::Receiver<Arc<ServerConfig>>, most: usize, longest: Duration) -> Self {
-        Self { listener, config, most, longest, under_way: JoinSet::new(), order: VecDeque::new() }
+        let back_off = BackOff::default();
+        Self { listener, back_off, config, most, longest, under_way: JoinSet::new(), order: VecDeque::new() }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<Connection>> {
-        while let Poll::Ready(accepted) = self.listener.poll_accept(context) {
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => return Poll::Ready(Err(error)),
-            };
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Connection> {
+        while let Poll::Ready((stream, peer)) =
+            self.back_off.poll_accept(context, |context| self.listener.poll_accept(context))
+        {
             self.start(stream, peer);
         }
         // Without any under way there is nothing to wait for here but the next connection.
         while let Poll::Ready(Some(done)) = self.under_way.poll_join_next(context) {
             // One that panicked or was ended has no connection either.
             if let Ok(Some(connection)) = done {
-                return Poll::Ready(Ok(connection));
+                return Poll::Ready(connection);
             }
         }
         Poll::Pending
@@ -200,19 +201,20 @@ impl Stream for Accepted {
     type Item = std::io::Result<Connection>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.get_mut() {
-            Accepted::Tls(handshakes) => handshakes.poll(context).map(Some),
-            Accepted::Tcp(listener) => listener.poll_accept(context).map(|accepted| {
-                Some(accepted.map(|(stream, _)| {
+        let accepted = match self.get_mut() {
+            Accepted::Tls(handshakes) => handshakes.poll(context),
+            Accepted::Tcp(listener, back_off) => {
+                back_off.poll_accept(context, |context| listener.poll_accept(context)).map(|(stream, _)| {
                     // Only latency suffers where it cannot be set.
                     _ = stream.set_nodelay(true);
                     Connection::Tcp(stream)
-                }))
-            }),
-            Accepted::Unix(listener) => {
-                listener.poll_accept(context).map(|accepted| Some(accepted.map(|(stream, _)| Connection::Unix(stream))))
+                })
             }
-        }
+            Accepted::Unix(listener, back_off) => back_off
+                .poll_accept(context, |context| listener.poll_accept(context))
+                .map(|(stream, _)| Connection::Unix(stream)),
+        };
+        accepted.map(|connection| Some(Ok(connection)))
     }
 }
 
@@ -294,7 +296,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut handshakes = Handshakes::new(listener, config, 2, Duration::from_secs(3600));
         let serving = tokio::runtime::Handle::current()
-            .spawn(async move { std::future::poll_fn(|context| handshakes.poll(context)).await.map(|_| ()) });
+            .spawn(async move { std::future::poll_fn(|context| handshakes.poll(context)).await });
         let mut silent = Vec::new();
         for _ in 0..4 {
             silent.push(TcpStream::connect(address).await.unwrap());

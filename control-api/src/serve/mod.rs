@@ -1,11 +1,12 @@
 //! `outrigger serve`: one process that holds the store, compiles, and serves people by the control API and proxies by xDS.
 
+mod descriptors;
 mod listen;
 mod metrics;
 mod pages;
 mod secure;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,8 +70,17 @@ pub struct ServeArgs {
 /// What prevents the start or ended it, with what to do.
 pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     log::init(args.log_level);
+    descriptors::raise_limit();
     let files = args.secure.files(&args.listen)?;
     let (store, records) = Store::open(&args.data, args.log_entries).map_err(|error| error.to_string())?;
+    // Where the process was started is seen nowhere else.
+    let directory = std::path::absolute(&args.data).unwrap_or_else(|_| args.data.clone());
+    if store.revision() == 0 {
+        tracing::warn!(
+            "nothing was ever applied to the store in {}; if proxies have resources already, it is the wrong one",
+            directory.display()
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -97,7 +107,7 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
                 () = renew => std::future::pending().await,
             }
         };
-        run(&args, tls, &xds, api.clone(), stop, failure).await
+        run(&args, &directory, tls, &xds, api.clone(), stop, failure).await
     });
     runtime.shutdown_background();
     result
@@ -126,6 +136,7 @@ async fn stopped(writer: &Writer) -> Result<(), String> {
 
 async fn run(
     args: &ServeArgs,
+    directory: &Path,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     xds: &crate::xds::Server,
     api: Api,
@@ -143,7 +154,7 @@ async fn run(
         "{how} on {address}, HTTP on {http_address}; revision {} with {} objects in {}",
         set.revision,
         set.objects.len(),
-        args.data.display()
+        directory.display()
     );
     drop(set);
 

@@ -60,6 +60,11 @@ pub trait Views: Send + Sync {
     /// What `caller` is to have. What several nodes have in common they share; only the listeners and applications of a node are made for it.
     fn view(&self, caller: &Caller) -> Arc<View>;
 
+    /// Whether nothing was ever applied. A client that has resources then has them from a store that is not this one.
+    fn is_new(&self) -> bool {
+        false
+    }
+
     /// The revision of the objects that it was made of; 0 where they have none.
     fn revision(&self) -> u64 {
         0

@@ -1,6 +1,7 @@
 //! The xDS services, aggregated and one for each kind, over both protocols.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::service::cluster::v3::cluster_discovery_service_server::{
@@ -41,13 +42,15 @@ struct Services {
     limits: Limits,
     /// A permit for each stream that may be open.
     streams: Arc<Semaphore>,
+    /// Whether it was said that proxies have resources of another store.
+    warned: Arc<AtomicBool>,
 }
 
 impl Server {
     /// Serves the newest of `views`. Streams end when its sender is dropped.
     pub fn new(views: watch::Receiver<Arc<dyn Views>>, limits: Limits) -> Self {
         let streams = Arc::new(Semaphore::new(limits.streams.min(Semaphore::MAX_PERMITS)));
-        Self(Services { views, proxies: Arc::default(), limits, streams })
+        Self(Services { views, proxies: Arc::default(), limits, streams, warned: Arc::default() })
     }
 
     /// Who is connected.
@@ -80,7 +83,7 @@ impl Services {
                 self.limits.streams
             )));
         };
-        let places = Places { names: self.limits.names, _stream: permit };
+        let places = Places { names: self.limits.names, warned: self.warned.clone(), _stream: permit };
         Ok(Response::new(Serve::new(request, self.views.clone(), self.proxies.clone(), only, places)))
     }
 }

@@ -3,8 +3,8 @@
 //! One response per kind is in flight. Kinds wait for one another so that nothing breaks on the way from one view to the next:
 //! clusters and their endpoints go first; listeners and routes, which may name them, when the client has acknowledged
 //! those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this); clusters that are gone
-//! are taken away when the listeners and routes that named them have been replaced. Who does not answer is waited for
-//! [`PATIENCE`] long.
+//! are taken away when the listeners and routes that named them have been replaced, and none that came in their place is
+//! rejected. Who does not answer is waited for [`PATIENCE`] long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,6 +42,22 @@ impl Names {
         match self {
             Names::Delta { subscribe, unsubscribe, versions } => subscribe.len() + unsubscribe.len() + versions.len(),
             Names::All(names) => names.len(),
+        }
+    }
+
+    /// The field that holds a text of more than `most` bytes.
+    pub(super) fn longer_than(&self, most: usize) -> Option<&'static str> {
+        let has = |names: &[String]| names.iter().any(|name| name.len() > most);
+        match self {
+            Names::Delta { subscribe, .. } if has(subscribe) => Some("resource_names_subscribe"),
+            Names::Delta { unsubscribe, .. } if has(unsubscribe) => Some("resource_names_unsubscribe"),
+            Names::Delta { versions, .. }
+                if versions.iter().any(|(name, version)| name.len().max(version.len()) > most) =>
+            {
+                Some("initial_resource_versions")
+            }
+            Names::All(names) if has(names) => Some("resource_names"),
+            Names::Delta { .. } | Names::All(_) => None,
         }
     }
 }
@@ -168,6 +184,19 @@ impl Session {
         (!waits && !subscription.told.is_empty()).then(|| subscription.version())
     }
 
+    /// Whether the client came with other resources of the kind than it is to have. `version`: what it says to have of all of
+    /// them, by state of the world; empty if nothing.
+    pub(super) fn came_with_others(&self, kind: Kind, version: &str) -> bool {
+        let none = Resources::new();
+        let there = self.view.get(&kind).unwrap_or(&none);
+        self.subscriptions.get(&kind).is_some_and(|subscription| subscription.came_with_others(version, there))
+    }
+
+    /// The version of the response of the kind that the client has not answered.
+    pub(super) fn unanswered(&self, kind: Kind) -> Option<Arc<str>> {
+        Some(self.subscriptions.get(&kind)?.in_flight.as_ref()?.version.clone())
+    }
+
     /// How many resources of the kind the client has.
     pub(super) fn told(&self, kind: Kind) -> usize {
         self.subscriptions.get(&kind).map_or(0, |subscription| subscription.told.len())
@@ -227,8 +256,13 @@ impl Session {
     /// Whether nothing names the resources of `kind` any more that are gone.
     fn may_remove(&self, kind: Kind, now: Instant) -> bool {
         let settled = |kind| self.is(kind, |subscription| subscription.settled(now, PATIENCE));
+        // In place of what it rejected, a client uses what it had, which may name anything that it had then.
+        let taken = |kind| self.is(kind, |subscription| subscription.refused.is_empty());
         match kind {
-            Kind::Cluster => settled(Kind::Listener) && settled(Kind::Routes) && self.replaced(kind, now),
+            Kind::Cluster => {
+                [Kind::Listener, Kind::Routes].into_iter().all(|kind| settled(kind) && taken(kind))
+                    && self.replaced(kind, now)
+            }
             // A client unsubscribes from the endpoints of a cluster that goes, and keeps those of one that stays.
             Kind::Endpoints => settled(Kind::Cluster),
             Kind::Listener => self.may_add(kind, now),

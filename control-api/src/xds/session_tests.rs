@@ -542,3 +542,31 @@ fn nonces_are_unique_on_a_stream() {
     assert!(stream.next().is_some() && stream.next().is_some());
     assert_ne!(stream.nonces[&Clusters], stream.nonces[&Endpoints]);
 }
+
+#[test]
+fn a_cluster_stays_while_what_replaces_its_users_is_rejected() {
+    for (protocol, user) in [Delta, StateOfTheWorld].into_iter().flat_map(|p| [Listeners, Routes].map(|user| (p, user)))
+    {
+        let names: &[&str] = if user == Routes { &["x"] } else { &[] };
+        let mut stream = Stream::new(protocol, view(&[(Clusters, &["a=1", "b=1"]), (user, &["x=1"])]));
+        stream.subscribe(Clusters, &[]);
+        stream.sends(Clusters, &["a=1", "b=1"]);
+        stream.accept(Clusters, &[]);
+        stream.subscribe(user, names);
+        stream.sends(user, &["x=1"]);
+        stream.accept(user, names);
+
+        // The new version no longer names b, but the client does not take it: what it keeps does name b.
+        stream.session.update(view(&[(Clusters, &["a=1"]), (user, &["x=2"])]));
+        // By state of the world nothing of the clusters is new.
+        stream.sends(user, &["x=2"]);
+        stream.answer(user, Some("x: no"), names);
+        stream.now += PATIENCE;
+        stream.is_silent();
+
+        stream.session.update(view(&[(Clusters, &["a=1"]), (user, &["x=3"])]));
+        stream.sends(user, &["x=3"]);
+        stream.accept(user, names);
+        stream.sends(Clusters, if protocol == Delta { &["-b"] } else { &["a=1"] });
+    }
+}

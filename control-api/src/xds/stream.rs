@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::core::v3::{ControlPlane, Node};
 use outrigger_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as Named,
 };
+use outrigger_proto::google::rpc;
 use outrigger_proto::prost_types::Any;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Sleep};
@@ -22,10 +25,15 @@ use tonic::{Status, Streaming};
 use super::proxies::{self, Proxies};
 use super::session::{Answer, Names, Protocol, Request, Response, Session};
 use super::{Resource, Views};
-use crate::node::Caller;
+use crate::node::{Caller, LONGEST_TEXT};
 
 /// `control_plane.identifier`: Envoy shows it in its statistics.
 const IDENTIFIER: &str = concat!("outrigger/", env!("CARGO_PKG_VERSION"));
+
+/// How much of the reason of a rejection is kept, in bytes: as much as our proxy says.
+const LONGEST_REASON: usize = 4096;
+/// How long a stream may be without its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 /// The messages of a protocol.
 pub(super) trait Messages {
@@ -33,6 +41,8 @@ pub(super) trait Messages {
     type Response;
     const PROTOCOL: Protocol;
 
+    /// The version that the client says to have of the kind, where it says so for all of it at once.
+    fn version(request: &Self::Request) -> &str;
     /// Node, type URL and the rest.
     fn read(request: Self::Request) -> (Option<Node>, String, Request);
     fn write(response: Response) -> Self::Response;
@@ -47,13 +57,17 @@ impl Messages for Delta {
     type Response = DeltaDiscoveryResponse;
     const PROTOCOL: Protocol = Protocol::Delta;
 
+    fn version(_: &Self::Request) -> &str {
+        ""
+    }
+
     fn read(request: Self::Request) -> (Option<Node>, String, Request) {
         let names = Names::Delta {
             subscribe: request.resource_names_subscribe,
             unsubscribe: request.resource_names_unsubscribe,
             versions: request.initial_resource_versions,
         };
-        let error = request.error_detail.map(|status| status.message);
+        let error = request.error_detail.map(reason);
         (request.node, request.type_url, Request { nonce: request.response_nonce, error, names })
     }
 
@@ -85,8 +99,12 @@ impl Messages for StateOfTheWorld {
     type Response = DiscoveryResponse;
     const PROTOCOL: Protocol = Protocol::StateOfTheWorld;
 
+    fn version(request: &Self::Request) -> &str {
+        &request.version_info
+    }
+
     fn read(request: Self::Request) -> (Option<Node>, String, Request) {
-        let error = request.error_detail.map(|status| status.message);
+        let error = request.error_detail.map(reason);
         let names = Names::All(request.resource_names);
         (request.node, request.type_url, Request { nonce: request.response_nonce, error, names })
     }
@@ -100,6 +118,15 @@ impl Messages for StateOfTheWorld {
             control_plane: Some(ControlPlane { identifier: IDENTIFIER.to_owned() }),
             ..DiscoveryResponse::default()
         }
+    }
+}
+
+/// Why a response is rejected.
+fn reason(status: rpc::Status) -> String {
+    let text = status.message;
+    match text.get(..text.floor_char_boundary(LONGEST_REASON)) {
+        Some(start) if start.len() < text.len() => start.to_owned(),
+        _ => text,
     }
 }
 
@@ -118,6 +145,7 @@ pub(super) struct Serve<M: Messages> {
     only: Option<Kind>,
     /// From the first request on.
     open: Option<Open>,
+    /// Until the first request the end of [`FIRST_REQUEST`], then the session's deadline.
     timer: Option<Pin<Box<Sleep>>>,
     places: Places,
 }
@@ -126,8 +154,26 @@ pub(super) struct Serve<M: Messages> {
 pub(super) struct Places {
     /// Resources that it may name.
     pub(super) names: usize,
+    /// Whether it was said that clients have resources of another store.
+    pub(super) warned: Arc<AtomicBool>,
     /// Its own place among all streams.
     pub(super) _stream: OwnedSemaphorePermit,
+}
+
+impl Places {
+    /// The client has resources, and the store has had none ever: it would lose all that it works with.
+    fn foreign(&self, node: &str) -> Status {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{node} comes with resources, but nothing was ever applied to this store: is --data another directory than \
+                 before, or its volume not mounted? Such proxies are refused and keep what they have, until something is \
+                 applied: the whole mesh at once, for what is missing then is taken from them"
+            );
+        }
+        Status::failed_precondition(
+            "the client has resources, but nothing was ever applied to this control plane: see its log",
+        )
+    }
 }
 
 struct Open {
@@ -152,18 +198,25 @@ impl<M: Messages> Serve<M> {
         let changes = WatchStream::from_changes(views);
         let address = requests.remote_addr();
         let requests = requests.into_inner();
-        Self { address, requests, views: current, changes, proxies, only, open: None, timer: None, places }
+        let timer = Some(Box::pin(tokio::time::sleep(FIRST_REQUEST)));
+        Self { address, requests, views: current, changes, proxies, only, open: None, timer, places }
     }
 
     fn request(&mut self, request: M::Request) -> Result<(), Status> {
+        let version = M::version(&request).to_owned();
         let (node, type_url, request) = M::read(request);
+        let longer =
+            if type_url.len() > LONGEST_TEXT { Some("type_url") } else { request.names.longer_than(LONGEST_TEXT) };
+        if let Some(field) = longer {
+            return Err(Status::invalid_argument(format!("{field} has a text of more than {LONGEST_TEXT} bytes")));
+        }
         let kind = self.kind(&type_url)?;
         if self.open.is_none() {
             let node = node.unwrap_or_default();
             if node.id.is_empty() {
                 return Err(Status::invalid_argument("the first request of a stream has to hold node.id"));
             }
-            let caller = Caller::of(&node);
+            let caller = Caller::of(&node).map_err(Status::invalid_argument)?;
             let session = Session::new(M::PROTOCOL, self.only.is_none(), self.views.view(&caller));
             let entry = self.proxies.clone().open(&node, self.address, M::PROTOCOL, session.needs());
             self.open = Some(Open { caller, session, complete: BTreeMap::new(), knows: BTreeSet::new(), entry });
@@ -171,13 +224,21 @@ impl<M: Messages> Serve<M> {
         if let Some(open) = &mut self.open {
             let most = self.places.names;
             let before = request.names.count();
+            let sent = open.session.unanswered(kind);
             let answer = open.session.request(kind, request);
+            if let Answer::Rejected(reason) = &answer {
+                let (node, kind, version) = (&open.caller.id, kind.service(), sent.unwrap_or_default());
+                tracing::warn!("{node} rejects version {version} of {kind}: {reason}");
+            }
             // Both: one request may repeat a name, and many requests may name few each.
             let named = before.max(open.session.names());
             if named > most {
                 return Err(Status::resource_exhausted(format!(
                     "the stream names {named} resources, and no more than {most} are allowed (--xds-max-names)"
                 )));
+            }
+            if self.views.is_new() && !open.knows.contains(&kind) && open.session.came_with_others(kind, &version) {
+                return Err(self.places.foreign(&open.caller.id));
             }
             if matches!(answer, Answer::Rejected(_)) {
                 open.complete.remove(&kind);
@@ -229,7 +290,14 @@ impl<M: Messages> Stream for Serve<M> {
             }
             let request = match Pin::new(&mut this.requests).poll_next(context) {
                 Poll::Ready(Some(Ok(request))) => Some(request),
-                Poll::Ready(Some(Err(_)) | None) => return this.end(),
+                Poll::Ready(Some(Err(status))) => {
+                    let node = this.open.as_ref().map(|open| open.caller.id.as_str()).unwrap_or_default();
+                    let address = this.address.map(|address| address.to_string()).unwrap_or_default();
+                    tracing::warn!("an xDS stream of {node} {address} ends: {}", status.message());
+                    this.open = None;
+                    return Poll::Ready(Some(Err(status)));
+                }
+                Poll::Ready(None) => return this.end(),
                 Poll::Pending => None,
             };
             let idle = request.is_none();
@@ -241,10 +309,13 @@ impl<M: Messages> Stream for Serve<M> {
             }
             let now = Instant::now();
             let Some(open) = &mut this.open else {
-                if idle {
-                    return Poll::Pending;
+                if !idle {
+                    continue;
                 }
-                continue;
+                std::task::ready!(this.timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(context)));
+                this.timer = None;
+                let silent = format!("no request came in the first {FIRST_REQUEST:?} of the stream");
+                return Poll::Ready(Some(Err(Status::deadline_exceeded(silent))));
             };
             if let Some(response) = open.session.next(now.into_std()) {
                 open.entry.sent(&response, open.session.told(response.kind), this.views.revision());

@@ -1,7 +1,9 @@
 //! The services over a connection, as tonic's own clients see them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::core::v3::Node;
 use outrigger_proto::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
@@ -10,14 +12,18 @@ use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use outrigger_proto::google::rpc;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::client::Grpc;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server as Transport};
 use tonic::{Code, Streaming};
+use tonic_prost::ProstCodec;
 
 use super::session_tests::view;
 use super::{Limits, Protocol, Proxies, Server, View, Views};
 use crate::node::Caller;
+use crate::testing::Heard;
 
 struct Same(Arc<View>);
 
@@ -37,6 +43,19 @@ impl Views for At {
 
     fn revision(&self) -> u64 {
         self.0
+    }
+}
+
+/// A view where nothing was ever applied.
+struct New(Arc<View>);
+
+impl Views for New {
+    fn view(&self, _: &Caller) -> Arc<View> {
+        self.0.clone()
+    }
+
+    fn is_new(&self) -> bool {
+        true
     }
 }
 
@@ -288,4 +307,150 @@ async fn a_stream_that_names_too_much_is_refused() {
         );
         assert!(control.proxies.list().is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_text_that_is_too_long_to_keep_is_refused_by_the_name_of_its_field() {
+    let control = Control::start(view(&[])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let (long, type_url) = ("x".repeat(1025), Kind::Routes.type_url().to_owned());
+    let request = DeltaDiscoveryRequest { node: node(), type_url: type_url.clone(), ..Default::default() };
+    for (request, field) in [
+        (DeltaDiscoveryRequest { resource_names_subscribe: vec![long.clone()], ..request.clone() }, "resource_names_s"),
+        (
+            DeltaDiscoveryRequest { resource_names_unsubscribe: vec![long.clone()], ..request.clone() },
+            "resource_names_u",
+        ),
+        (
+            DeltaDiscoveryRequest {
+                initial_resource_versions: [("a".to_owned(), long.clone())].into(),
+                ..request.clone()
+            },
+            "initial_resource_versions",
+        ),
+        (DeltaDiscoveryRequest { type_url: long.clone(), ..request.clone() }, "type_url"),
+        (DeltaDiscoveryRequest { node: Some(Node { id: long.clone(), ..Node::default() }), ..request }, "node.id"),
+    ] {
+        let status = refusal(client.delta_aggregated_resources(tokio_stream::iter([request])).await).await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(field), "{status}");
+    }
+    let request = DiscoveryRequest { node: node(), type_url, resource_names: vec![long], ..Default::default() };
+    let status = refusal(client.stream_aggregated_resources(tokio_stream::iter([request])).await).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("resource_names has"), "{status}");
+}
+
+#[tokio::test]
+async fn a_rejection_is_logged_and_its_reason_kept_as_far_as_it_is_short() {
+    let heard = Heard::default();
+    let _guard = tracing::subscriber::set_default(heard.clone());
+    let control = Control::start(view(&[(Kind::Cluster, &["a=1"])])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let (requests, receiver) = mpsc::channel(4);
+    let request = DeltaDiscoveryRequest { type_url: Kind::Cluster.type_url().to_owned(), ..Default::default() };
+    requests.send(DeltaDiscoveryRequest { node: node(), ..request.clone() }).await.unwrap();
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let first = responses.message().await.unwrap().unwrap();
+    let error = Some(rpc::Status { message: format!("a: {}", "é".repeat(5000)), ..Default::default() });
+    let nack = DeltaDiscoveryRequest { response_nonce: first.nonce, error_detail: error, ..request };
+    requests.send(nack).await.unwrap();
+    control.update(view(&[(Kind::Cluster, &["a=2"])]));
+    responses.message().await.unwrap().unwrap();
+    let status = control.proxies.list().remove(0).kinds.remove(&Kind::Cluster).unwrap();
+    assert_eq!(status.rejected.unwrap().len(), 4095);
+    let [line] = heard.lines().try_into().unwrap();
+    let begin = format!(" orders-1 rejects version {} of cds: a: é", first.system_version_info);
+    assert!(line.starts_with(&begin) && line.len() < 4200, "{line}");
+}
+
+#[tokio::test]
+async fn a_stream_whose_request_cannot_be_read_ends_with_the_reason() {
+    let control = Control::start(view(&[])).await;
+    let mut client = Grpc::new(control.channel.clone());
+    client.ready().await.unwrap();
+    let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+    // Field 1 is a string there, and these bytes are no text.
+    let request = tonic::Request::new(tokio_stream::iter([vec![0xff_u8]]));
+    let codec = ProstCodec::<Vec<u8>, Vec<u8>>::default();
+    let status = refusal(client.streaming(request, PathAndQuery::from_static(path), codec).await).await;
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    assert!(status.message().contains("decode"), "{status}");
+}
+
+#[tokio::test]
+async fn a_stream_without_a_request_ends_after_a_while() {
+    let limits = Limits { streams: 1, ..Limits::default() };
+    let control = Control::limited(view(&[(Kind::Cluster, &["a=1"])]), limits).await;
+    let mut client = ClusterDiscoveryServiceClient::new(control.channel.clone());
+    let mut responses = client.stream_clusters(tokio_stream::pending()).await.unwrap().into_inner();
+    tokio::time::pause();
+    // The clock runs on whenever nothing else can, also while bytes are on their way: many steps, with a look at them after each.
+    let patience = async {
+        for _ in 0..100_000 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let status = tokio::select! {
+        ended = responses.message() => ended.err().unwrap(),
+        () = patience => panic!("it stays open"),
+    };
+    tokio::time::resume();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    // Its place is free.
+    let request = || tokio_stream::iter([DiscoveryRequest { node: node(), ..Default::default() }]);
+    while client.stream_clusters(request()).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_taken_by_a_store_to_which_nothing_was_ever_applied() {
+    let own = view(&[(Kind::Cluster, &["inbound=1"])]);
+    let control = Control::start(view(&[])).await;
+    control.views.send_replace(Arc::new(New(own.clone())));
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let type_url = || Kind::Cluster.type_url().to_owned();
+    let delta = |has: &[(&str, &str)]| {
+        let versions = has.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned()));
+        DeltaDiscoveryRequest {
+            node: node(),
+            type_url: type_url(),
+            initial_resource_versions: versions.collect(),
+            ..Default::default()
+        }
+    };
+    let world = |version: &str| DiscoveryRequest {
+        node: node(),
+        type_url: type_url(),
+        version_info: version.to_owned(),
+        ..Default::default()
+    };
+    // Who comes with nothing is served.
+    let once = tokio_stream::iter([world("")]).chain(tokio_stream::pending());
+    let mut responses = client.stream_aggregated_resources(once).await.unwrap().into_inner();
+    let version = responses.message().await.unwrap().unwrap().version_info;
+
+    // Others have more, or something else under a name of this store.
+    for has in [&[("users", "1"), ("inbound", "1")][..], &[("inbound", "2")]] {
+        let status = refusal(client.delta_aggregated_resources(tokio_stream::iter([delta(has)])).await).await;
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    }
+    let status = refusal(client.stream_aggregated_resources(tokio_stream::iter([world("5")])).await).await;
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+
+    // Who comes back with what this store gave is served.
+    let again = tokio_stream::iter([world(&version)]).chain(tokio_stream::pending());
+    let mut responses = client.stream_aggregated_resources(again).await.unwrap().into_inner();
+    assert_eq!(responses.message().await.unwrap().unwrap().version_info, version);
+    let again = tokio_stream::iter([delta(&[("inbound", "1")])]).chain(tokio_stream::pending());
+    let mut responses = client.delta_aggregated_resources(again).await.unwrap().into_inner();
+    control.update(view(&[(Kind::Cluster, &["inbound=2"])]));
+    assert_eq!(responses.message().await.unwrap().unwrap().resources[0].version, "2");
+
+    // Once something was applied, what is there counts.
+    let stale = tokio_stream::iter([delta(&[("users", "1")])]).chain(tokio_stream::pending());
+    let mut responses = client.delta_aggregated_resources(stale).await.unwrap().into_inner();
+    let response = responses.message().await.unwrap().unwrap();
+    assert_eq!((response.resources.len(), response.removed_resources.as_slice()), (1, &["users".to_owned()][..]));
 }

@@ -70,6 +70,14 @@ pub(super) struct Subscription {
     pub(super) in_flight: Option<InFlight>,
 }
 
+fn version_of<'r>(resources: impl Iterator<Item = (&'r Arc<str>, &'r str)>) -> Arc<str> {
+    let mut hash = DefaultHasher::new();
+    for resource in resources {
+        resource.hash(&mut hash);
+    }
+    format!("{:016x}", hash.finish()).into()
+}
+
 /// Whether an empty list in the first request means everything.
 fn empty_is_all(kind: Kind) -> bool {
     matches!(kind, Kind::Cluster | Kind::Listener)
@@ -89,11 +97,19 @@ impl Subscription {
 
     /// The hash of all that the client was told.
     pub(super) fn version(&self) -> Arc<str> {
-        let mut hash = DefaultHasher::new();
-        for (name, told) in &self.told {
-            (name, told.version()).hash(&mut hash);
-        }
-        format!("{:016x}", hash.finish()).into()
+        version_of(self.told.iter().map(|(name, told)| (name, told.version())))
+    }
+
+    /// At the first request: whether the client came with something else than it is to have. `version`: as in
+    /// [`Subscription::version`], or empty.
+    pub(super) fn came_with_others(&self, version: &str, there: &Resources) -> bool {
+        let other = |(name, told): (&Arc<str>, &Told)| {
+            there.get(name).is_none_or(|resource| resource.version.as_ref() != told.version())
+        };
+        let wanted = there.iter().filter(|(name, _)| self.wants(name));
+        self.told.iter().any(other)
+            || !version.is_empty()
+                && *version != *version_of(wanted.map(|(name, resource)| (name, resource.version.as_ref())))
     }
 
     /// Whether there is something new to say.

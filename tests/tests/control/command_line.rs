@@ -68,9 +68,21 @@ fn what_is_wrong_is_shown_with_its_line_and_nothing_is_applied() {
         "error: meaning.yaml:19:30: HTTPRoute default/canary: spec.rules[0].backendRefs[1].port: 80000: must be 1 to \
          65535\nnothing was applied\n"
     );
+    let refused = plane.run(&["delete", "-f", "form.yaml"]).unwrap_err();
+    assert!(refused.ends_with("\nnothing was deleted\n"), "{refused}");
     assert_eq!(plane.run(&["get", "svc", "-o", "name"]).unwrap(), "");
     let near = plane.run(&["get", "httprout"]).unwrap_err();
     assert_eq!(near, "error: \"httprout\" is no kind of this version; did you mean \"httproute\" or \"httproutes\"?\n");
+}
+
+#[test]
+fn what_is_found_is_shown_before_what_is_missing() {
+    let (plane, _directory) = plane();
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let output = plane.command(&["get", "svc", "users", "nobody", "users-v2", "-o", "name"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "service/users\nservice/users-v2\n");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("nobody"), "{error}");
 }
 
 #[test]
