@@ -219,7 +219,7 @@ impl Show {
         self.step(
             "An instance fails: products-v2-1 answers 503 to everything",
             "See: customers notice nothing; p99 grows a little.\n\
-             Why: the ServicePolicy lets the sidecar try again what only reads, and it tries the other instance.",
+             Why: the HTTPRoute lets the sidecar try a GET again that is answered 503, and it tries the other instance.",
         );
         let before = self.mesh.counter("orders-1", "upstream_rq_retry").await?;
         self.mesh.fault("products-v2-1", r#"{"status": 503}"#).await?;
