@@ -139,16 +139,32 @@ pub struct Metered {
 pub enum Meter {
     /// `http.<stat_prefix>.downstream_cx_rx_bytes_total` and `..tx..`.
     Downstream(Arc<HttpStats>),
+    /// The same, and those of one connection.
+    Logged(Arc<HttpStats>, Rc<Tally>),
     /// `cluster.<name>.upstream_cx_rx_bytes_total` and `..tx..`.
     Upstream(Arc<ClusterStats>),
     /// Nowhere: what TLS is laid over, to know how much of it has left us.
     Silent,
 }
 
+/// The bytes of one connection.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Bytes from the peer.
+    pub read: Cell<u64>,
+    /// Bytes to the peer.
+    pub written: Cell<u64>,
+}
+
 impl Meter {
-    fn read(&self, bytes: usize) {
+    /// Counts bytes from the peer.
+    pub fn read(&self, bytes: usize) {
         match self {
             Meter::Downstream(stats) => stats.downstream_cx_rx_bytes_total.add(bytes as u64),
+            Meter::Logged(stats, tally) => {
+                stats.downstream_cx_rx_bytes_total.add(bytes as u64);
+                tally.read.set(tally.read.get().saturating_add(bytes as u64));
+            }
             Meter::Upstream(stats) => stats.upstream_cx_rx_bytes_total.add(bytes as u64),
             Meter::Silent => {}
         }
@@ -157,6 +173,10 @@ impl Meter {
     fn written(&self, bytes: usize) {
         match self {
             Meter::Downstream(stats) => stats.downstream_cx_tx_bytes_total.add(bytes as u64),
+            Meter::Logged(stats, tally) => {
+                stats.downstream_cx_tx_bytes_total.add(bytes as u64);
+                tally.written.set(tally.written.get().saturating_add(bytes as u64));
+            }
             Meter::Upstream(stats) => stats.upstream_cx_tx_bytes_total.add(bytes as u64),
             Meter::Silent => {}
         }

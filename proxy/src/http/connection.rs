@@ -5,7 +5,7 @@
 mod http1;
 mod http2;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_engine::config::hcm::{CodecType, HttpConnectionManager};
-use outrigger_engine::stream_info::ConnectionInfo;
+use outrigger_engine::message::Protocol;
+use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::io::{Io, Meter};
 use crate::listener::active::{HeldTable, WorkerChain};
+use crate::listener::connection_log::ConnectionLog;
 use crate::telemetry::stats::{HttpStats, ListenerHttpStats};
 use crate::worker::Worker;
 
@@ -43,10 +45,20 @@ pub struct HttpContext {
     requests: Cell<u32>,
     /// The client has left unread what is written for as long as it may.
     unread: Cell<bool>,
+    /// Its line in the listener's own log, where there is one.
+    log: Option<RefCell<Box<ConnectionLog>>>,
     started: Instant,
 }
 
 impl HttpContext {
+    /// Counts what is against the protocol: the end of the connection.
+    pub fn count_protocol_error(&self) {
+        self.stats.downstream_cx_protocol_error.inc();
+        if let Some(log) = &self.log {
+            log.borrow_mut().info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+        }
+    }
+
     /// The route table for a request that begins now.
     pub fn routes(&self) -> Rc<HeldTable> {
         self.chain.routes()
@@ -98,6 +110,13 @@ impl HttpContext {
 
     fn oldest(&self) -> Option<(Instant, Why)> {
         self.hcm.max_connection_duration.map(|max| (self.started + max, Why::TooOld))
+    }
+
+    /// What a request speaks, the connection's own log says.
+    pub fn log_protocol(&self, protocol: Protocol) {
+        if let Some(log) = &self.log {
+            log.borrow_mut().info.protocol = Some(protocol);
+        }
     }
 
     /// Counts an answer that was complete before its request was.
@@ -170,19 +189,35 @@ impl Drop for Active {
     }
 }
 
-/// Serves `io` until it ends. `buffered` was read from it before.
+/// A connection as its filter chain gets it.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its facts.
+    pub info: Arc<ConnectionInfo>,
+    /// Its line in the listener's own log, where there is one.
+    pub log: Option<Box<ConnectionLog>>,
+    /// The connection itself.
+    pub io: Io,
+    /// What was read from it before.
+    pub buffered: Bytes,
+}
+
+/// Serves a connection of the listener with this `stat_prefix` until it ends.
 pub async fn serve(
     worker: Rc<Worker>,
     hcm: Arc<HttpConnectionManager>,
     chain: Rc<WorkerChain>,
     listener: &str,
-    info: Arc<ConnectionInfo>,
-    io: Io,
-    mut buffered: Bytes,
+    connection: Connection,
 ) {
+    let Connection { info, log, io, mut buffered } = connection;
     let stats = worker.stats.http(&hcm.stat_prefix);
-    stats.downstream_cx_rx_bytes_total.add(buffered.len() as u64);
-    let mut io = io.metered(Meter::Downstream(stats.clone()));
+    let meter = match &log {
+        Some(log) => Meter::Logged(stats.clone(), log.tally.clone()),
+        None => Meter::Downstream(stats.clone()),
+    };
+    meter.read(buffered.len());
+    let mut io = io.metered(meter);
     let listener_stats = worker.stats.listener_http(listener, &hcm.stat_prefix);
     let cx = Rc::new(HttpContext {
         worker: worker.clone(),
@@ -193,6 +228,7 @@ pub async fn serve(
         listener_stats,
         requests: Cell::new(0),
         unread: Cell::new(false),
+        log: log.map(RefCell::new),
         started: Instant::now(),
     });
     let active = Active::new(&cx);

@@ -314,6 +314,7 @@ pub async fn handle(cx: &Rc<HttpContext>, exchange: Exchange, alarm: &mut Alarm)
     let Exchange { head, body, mut responder } = exchange;
     cx.stats.downstream_rq_total.inc();
     cx.stats.downstream_rq_active.inc();
+    cx.log_protocol(head.protocol);
     match head.protocol {
         Protocol::Http10 | Protocol::Http11 => cx.stats.downstream_rq_http1_total.inc(),
         Protocol::Http2 => cx.stats.downstream_rq_http2_total.inc(),
@@ -464,7 +465,7 @@ async fn malformed(stream: &mut Stream<'_>, mut responder: Responder, reason: &s
         stream.info.details = Some(format!("http2.{reason}").into());
         stream.reset = Some(ResetCode::Internal);
     } else {
-        stats.downstream_cx_protocol_error.inc();
+        stream.cx.count_protocol_error();
         stream.cx.answered_early();
         responder.close_after();
         let reply = LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", format!("http1.{reason}"));

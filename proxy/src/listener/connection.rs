@@ -13,8 +13,9 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
 use super::active::WorkerListener;
+use super::connection_log::ConnectionLog;
 use super::inspect::{Inspected, inspect};
-use crate::http::connection;
+use crate::http::connection::{self, Connection};
 use crate::io::Io;
 use crate::telemetry::stats::{ListenerStats, SslCounters};
 use crate::tls::server::{Accepted, TlsAcceptor};
@@ -53,6 +54,18 @@ impl Drop for Counted {
 
 async fn run(listener: Rc<WorkerListener>, mut io: Io, local: Address, remote: Address) {
     let accepted = Instant::now();
+    let worker = listener.worker.clone();
+    let mut info = ConnectionInfo {
+        id: 0,
+        local_address: local,
+        direct_remote_address: remote,
+        requested_server_name: None,
+        alpn: None,
+        tls: None,
+    };
+    // Most listeners have no log of their own, and connections of HTTP none but that.
+    let mut log = (!listener.config.access_logs.is_empty())
+        .then(|| Box::new(ConnectionLog::new(&worker, &listener.config, accepted, Arc::new(info.clone()))));
     let Some(seen) = inspected(&listener, &mut io).await else { return };
     let ip = |address: &Address| match address {
         Address::Ip(address) => Some(*address),
@@ -60,27 +73,24 @@ async fn run(listener: Rc<WorkerListener>, mut io: Io, local: Address, remote: A
     };
     let application_protocols: SmallVec<[&str; 4]> = seen.application_protocols.iter().map(String::as_str).collect();
     let facts = ConnectionFacts {
-        destination: ip(&local),
-        source: ip(&remote),
-        direct_source: ip(&remote),
+        destination: ip(&info.local_address),
+        source: ip(&info.direct_remote_address),
+        direct_source: ip(&info.direct_remote_address),
         server_name: seen.server_name.as_deref(),
         transport_protocol: if seen.tls { "tls" } else { "raw_buffer" },
         application_protocols: &application_protocols,
     };
-    let worker = listener.worker.clone();
-    let Some(chain) = find_filter_chain(&listener.config, &facts).cloned() else {
+    let chain = find_filter_chain(&listener.config, &facts).cloned();
+    info.requested_server_name = seen.server_name.map(Arc::from);
+    let Some(chain) = chain else {
         listener.stats.no_filter_chain_match.inc();
+        if let Some(mut log) = log {
+            log.no_chain(info);
+        }
         return;
     };
     let _counted = Counted::new(&listener.stats, accepted);
-    let mut info = ConnectionInfo {
-        id: worker.next_connection_id(),
-        local_address: local,
-        direct_remote_address: remote,
-        requested_server_name: seen.server_name.map(Arc::from),
-        alpn: None,
-        tls: None,
-    };
+    info.id = worker.next_connection_id();
     let mut buffered = seen.read;
     if let Some(tls) = &chain.tls {
         // It was made before the chain came into force; without it nobody gets in.
@@ -90,6 +100,9 @@ async fn run(listener: Rc<WorkerListener>, mut io: Io, local: Address, remote: A
             if let NetworkFilter::Http(hcm) = &chain.filter {
                 connection::count_failed(&worker, hcm);
             }
+            if let Some(log) = &mut log {
+                log.info.connection = Arc::new(info);
+            }
             return;
         };
         io = accepted.io;
@@ -98,6 +111,9 @@ async fn run(listener: Rc<WorkerListener>, mut io: Io, local: Address, remote: A
         info.tls = Some(Arc::new(accepted.info));
     }
     let info = Arc::new(info);
+    if let Some(log) = &mut log {
+        log.info.connection = info.clone();
+    }
     let active = listener.chain(&chain);
     // A connection keeps its own listener's configuration, which drains as long as it lives, and nothing of what has come
     // since.
@@ -106,10 +122,15 @@ async fn run(listener: Rc<WorkerListener>, mut io: Io, local: Address, remote: A
     match &chain.filter {
         NetworkFilter::Http(hcm) => {
             let end = active.end.clone();
-            let serving = connection::serve(worker, hcm.clone(), active, &config.stat_prefix, info, io, buffered);
+            let connection = Connection { info, log, io, buffered };
+            let serving = connection::serve(worker, hcm.clone(), active, &config.stat_prefix, connection);
             end.cuts_off(serving).await;
         }
-        NetworkFilter::Tcp(tcp) => crate::tcp::serve(&worker, tcp, &active, info, io, buffered).await,
+        NetworkFilter::Tcp(tcp) => {
+            let mut log = log.unwrap_or_else(|| Box::new(ConnectionLog::new(&worker, &config, accepted, info)));
+            log.chain = Some(chain.clone());
+            crate::tcp::serve(&worker, tcp, &active, &mut log.info, io, buffered).await;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod active;
 pub mod connection;
+pub mod connection_log;
 pub mod drain;
 pub mod inspect;
 pub mod socket;

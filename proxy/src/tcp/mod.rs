@@ -6,15 +6,13 @@ pub mod tunnel;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use outrigger_engine::balance::{Host, PickContext};
 use outrigger_engine::config::tcp_proxy::TcpProxy;
 use outrigger_engine::resilience::breaker::{ConnectionPermit, RoutingPriority};
-use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
+use outrigger_engine::stream_info::{ResponseFlags, StreamInfo};
 use tokio::time::Instant;
 
 use crate::cluster::WorkerCluster;
@@ -26,39 +24,20 @@ use crate::worker::Worker;
 
 use self::tunnel::{Cause, Ended, Tunnel};
 
-/// Serves a downstream connection to its end.
+/// Serves a downstream connection to its end, of which `info` learns.
 pub async fn serve(
     worker: &Rc<Worker>,
     proxy: &TcpProxy,
     chain: &WorkerChain,
-    connection: Arc<ConnectionInfo>,
+    info: &mut StreamInfo,
     io: Io,
     buffered: Bytes,
 ) {
     let stats = worker.stats.tcp(&proxy.stat_prefix);
     stats.downstream_cx_total.inc();
-    let info = StreamInfo::new(SystemTime::now(), connection, None);
-    let mut logged = Logged { worker, proxy, started: Instant::now(), info };
-    run(worker, proxy, chain, &stats, &mut logged.info, io, buffered).await;
-    if logged.info.flags.intersects(ResponseFlags::NO_CLUSTER_FOUND) {
+    run(worker, proxy, chain, &stats, info, io, buffered).await;
+    if info.flags.intersects(ResponseFlags::NO_CLUSTER_FOUND) {
         stats.downstream_cx_no_route.inc();
-    }
-}
-
-/// A connection that has its log line when it is over, however it ends: one that is cut off with the process, too.
-struct Logged<'a> {
-    worker: &'a Worker,
-    proxy: &'a TcpProxy,
-    started: Instant,
-    info: StreamInfo,
-}
-
-impl Drop for Logged<'_> {
-    fn drop(&mut self) {
-        self.info.last_downstream_tx = Some(self.started.elapsed());
-        if !self.proxy.access_logs.is_empty() {
-            self.worker.log(&self.proxy.access_logs, None, None, None, &self.info);
-        }
     }
 }
 

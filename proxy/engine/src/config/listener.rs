@@ -46,7 +46,7 @@ pub struct Listener {
     pub filter_chains: Vec<Arc<FilterChain>>,
     /// The one for connections that no chain matches.
     pub default_filter_chain: Option<Arc<FilterChain>>,
-    /// Access logs of the listener itself.
+    /// Access logs of the listener itself: a line for each connection, when it is over.
     pub access_logs: Vec<AccessLog>,
     /// Not counted against `global_downstream_max_connections`.
     pub ignore_global_connection_limit: bool,

@@ -58,7 +58,7 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 exchange::handle(cx, exchange, &mut alarm).await;
             }
             Next::Incoming(h1::Incoming::Malformed { status, details, mut responder }) => {
-                cx.stats.downstream_cx_protocol_error.inc();
+                cx.count_protocol_error();
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
                 let body =
                     if details == "missing_host_header" { "" } else { status.canonical_reason().unwrap_or_default() };
@@ -69,7 +69,7 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             }
             Next::Incoming(h1::Incoming::End(ended)) => {
                 if ended == h1::Ended::Partial {
-                    cx.stats.downstream_cx_protocol_error.inc();
+                    cx.count_protocol_error();
                 }
                 cx.stats.downstream_cx_destroy_remote.inc();
                 break;

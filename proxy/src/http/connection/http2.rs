@@ -75,7 +75,7 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     let mut connection = match opening(cx, &mut alarm, cx.head_limit(), handshake).await {
         Some(Ok(connection)) => connection,
         Some(Err(_)) => {
-            cx.stats.downstream_cx_protocol_error.inc();
+            cx.count_protocol_error();
             cx.stats.downstream_cx_destroy_remote.inc();
             return cx.worker.put_alarm(alarm);
         }
@@ -178,7 +178,7 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 cx.stats.downstream_rq_too_many_premature_resets.inc();
             }
             if !h2::is_flood(details) {
-                cx.stats.downstream_cx_protocol_error.inc();
+                cx.count_protocol_error();
             }
             cx.stats.downstream_cx_destroy_local.inc();
         }

@@ -63,7 +63,7 @@ impl Forwarding<'_, '_> {
             Failure::Downstream(StreamError::Protocol(details) | StreamError::TooLarge(details))
                 if self.stream.info.protocol != Some(Protocol::Http2) =>
             {
-                self.stream.cx.stats.downstream_cx_protocol_error.inc();
+                self.stream.cx.count_protocol_error();
                 LocalReply::new(StatusCode::BAD_REQUEST, "Bad Request", details)
                     .flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
             }

@@ -8,6 +8,10 @@ use outrigger_tests::upstream::{Act, Upstream};
 
 use crate::scenario::{Scenario, scenario};
 
+/// A log of the listener itself, which has a line for each connection.
+const OWN_LOG: &str = "access_log: [{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $log, \
+    log_format: {text_format_source: {inline_string: \"connection %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %PROTOCOL% %UPSTREAM_CLUSTER% %BYTES_RECEIVED% %BYTES_SENT%\\n\"}}}}]";
+
 pub(crate) fn cases() -> Vec<Scenario> {
     let hello = || Client::raw().send("hello");
     vec![
@@ -94,6 +98,29 @@ pub(crate) fn cases() -> Vec<Scenario> {
             .up(Upstream::tcp().acts([Act::Echo]))
             .tcp("{}")
             .client(Client::raw().send("0123456789".repeat(20_000)).step(Step::Bytes(200_000)).step(Step::HalfClose)),
+        scenario("listener_access_log_of_tcp")
+            .up(Upstream::tcp().acts([Act::Echo]))
+            .tcp("{}")
+            .listener(OWN_LOG)
+            .client(hello().step(Step::Bytes(5)).step(Step::HalfClose)),
+        scenario("listener_access_log_without_a_cluster")
+            .tcp("cluster: nobody")
+            .listener(OWN_LOG)
+            .client(Client::raw().end()),
+        scenario("listener_access_log_without_a_filter_chain")
+            .up(Upstream::tcp().acts([Act::Echo]))
+            .tcp("{}")
+            .listener(OWN_LOG)
+            .filter_chain("filter_chain_match: {source_prefix_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}")
+            .client(Client::raw().end()),
+        scenario("listener_access_log_of_http")
+            .up(Upstream::h1().ok("ok"))
+            .listener(OWN_LOG)
+            .client(Client::raw().get("/one").get("/two")),
+        scenario("listener_access_log_of_a_bad_request")
+            .up(Upstream::h1().ok("ok"))
+            .listener(OWN_LOG)
+            .client(Client::raw().send("no request\r\n\r\n").end()),
         scenario("tcp_filter_chain_by_source_prefix")
             .up(Upstream::tcp().acts([Act::Echo]))
             .tcp("{}")
