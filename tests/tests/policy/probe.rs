@@ -239,7 +239,7 @@ pub(crate) fn one_connection_for_each(scene: &Scene<'_>) {
 
 pub(crate) fn retries_are_quick(scene: &Scene<'_>) {
     let start = Instant::now();
-    scene.expect("GET /\nx-fail: 500 120", &["200 ", "asked 121\n"]);
+    scene.expect("GET /\nx-fail: 500 100", &["200 ", "asked 101\n"]);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 

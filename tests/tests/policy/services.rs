@@ -285,15 +285,15 @@ pub(crate) const CASES: &[Case] = &[
         scene.expect("GET /\nx-grpc: 13 1", &["200 ", "asked 2\n", "!grpc-status"]);
         scene.expect("GET /other\nx-grpc: 1 1", &["asked 1\n", "grpc-status: 1\n"]);
     }),
-    // Waits are random, up to the bound: 120 of them are 15 s on an average where one of both has no effect.
+    // Waits are random, up to the bound: 100 of them are 12.5 s on an average where one of both has no effect.
     policy(
         &["ServicePolicy.retry.backoff.base", "ServicePolicy.retry.backoff.max"],
-        "retry: {attempts: 120, codes: [500], backoff: {base: 1ms, max: 2ms}}",
+        "retry: {attempts: 100, codes: [500], backoff: {base: 1ms, max: 2ms}}",
         probe::retries_are_quick,
     ),
     policy(
         &["ServicePolicy.retry.backoff.max"],
-        "retry: {attempts: 120, codes: [500], backoff: {base: 25ms, max: 25ms}}",
+        "retry: {attempts: 100, codes: [500], backoff: {base: 25ms, max: 25ms}}",
         probe::retries_are_quick,
     ),
     policy(
