@@ -100,8 +100,9 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
     Differs {
         title: "An HTTP/2 connection that ends for the client's fault says so",
         what: "Envoy closes the connection after some faults without a word. We send GOAWAY with the code first, as RFC 9113, \
-               section 5.4.1, wants. Who resets too many streams hears ENHANCE_YOUR_CALM, from Envoy INTERNAL_ERROR, and what \
-               was reset before we came to it costs us no route, no answer and no line in the log.",
+               section 5.4.1, wants, or RST_STREAM where it is a stream's window that overflows (section 6.9.1). Who resets too \
+               many streams hears ENHANCE_YOUR_CALM, from Envoy INTERNAL_ERROR, and what was reset before we came to it costs \
+               us no route, no answer and no line in the log.",
         better: "whoever maintains the client: its log says what it did wrong, where Envoy's would say that the connection was lost.",
         scenarios: &[
             "hostile_h2_rapid_reset",
@@ -112,6 +113,7 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
             "hostile_h2_settings_with_a_huge_window",
             "hostile_h2_settings_with_a_tiny_frame",
             "hostile_h2_window_that_overflows",
+            "hostile_h2_window_of_a_stream_that_overflows",
             "hostile_h2_push_promise_from_a_client",
             "hostile_h2_goaway_on_a_stream",
         ],

@@ -18,8 +18,9 @@ impl Link {
                     return at + start;
                 }
                 if frame.kind == RST_STREAM && frame.reset_code() == FLOW_CONTROL_ERROR && !self.client {
+                    // The stream hears of it (RFC 9113, section 6.9.1).
                     self.later.set(Some(Fault::BAD_WINDOW));
-                    return at + start;
+                    return at + taken;
                 }
                 match (self.judge(transport, &frame), transport.policy) {
                     (Judgement::Fine, _) | (Judgement::Doubtful, Policy::EndStream) => {}

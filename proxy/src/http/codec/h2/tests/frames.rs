@@ -215,13 +215,14 @@ fn half_a_head_is_reported_with_the_end_of_its_connection() {
 }
 
 #[test]
-fn a_window_that_cannot_be_ends_the_connection_without_a_frame_as_envoy_does() {
+fn a_window_that_cannot_be_ends_the_connection() {
     run(async {
-        for (stream, increment) in [(0, 0), (1, 0), (1, 0x7fff_ffff_u32)] {
+        let overflow = vec![(3, 1, 3)];
+        for (stream, increment, said) in [(0, 0, vec![]), (1, 0, vec![]), (1, 0x7fff_ffff_u32, overflow)] {
             let mut frames = request(1, false, &[]);
             frames.extend(frame(8, 0, stream, &increment.to_be_bytes()));
             let (seen, malformed, end) = raw(server_settings(), &frames).await;
-            assert_eq!((seen, malformed), (vec![], vec![]), "{stream} {increment}");
+            assert_eq!((seen, malformed), (said, vec![]), "{stream} {increment}");
             assert_eq!(end, End::Protocol("http2.unknown.nghttp2.error"), "{stream} {increment}");
         }
     });
