@@ -35,6 +35,14 @@ impl Cpu {
     }
 }
 
+/// Since a thread started, in microseconds.
+#[derive(Clone, Copy)]
+pub(crate) struct ThreadTimes {
+    pub(crate) cpu_us: u64,
+    /// Ready to run while its core did something else.
+    pub(crate) waited_us: u64,
+}
+
 /// Resident memory of a process, now and at its highest, in KiB.
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Memory {
@@ -114,16 +122,17 @@ impl Process {
         Ok(Memory { rss_kb: field("VmRSS:")?, peak_kb: field("VmHWM:")? })
     }
 
-    /// CPU time of the thread of this name, in microseconds.
-    pub(crate) fn thread_cpu_us(&self, name: &str) -> anyhow::Result<u64> {
+    /// What the scheduler says of the thread of this name.
+    pub(crate) fn thread_times(&self, name: &str) -> anyhow::Result<ThreadTimes> {
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid))? {
             let thread = thread?.path();
             // One that has just ended is not the one.
             let Ok(own) = std::fs::read_to_string(thread.join("comm")) else { continue };
             if own.trim_end() == name {
                 let times = std::fs::read_to_string(thread.join("schedstat"))?;
-                let on_cpu = times.split(' ').next().and_then(|nanoseconds| nanoseconds.parse::<u64>().ok());
-                return Ok(on_cpu.context("schedstat")? / 1000);
+                let mut times = times.split_ascii_whitespace().map_while(|nanoseconds| nanoseconds.parse::<u64>().ok());
+                let mut next = || times.next().map(|nanoseconds| nanoseconds / 1000).context("schedstat");
+                return Ok(ThreadTimes { cpu_us: next()?, waited_us: next()? });
             }
         }
         bail!("no thread {name}")

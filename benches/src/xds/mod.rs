@@ -66,7 +66,7 @@ impl Scene {
 
     async fn push(&mut self, change: impl FnOnce(&mut Mesh)) -> anyhow::Result<Duration> {
         change(&mut self.mesh);
-        self.management.push(self.mesh.views()).await
+        self.management.push(&self.mesh.view()).await
     }
 }
 
@@ -112,6 +112,9 @@ async fn memory(options: &Options, program: &Path, cores: Cores) -> anyhow::Resu
     scene.proxy.stop().await
 }
 
+/// The one worker.
+const WORKER: &str = "worker:0";
+
 /// What one push did.
 struct Effect {
     /// Until the server knows that it was taken.
@@ -119,8 +122,12 @@ struct Effect {
     /// Milliseconds of CPU.
     control: f64,
     worker: f64,
+    /// Milliseconds that the worker was ready to run and did not: another thread had its core.
+    waited: f64,
     p99: Duration,
     p99_before: Duration,
+    /// Of requests that did not go through the proxy.
+    p99_direct: Duration,
     /// The slowest answer of `/ready`.
     ready: Duration,
 }
@@ -131,7 +138,14 @@ async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result
     let targets = [('a', upstream('a').await?), ('b', upstream('b').await?)];
     let mesh = Mesh { clusters: 0, endpoints: 5, target: targets[0].1, change: 0, label: 0 };
     let mut scene = Scene::start(program, cores, mesh).await?;
-    until_answers(scene.http, 'a').await?;
+    until_answers(scene.http, 'a', Instant::now()).await?;
+    match (cores.of(Place::Proxy), cores.of(Place::Load)) {
+        (Some(proxy), Some(load)) => println!(
+            "The proxy, all its threads, on core {proxy}; load ({rate} requests a second), upstreams and management server \
+             (nice 19) on core {load}. A push is encoded before its time runs.\n"
+        ),
+        _ => println!("One core for everything: what the proxy does cannot be told from what load and server do.\n"),
+    }
 
     let mut pushes = vec![("the same again", vec![]), ("all changed", vec![])];
     let mut first = Vec::new();
@@ -149,9 +163,11 @@ async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result
                 format!("{clusters} clusters × 5, {what}"),
                 ms(|effect| effect.control, 0),
                 ms(|effect| effect.worker, 0),
+                ms(|effect| effect.waited, 0),
                 ms(|effect| effect.accepted.as_secs_f64() * 1e3, 0),
                 ms(|effect| effect.p99_before.as_secs_f64() * 1e3, 1),
                 ms(|effect| effect.p99.as_secs_f64() * 1e3, 1),
+                ms(|effect| effect.p99_direct.as_secs_f64() * 1e3, 1),
                 ms(|effect| effect.ready.as_secs_f64() * 1e3, 1),
             ]
         })
@@ -160,19 +176,27 @@ async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result
         "push, ms",
         "CPU off the worker",
         "CPU of the worker",
+        "worker waited",
         "until acknowledged",
         "p99 before",
         "p99 meanwhile",
+        "past the proxy",
         "slowest /ready",
     ];
     println!("{}", table(&head, &rows));
 
-    let load = Load::start(scene.http, rate);
-    let mut picked = Vec::new();
+    let load = Load::start(scene.http, targets[0].1, rate);
+    let (mut picked, mut view) = (Vec::new(), scene.mesh.view());
+    scene.management.tell(&view);
     for (letter, target) in targets.iter().cycle().skip(1).take(if options.smoke { 4 } else { 40 }) {
         scene.mesh.target = *target;
-        scene.management.tell(scene.mesh.views());
-        picked.push(until_answers(scene.http, *letter).await?);
+        let before = view;
+        view = scene.mesh.moved(&before);
+        let told = Instant::now();
+        scene.management.tell(&view);
+        picked.push(until_answers(scene.http, *letter, told).await?);
+        // To free it takes time too.
+        drop(before);
     }
     load.stop().await?;
     let picked = picked.iter().map(|time| time.as_secs_f64() * 1e3);
@@ -187,17 +211,18 @@ async fn effect(
     pause: Duration,
     change: impl FnOnce(&mut Mesh),
 ) -> anyhow::Result<Effect> {
+    let target = scene.mesh.target;
     change(&mut scene.mesh);
-    let views = scene.mesh.views();
-    let load = Load::start(scene.http, rate);
+    let view = scene.mesh.view();
+    let load = Load::start(scene.http, target, rate);
     sleep(pause / 4).await;
     let began = Instant::now();
     sleep(pause).await;
     let pushed = Instant::now();
-    let (cpu, worker) = (scene.proxy.cpu()?, scene.proxy.thread_cpu_us("worker:0")?);
+    let (cpu, worker) = (scene.proxy.cpu()?, scene.proxy.thread_times(WORKER)?);
     let mut slowest = Duration::ZERO;
     let accepted = {
-        let push = scene.management.push(views);
+        let push = scene.management.push(&view);
         tokio::pin!(push);
         loop {
             let asked = Instant::now();
@@ -221,14 +246,17 @@ async fn effect(
     sleep(pause / 4).await;
     let used = scene.proxy.cpu()?.since(cpu);
     let used = used.user_us + used.system_us;
-    let worker = scene.proxy.thread_cpu_us("worker:0")? - worker;
+    let now = scene.proxy.thread_times(WORKER)?;
+    let (worker, waited) = (now.cpu_us - worker.cpu_us, now.waited_us - worker.waited_us);
     let samples = load.stop().await?;
     Ok(Effect {
         accepted,
         control: used.saturating_sub(worker) as f64 / 1e3,
         worker: worker as f64 / 1e3,
-        p99: quantile(&samples, pushed, ended, 0.99),
-        p99_before: quantile(&samples, began, pushed, 0.99),
+        waited: waited as f64 / 1e3,
+        p99: quantile(&samples.proxied, pushed, ended, 0.99),
+        p99_before: quantile(&samples.proxied, began, pushed, 0.99),
+        p99_direct: quantile(&samples.direct, pushed, ended, 0.99),
         ready: slowest,
     })
 }

@@ -10,12 +10,18 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::mesh::TRAFFIC;
 
 /// Connections of the load.
 const CONNECTIONS: u32 = 32;
+
+/// How many of its requests go past the proxy, one in so many: what those wait is not the proxy's doing.
+const DIRECT: u32 = 10;
+
+/// How often it is looked which upstream answers.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Starts a server that answers everything with its letter, on a port of its own.
 pub(crate) async fn upstream(letter: char) -> anyhow::Result<u16> {
@@ -55,39 +61,57 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// When a request was due, and how long after that its answer was there.
 type Sample = (Instant, Duration);
 
+/// What a load has measured: through the proxy, and past it.
+pub(crate) struct Samples {
+    pub(crate) proxied: Vec<Sample>,
+    pub(crate) direct: Vec<Sample>,
+}
+
 /// A load that runs.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<anyhow::Result<Vec<Sample>>>,
+    thread: JoinHandle<anyhow::Result<Samples>>,
 }
 
 impl Load {
-    pub(crate) fn start(port: u16, rate: u32) -> Self {
+    /// So many requests a second to the proxy's port, and a tenth of that to the upstream's.
+    pub(crate) fn start(proxy: u16, upstream: u16, rate: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             runtime()?.block_on(async {
-                let began = Instant::now();
-                let interval = Duration::from_secs(1) * CONNECTIONS / rate;
-                let mut clients = JoinSet::new();
-                for number in 0..CONNECTIONS {
-                    clients.spawn(client(port, began + interval * number / CONNECTIONS, interval, stopped.clone()));
-                }
-                let mut samples = Vec::new();
-                while let Some(client) = clients.join_next().await {
-                    samples.extend(client??);
-                }
-                Ok(samples)
+                let (mut proxied, mut direct) =
+                    (clients(proxy, rate, stopped.clone()), clients(upstream, (rate / DIRECT).max(1), stopped));
+                Ok(Samples { proxied: all(&mut proxied).await?, direct: all(&mut direct).await? })
             })
         });
         Self { stop, thread }
     }
 
     /// All requests.
-    pub(crate) async fn stop(self) -> anyhow::Result<Vec<Sample>> {
+    pub(crate) async fn stop(self) -> anyhow::Result<Samples> {
         self.stop.store(true, Ordering::Relaxed);
         tokio::task::spawn_blocking(|| self.thread.join()).await?.ok().context("the load panicked")?
     }
+}
+
+type Clients = JoinSet<anyhow::Result<Vec<Sample>>>;
+
+/// Clients that ask in turn.
+fn clients(port: u16, rate: u32, stopped: Arc<AtomicBool>) -> Clients {
+    let began = Instant::now();
+    let interval = Duration::from_secs(1) * CONNECTIONS / rate;
+    (0..CONNECTIONS)
+        .map(|number| client(port, began + interval * number / CONNECTIONS, interval, stopped.clone()))
+        .collect()
+}
+
+async fn all(clients: &mut Clients) -> anyhow::Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    while let Some(client) = clients.join_next().await {
+        samples.extend(client??);
+    }
+    Ok(samples)
 }
 
 async fn client(
@@ -125,15 +149,16 @@ async fn exchange(stream: &mut TcpStream) -> anyhow::Result<char> {
     bail!("answered {:?}", String::from_utf8_lossy(&answer))
 }
 
-/// Asks until this upstream answers; how long that took.
-pub(crate) async fn until_answers(port: u16, letter: char) -> anyhow::Result<Duration> {
-    let began = Instant::now();
+/// Asks until this upstream answers; how long after `began` that was. It asks now and then: as often as it can would be a
+/// load of its own.
+pub(crate) async fn until_answers(port: u16, letter: char, began: Instant) -> anyhow::Result<Duration> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     stream.set_nodelay(true)?;
     while exchange(&mut stream).await? != letter {
         if began.elapsed() > Duration::from_secs(10) {
             bail!("{letter} does not answer");
         }
+        sleep(LOOK).await;
     }
     Ok(began.elapsed())
 }
