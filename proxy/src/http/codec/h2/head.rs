@@ -210,7 +210,8 @@ pub(super) fn to_response(head: ResponseHead) -> http::Response<()> {
     response
 }
 
-/// A request to send, with `:protocol` if it is an extended CONNECT. `None` where the path (or a method of CONNECT without a host) cannot be sent at all.
+/// A request to send, with `:protocol` if it is an extended CONNECT. `None` where the path (or a method of CONNECT without a
+/// host) cannot be sent at all.
 pub(super) fn to_request(head: RequestHead, connect_protocol: Option<&HeaderValue>) -> Option<http::Request<()>> {
     let RequestHead { method, scheme, authority, path, headers, .. } = head;
     let plain_connect = method == Method::CONNECT && connect_protocol.is_none();

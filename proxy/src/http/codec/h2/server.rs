@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::head::{self, Limits, Refused};
 use super::keepalive::Keepalive;
-use super::link::{Link, Policy};
+use super::link::{CODEC_ERROR, Link, Policy};
 use super::paced::Paced;
 use super::scan::Floods;
 use super::upgrade;
@@ -30,8 +30,6 @@ const PREMATURE_RESET_AGE: Duration = Duration::from_secs(1);
 
 /// The connection preface of a client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Envoy's words for what its library calls an error.
-const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
 /// For the peer to close after it has sent something else.
 const BAD_PREFACE_LINGER: Duration = Duration::from_secs(1);
 

@@ -40,12 +40,14 @@ pub(super) struct Fault {
     code: Option<u32>,
 }
 
+/// Envoy's words for what its library calls an error.
+pub(super) const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
+
 impl Fault {
     /// The first frame is no SETTINGS.
     const BAD_PREFACE: Fault = Fault { details: "http2.bad_preface", code: Some(PROTOCOL_ERROR) };
     /// DATA on a stream that the client has ended.
-    const AFTER_THE_END: Fault =
-        Fault { details: "codec_error:The_user_callback_function_failed", code: Some(STREAM_CLOSED) };
+    const AFTER_THE_END: Fault = Fault { details: CODEC_ERROR, code: Some(STREAM_CLOSED) };
     /// A WINDOW_UPDATE that widens nothing, or a stream's window beyond what a window can be.
     const BAD_WINDOW: Fault = Fault { details: "http2.unknown.nghttp2.error", code: None };
 
