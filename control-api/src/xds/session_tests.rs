@@ -485,6 +485,21 @@ fn what_was_rejected_stays_so_until_something_else_in_its_place_is_accepted() {
 }
 
 #[test]
+fn what_is_rejected_after_it_was_dropped_keeps_no_cluster() {
+    let mut stream = Stream::new(Delta, view(&[(Clusters, &["a=1"]), (Routes, &["r=1"])]));
+    stream.subscribe(Clusters, &[]);
+    stream.subscribe(Routes, &["r"]);
+    stream.sends(Clusters, &["a=1"]);
+    stream.accept(Clusters, &[]);
+    stream.sends(Routes, &["r=1"]);
+    stream.unsubscribe(Routes, &["r"]);
+    stream.answer(Routes, Some("r: no"), &[]);
+    assert!(!stream.session.refused(Routes));
+    stream.session.update(view(&[]));
+    stream.sends(Clusters, &["-a"]);
+}
+
+#[test]
 fn a_kind_is_complete_when_all_that_the_client_is_to_have_was_asked_for() {
     let all = [(Clusters, &["a=1"][..]), (Listeners, &["l=1"]), (Routes, &["r=1", "s=1"])];
     let mut stream = Stream::new(Delta, view(&all));

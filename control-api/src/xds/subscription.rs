@@ -145,7 +145,8 @@ impl Subscription {
         for name in &taken {
             self.refused.remove(name);
         }
-        self.refused.extend(refused);
+        // A client that unsubscribed meanwhile dropped what it was sent, and uses nothing in its place.
+        self.refused.extend(refused.into_iter().filter(|name| self.told.contains_key(name)));
     }
 
     /// Compares what the client was told with what there is.
