@@ -2,6 +2,16 @@
 //!
 //! The services that a configuration names (`envoy_grpc`) are clusters like any other, so a call takes a connection from the
 //! cluster's pool, with its TLS, its keep-alive and its counters. Nothing here retries: who calls knows what to do.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -76,7 +86,7 @@ pub struct Call {
 
 /// A message with its prefix, as [`Call::send`] takes it.
 pub fn frame(message: &[u8]) -> Bytes {
-    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
+    let mut framed = BytesMut::with_capacity(PREFIX.saturating_add(message.len()));
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
     framed.extend_from_slice(message);
@@ -247,7 +257,7 @@ pub(crate) fn take_message(received: &mut BytesMut, limit: usize) -> Result<Opti
     if length > limit {
         return Err(CallError::TooLong { length, limit });
     }
-    if received.len() < PREFIX + length {
+    if received.len() < PREFIX.saturating_add(length) {
         return Ok(None);
     }
     received.advance(PREFIX);

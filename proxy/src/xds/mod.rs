@@ -3,6 +3,16 @@
 //!
 //! There is one stream for the aggregated source, and one for each kind and server of other sources. A stream that ends is
 //! opened again, and what came by it stays in force meanwhile.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 mod stream;
 
@@ -98,7 +108,8 @@ pub async fn run(
         for (key, interests) in by_key {
             let stream = running.entry(key.clone()).or_insert_with(|| start(&key, Vec::new(), false));
             for interest in &interests {
-                stream.names = if interest.wanted { stream.names + 1 } else { stream.names.saturating_sub(1) };
+                stream.names =
+                    if interest.wanted { stream.names.saturating_add(1) } else { stream.names.saturating_sub(1) };
             }
             let is_over = stream.names == 0 && !stream.forever;
             // Its task is there as long as this end of the channel is.

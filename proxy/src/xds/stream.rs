@@ -254,7 +254,7 @@ impl Stream {
     fn broken(&self, client: &mut Client, reconnect: &mut Reconnect, link: &Link, error: &CallError) -> Link {
         let now = Instant::now();
         let lived = match link {
-            Link::Up { served, .. } => served.map(|since| now - since),
+            Link::Up { served, .. } => served.map(|since| now.saturating_duration_since(since)),
             Link::Down(_) | Link::Opening(_) => None,
         };
         client.disconnected();
@@ -268,7 +268,8 @@ impl Stream {
                 stats.update_failure.inc();
             }
         }
-        Link::Down(now + reconnect.ended(lived, self.worker.random()))
+        let wait = reconnect.ended(lived, self.worker.random());
+        Link::Down(now.checked_add(wait).unwrap_or(now))
     }
 
     fn stats(&self, kind: Kind) -> Option<&SubscriptionStats> {

@@ -8,6 +8,16 @@
 //! All `poll_*` methods follow the rules of `Future::poll`. `send_*` methods never wait: they append to the
 //! connection's write buffer (HTTP/1 tries to write it when polled) and the caller respects back-pressure by
 //! `poll_ready` before each piece of body.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 pub mod h1;
 pub mod h2;

@@ -87,12 +87,12 @@ impl LogBuffer {
     /// writer has fallen behind by its whole queue; `write` is not called then.
     pub(super) fn line(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let limit = self.sink.limit();
-        if self.pending.bytes.len() >= 2 * limit.max(1) && !self.sink.hand_over(&mut self.pending) {
+        if self.pending.bytes.len() >= limit.max(1).saturating_mul(2) && !self.sink.hand_over(&mut self.pending) {
             self.sink.count_dropped(1);
             return;
         }
         write(&mut self.pending.bytes);
-        self.pending.lines += 1;
+        self.pending.lines = self.pending.lines.saturating_add(1);
         self.sink.count_buffered();
         if self.pending.bytes.len() >= limit {
             self.sink.hand_over(&mut self.pending);

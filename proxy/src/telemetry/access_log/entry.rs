@@ -182,7 +182,7 @@ fn host_address(text: &str) -> core::Address {
 }
 
 fn duration(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
+    duration.try_into().unwrap_or_default()
 }
 
 /// The wanted headers that are there, repetitions joined with commas.

@@ -81,10 +81,10 @@ impl LogFiles {
 
     /// Waits until everything that was handed over is written, for `timeout` at most; says whether it is.
     pub fn flush(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let start = Instant::now();
+        let left = || timeout.saturating_sub(start.elapsed());
         let files = lock(&self.open).values().filter_map(Weak::upgrade).collect::<Vec<_>>();
-        let barriers = files.iter().map(|file| file.barrier(deadline)).collect::<Vec<_>>();
-        let left = || deadline.saturating_duration_since(Instant::now());
+        let barriers = files.iter().map(|file| file.barrier(left)).collect::<Vec<_>>();
         barriers.into_iter().all(|barrier| barrier.is_some_and(|barrier| barrier.recv_timeout(left()).is_ok()))
     }
 }
@@ -118,11 +118,11 @@ impl LogFile {
         }
     }
 
-    /// Receives when everything before it is written; `None` where the queue stays full until `deadline`.
-    fn barrier(&self, deadline: Instant) -> Option<Receiver<()>> {
+    /// Receives when everything before it is written; `None` where the queue stays full until no time is `left`.
+    fn barrier(&self, left: impl Fn() -> Duration) -> Option<Receiver<()>> {
         let (done, receiver) = sync_channel(1);
         while let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Barrier(done.clone())) {
-            if Instant::now() >= deadline {
+            if left().is_zero() {
                 return None;
             }
             thread::park_timeout(Duration::from_millis(1));

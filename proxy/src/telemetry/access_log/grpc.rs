@@ -113,14 +113,16 @@ impl GrpcLogStream {
 
     /// A message with its gRPC prefix, ready to be a DATA frame; the first of a stream says who we are.
     pub(super) fn message(&self, batch: &Batch, first: bool) -> Bytes {
-        let mut body = BytesMut::with_capacity(self.identifier.len() + batch.bytes.len() + 32);
+        let size = self.identifier.len().saturating_add(batch.bytes.len()).saturating_add(32);
+        let mut body = BytesMut::with_capacity(size);
         let identifier = if first { self.identifier.as_slice() } else { &[] };
         let fields = [(1, identifier), (self.kind.field(), &batch.bytes)];
         let fields = fields.into_iter().filter(|(_, bytes)| !bytes.is_empty());
-        let length =
-            |(field, bytes): (u32, &[u8])| key_len(field) + encoded_len_varint(bytes.len() as u64) + bytes.len();
+        let length = |(field, bytes): (u32, &[u8])| {
+            key_len(field).saturating_add(encoded_len_varint(bytes.len() as u64)).saturating_add(bytes.len())
+        };
         body.put_u8(0);
-        body.put_u32(fields.clone().map(length).sum::<usize>() as u32);
+        body.put_u32(u32::try_from(fields.clone().map(length).sum::<usize>()).unwrap_or(u32::MAX));
         for (field, bytes) in fields {
             encode_key(field, WireType::LengthDelimited, &mut body);
             encode_varint(bytes.len() as u64, &mut body);

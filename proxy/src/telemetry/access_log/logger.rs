@@ -243,8 +243,9 @@ impl WorkerLogs {
         let mut buffers = self.buffers.borrow_mut();
         let index = buffers.iter().position(|entry| found(&entry.key)).unwrap_or_else(|| {
             let (key, buffer) = make();
+            let index = buffers.len();
             buffers.push(Entry { key, buffer });
-            buffers.len() - 1
+            index
         });
         let Some(Entry { key, buffer }) = buffers.get_mut(index) else { return };
         if key.is_stale() {
@@ -267,14 +268,14 @@ impl WorkerLogs {
     /// Hands over everything and lets go of all logs, when nothing will be logged any more. Where a log's queue is full this
     /// thread waits for it, for `patience` at most.
     pub fn end(&self, patience: Duration) {
-        let deadline = Instant::now() + patience;
+        let start = Instant::now();
         let buffers = std::mem::take(&mut *self.buffers.borrow_mut());
         let mut waiting = buffers.into_iter().filter_map(|entry| entry.buffer).collect::<Vec<_>>();
         loop {
             waiting.iter_mut().for_each(LogBuffer::flush);
             waiting.retain(|buffer| !buffer.is_empty());
             // What is dropped is counted.
-            if waiting.is_empty() || Instant::now() >= deadline {
+            if waiting.is_empty() || start.elapsed() >= patience {
                 return;
             }
             std::thread::park_timeout(Duration::from_millis(1));

@@ -75,7 +75,7 @@ async fn send(worker: Rc<Worker>, log: NewStream) {
                 Err(error) => {
                     tracing::warn!("access log service in cluster {:?}: {error}", id.service.cluster);
                     sleep(back_off).await;
-                    back_off = (back_off * 2).min(BACK_OFF.1);
+                    back_off = back_off.saturating_mul(2).min(BACK_OFF.1);
                 }
             }
         }

@@ -74,7 +74,7 @@ pub(super) struct Lease {
 
 impl Lease {
     fn new(counts: &Rc<Counts>) -> Rc<Self> {
-        counts.active.set(counts.active.get() + 1);
+        counts.active.set(counts.active.get().saturating_add(1));
         Rc::new(Lease {
             counts: counts.clone(),
             sender: RefCell::new(None),
@@ -87,7 +87,7 @@ impl Lease {
     fn begin(&self, sender: Sender) {
         self.sender.replace(Some(sender));
         self.over.set(false);
-        self.counts.under_way.set(self.counts.under_way.get() + 1);
+        self.counts.under_way.set(self.counts.under_way.get().saturating_add(1));
     }
 
     fn set_request_ended(&self) {
@@ -109,7 +109,7 @@ impl Lease {
     fn end(&self) -> bool {
         let first = !self.over.replace(true);
         if first {
-            self.counts.under_way.set(self.counts.under_way.get() - 1);
+            self.counts.under_way.set(self.counts.under_way.get().saturating_sub(1));
         }
         first
     }
@@ -122,7 +122,7 @@ impl Lease {
         let by = match error {
             StreamError::Reset(_) => ResetBy::Peer,
             StreamError::Protocol(_) | StreamError::TooLarge(_) | StreamError::Local => ResetBy::Us,
-            StreamError::ConnectionClosed => return self.counts.lost.set(self.counts.lost.get() + 1),
+            StreamError::ConnectionClosed => return self.counts.lost.set(self.counts.lost.get().saturating_add(1)),
             // What the peer has not seen does not count.
             StreamError::Refused => return,
         };
@@ -154,7 +154,7 @@ impl Drop for Lease {
             sender.send_reset(ResetCode::Internal);
             self.failed(StreamError::Local);
         }
-        self.counts.active.set(self.counts.active.get() - 1);
+        self.counts.active.set(self.counts.active.get().saturating_sub(1));
         if let Some(owner) = self.counts.owner.upgrade() {
             owner.room();
         }
@@ -201,7 +201,7 @@ impl ClientConnection {
             ended.closed.set(true);
             // Streams whose answer has come take it now: they are not lost.
             tokio::task::yield_now().await;
-            owner.closed(reason, ended.lost.get() + ended.under_way.get());
+            owner.closed(reason, ended.lost.get().saturating_add(ended.under_way.get()));
         });
         let max_streams = http2.max_concurrent_streams as usize;
         Ok(ClientConnection(Rc::new(Shared { requests, link, limits, max_streams, counts })))

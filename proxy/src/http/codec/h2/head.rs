@@ -75,7 +75,8 @@ pub(super) fn request(parts: request::Parts, limits: Limits) -> Result<(RequestH
         Some(_) => return Err(FIELD),
         None => None,
     };
-    let (mut headers, host) = fields(map, limits, 4, path.len() + pseudo.as_ref().map_or(0, HeaderValue::len))?;
+    let pseudo_bytes = path.len().saturating_add(pseudo.as_ref().map_or(0, HeaderValue::len));
+    let (mut headers, host) = fields(map, limits, 4, pseudo_bytes)?;
     let authority = match (pseudo, host) {
         (Some(authority), _) => authority,
         (None, Some(host)) if Authority::try_from(host.as_bytes()).is_ok_and(|a| valid_authority(&a)) => host,
@@ -133,8 +134,8 @@ fn fields(
         if value.len() > MAX_FIELD_BYTES || name.as_str().len() > MAX_FIELD_BYTES {
             return Err(Refused::FieldTooLarge);
         }
-        bytes += name.as_str().len() + value.len();
-        count += 1;
+        bytes = bytes.saturating_add(name.as_str().len()).saturating_add(value.len());
+        count = count.saturating_add(1);
         if bytes > limits.bytes {
             return Err(Refused::TooLarge("http2.header_list_size_too_large"));
         }
@@ -159,7 +160,7 @@ fn join_cookies(headers: &mut Headers) {
     if crumbs < 2 {
         return;
     }
-    let mut joined = Vec::with_capacity(headers.get_all(&COOKIE).map(|v| v.len() + 2).sum());
+    let mut joined = Vec::with_capacity(headers.get_all(&COOKIE).map(|v| v.len().saturating_add(2)).sum());
     for crumb in headers.get_all(&COOKIE) {
         if !joined.is_empty() {
             joined.extend_from_slice(b"; ");

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 /// The timer of one connection.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Keepalive {
         loop {
             if self.waiting && self.pings.poll_pong(cx).is_ready() {
                 self.waiting = false;
-                self.timer.as_mut().reset(Instant::now() + self.interval);
+                self.timer.set(tokio::time::sleep(self.interval));
             }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -39,7 +39,7 @@ impl Keepalive {
             }
             // An error says that the connection is closed: its own end follows.
             self.waiting = self.pings.send_ping(Ping::opaque()).is_ok();
-            self.timer.as_mut().reset(Instant::now() + if self.waiting { self.timeout } else { self.interval });
+            self.timer.set(tokio::time::sleep(if self.waiting { self.timeout } else { self.interval }));
         }
     }
 }

@@ -2,16 +2,6 @@
 //!
 //! The `h2` crate parses and answers; what it keeps to itself (which request was malformed, the last id of a GOAWAY,
 //! whether a stream's HEADERS were written) and what it allows (floods that Envoy ends) is seen here.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::cast_possible_wrap,
-        clippy::cast_sign_loss
-    )
-)]
 
 use outrigger_engine::config::hcm::Http2Options;
 

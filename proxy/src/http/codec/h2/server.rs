@@ -25,6 +25,9 @@ use crate::io::Io;
 
 /// Envoy's `overload.premature_reset_total_stream_count`.
 const PREMATURE_RESET_STREAMS: u64 = 500;
+/// What the crate keeps of streams that were reset before we took them: twice as many, so that it is the rule that ends the
+/// connection.
+const MAX_PENDING_RESETS: usize = 1000;
 /// Envoy's `overload.premature_reset_min_stream_lifetime_seconds`.
 const PREMATURE_RESET_AGE: Duration = Duration::from_secs(1);
 
@@ -120,8 +123,9 @@ impl Streams {
     /// Envoy's rule against rapid resets: more than half of 500 streams, or of all where there were more. What was `refused`
     /// counts like a stream that the client has reset: it knows how many it may open.
     fn too_many_premature(&self, refused: u64) -> bool {
-        let premature = self.premature.get() + refused;
-        premature > 0 && premature * 2 >= (self.finished.get() + refused).max(PREMATURE_RESET_STREAMS)
+        let premature = self.premature.get().saturating_add(refused);
+        let all = self.finished.get().saturating_add(refused);
+        premature > 0 && premature.saturating_mul(2) >= all.max(PREMATURE_RESET_STREAMS)
     }
 }
 
@@ -149,7 +153,7 @@ impl ServerConnection {
             .max_header_list_size(limits.of_the_crate())
             .max_send_buffer_size(MAX_SEND_BUFFER)
             .max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESETS))
-            .max_pending_accept_reset_streams(2 * PREMATURE_RESET_STREAMS as usize);
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS);
         if http2.allow_connect {
             builder.enable_connect_protocol();
         }
@@ -266,7 +270,7 @@ impl ServerConnection {
         } else {
             codec::Body::H2(super::Body::new(stream, self.link.clone(), self.limits, None))
         };
-        self.streams.active.set(self.streams.active.get() + 1);
+        self.streams.active.set(self.streams.active.get().saturating_add(1));
         let responder = Responder {
             id,
             state: State::Waiting(respond),
@@ -512,13 +516,13 @@ impl Drop for Responder {
     fn drop(&mut self) {
         self.link.forget(self.id);
         let streams = &self.streams;
-        streams.active.set(streams.active.get() - 1);
-        streams.finished.set(streams.finished.get() + 1);
+        streams.active.set(streams.active.get().saturating_sub(1));
+        streams.finished.set(streams.finished.get().saturating_add(1));
         if !self.head_sent
             && self.started.elapsed() <= PREMATURE_RESET_AGE
             && self.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
         {
-            self.streams.premature.set(self.streams.premature.get() + 1);
+            self.streams.premature.set(self.streams.premature.get().saturating_add(1));
         }
         self.send_reset(ResetCode::Internal);
     }

@@ -40,9 +40,9 @@ impl AsyncRead for Wire {
             buf.put_slice(transport.buffered.get(..n).unwrap_or_default());
             transport.buffered.advance(n);
         }
-        let all = buf.filled().len() - before;
+        let all = buf.filled().len().saturating_sub(before);
         let seen = link.inbound(transport, buf.filled().get(before..).unwrap_or_default());
-        buf.set_filled(before + seen);
+        buf.set_filled(before.saturating_add(seen));
         // Nothing at all would look like the end of the stream.
         if seen == 0 && all > 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
@@ -82,7 +82,7 @@ impl AsyncWrite for Wire {
                 for buf in bufs {
                     let part = left.min(buf.len());
                     link.written(transport, buf.get(..part).unwrap_or_default());
-                    left -= part;
+                    left = left.saturating_sub(part);
                 }
                 return Poll::Ready(Ok(n));
             }

@@ -1,14 +1,4 @@
 //! HPACK (RFC 7541) as far as the fields that matter need it: of any other only how much room it takes in the table.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::cast_possible_wrap,
-        clippy::cast_sign_loss
-    )
-)]
 
 use std::collections::VecDeque;
 

@@ -84,8 +84,8 @@ impl Blocks {
         if bytes.is_empty() || self.lost {
             return None;
         }
-        self.left -= bytes.len();
-        if self.coded.len() + bytes.len() > MAX_BLOCK {
+        self.left = self.left.saturating_sub(bytes.len());
+        if self.coded.len().saturating_add(bytes.len()) > MAX_BLOCK {
             self.lost = true;
             return None;
         }

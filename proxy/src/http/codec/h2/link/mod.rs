@@ -336,7 +336,7 @@ impl Link {
     pub(super) fn inbound(&self, transport: &mut Transport, mut bytes: &[u8]) -> usize {
         let total = bytes.len();
         while !bytes.is_empty() {
-            let at = total - bytes.len();
+            let at = total.saturating_sub(bytes.len());
             if let (Some(blocks), Some(payload)) = (&mut transport.blocks, transport.inbound.boundary()) {
                 let found = blocks.payload(bytes.get(..payload.min(bytes.len())).unwrap_or_default());
                 if let Err(fault) = self.found(found) {
@@ -344,7 +344,7 @@ impl Link {
                     return at;
                 }
             }
-            let begin = at + transport.inbound.boundary().unwrap_or_default();
+            let begin = at.saturating_add(transport.inbound.boundary().unwrap_or_default());
             let (taken, frame) = transport.inbound.next(bytes);
             bytes = bytes.get(taken..).unwrap_or_default();
             let Some(frame) = frame else { continue };

@@ -15,12 +15,12 @@ impl Link {
                 if self.client && frame.kind == GOAWAY {
                     // To an upstream we just close, as Envoy does.
                     transport.silent = true;
-                    return at + start;
+                    return at.saturating_add(start);
                 }
                 if frame.kind == RST_STREAM && frame.reset_code() == FLOW_CONTROL_ERROR && !self.client {
                     // The stream hears of it (RFC 9113, section 6.9.1).
                     self.later.set(Some(Fault::BAD_WINDOW));
-                    return at + taken;
+                    return at.saturating_add(taken);
                 }
                 match (self.judge(transport, &frame), transport.policy) {
                     (Judgement::Fine, _) | (Judgement::Doubtful, Policy::EndStream) => {}
@@ -28,15 +28,15 @@ impl Link {
                     (Judgement::Malformed(details), Policy::EndConnection) => {
                         self.violation.set(Some(details));
                         transport.silent = true;
-                        return at + start;
+                        return at.saturating_add(start);
                     }
                     (Judgement::Doubtful, Policy::EndConnection) => {
                         self.doubtful.set(Some(frame.stream));
-                        return at + start;
+                        return at.saturating_add(start);
                     }
                 }
             }
-            at += taken;
+            at = at.saturating_add(taken);
         }
         bytes.len()
     }
@@ -88,7 +88,7 @@ impl Link {
         let mut corrected = None;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let (taken, frame) = scanner.next(rest);
-            at += taken;
+            at = at.saturating_add(taken);
             if frame.is_some_and(|frame| frame.kind == GOAWAY && frame.goaway().1 == PROTOCOL_ERROR) {
                 let bytes = corrected.get_or_insert_with(|| bytes.to_vec());
                 if let Some(place) = at.checked_sub(4).and_then(|from| bytes.get_mut(from..at)) {
@@ -104,13 +104,15 @@ impl Link {
             let (taken, frame) = transport.outbound.next(bytes);
             bytes = bytes.get(taken..).unwrap_or_default();
             match frame {
-                Some(FrameHead { kind: DATA, .. }) => transport.floods.data_sent += 1,
+                Some(FrameHead { kind: DATA, .. }) => {
+                    transport.floods.data_sent = transport.floods.data_sent.saturating_add(1);
+                }
                 Some(FrameHead { kind: HEADERS, stream, .. }) if stream > self.last_headers_sent.get() => {
                     self.last_headers_sent.set(stream);
                 }
                 Some(frame @ FrameHead { kind: RST_STREAM, stream, .. }) => {
                     if frame.reset_code() == REFUSED_STREAM {
-                        self.refused.set(self.refused.get() + 1);
+                        self.refused.set(self.refused.get().saturating_add(1));
                     }
                     let mut own = self.own_resets.borrow_mut();
                     if !own.is_empty() {
