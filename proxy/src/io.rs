@@ -120,7 +120,8 @@ impl Io {
         match self {
             Io::Tls(_) => true,
             Io::Metered(metered) => metered.io.is_buffering(),
-            Io::Tcp(_) | Io::Unix(_) | Io::Pipe(_) | Io::Pumped(_) | Io::Rewound(_) => false,
+            Io::Rewound(rewound) => rewound.io.is_buffering(),
+            Io::Tcp(_) | Io::Unix(_) | Io::Pipe(_) | Io::Pumped(_) => false,
         }
     }
 }

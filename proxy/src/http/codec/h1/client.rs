@@ -173,7 +173,7 @@ impl Shared {
         let reusable = self.keep_alive
             && self.encoder.is_end()
             && self.transport.is_open()
-            && self.transport.output.is_empty()
+            && self.transport.is_flushed()
             && !self.transport.eof;
         if !reusable {
             return self.close(CloseReason::Local);
@@ -452,7 +452,7 @@ impl ResponseBody {
             if shared.generation != generation {
                 return (Poll::Ready(Some(Err(StreamError::Local))), Settle::Nothing);
             }
-            if !shared.transport.output.is_empty() {
+            if !shared.transport.is_flushed() {
                 let _ = shared.transport.poll_flush(cx);
             }
             let mut frame = shared.decoder.poll_frame(&mut shared.transport, cx);

@@ -239,7 +239,7 @@ impl Shared {
 
     /// Writes informational heads while everybody waits. That it failed is seen by whoever writes or reads next.
     fn write_waiting(&mut self, cx: &mut Context<'_>) {
-        if self.encoder == Encoder::Head && !self.transport.output.is_empty() {
+        if self.encoder == Encoder::Head && !self.transport.is_flushed() {
             let _ = self.transport.poll_flush(cx);
         }
     }
@@ -395,7 +395,7 @@ impl Responder {
     /// [`StreamError::Local`] where no such head was sent, or not all of it was written.
     pub fn into_tunnel(self) -> Result<Tunnel, StreamError> {
         self.with(|shared| {
-            if !shared.tunnel || !shared.transport.output.is_empty() {
+            if !shared.tunnel || !shared.transport.is_flushed() {
                 return Err(StreamError::Local);
             }
             shared.encoder = Encoder::End;

@@ -3,6 +3,7 @@
 mod client;
 mod server;
 mod splits;
+mod tls;
 
 use std::cell::RefCell;
 use std::future::poll_fn;

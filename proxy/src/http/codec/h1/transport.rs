@@ -44,6 +44,8 @@ pub(super) struct Transport {
     /// The peer has ended its side.
     pub(super) eof: bool,
     pub(super) output: Output,
+    /// What left `output` may lie in the TLS session, which takes a piece that the socket does not.
+    unflushed: bool,
     /// A write has failed; the reason why reading goes on is that an answer may already lie in the socket.
     write_failed: bool,
 }
@@ -56,6 +58,7 @@ impl Transport {
             looked: 0,
             eof: false,
             output: Output::default(),
+            unflushed: false,
             write_failed: false,
         }
     }
@@ -174,25 +177,31 @@ impl Transport {
         if self.write_failed {
             return Poll::Ready(Err(StreamError::ConnectionClosed));
         }
-        if self.output.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        match self.output.poll_write(Pin::new(io), cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => {
-                // Plain sockets have nothing to flush; TLS and pipes may.
-                if io.is_buffering() && ready!(Pin::new(io).poll_flush(cx)).is_err() {
-                    return self.fail_write();
-                }
-                Poll::Ready(Ok(()))
+        if !self.output.is_empty() {
+            if ready!(self.output.poll_write(Pin::new(io), cx)).is_err() {
+                return self.fail_write();
             }
-            Poll::Ready(Err(_)) => self.fail_write(),
+            // Plain sockets have nothing to flush; TLS and pipes may.
+            self.unflushed = io.is_buffering();
         }
+        if self.unflushed {
+            if ready!(Pin::new(io).poll_flush(cx)).is_err() {
+                return self.fail_write();
+            }
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the kernel has all that was to be written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.output.is_empty() && !self.unflushed
     }
 
     fn fail_write(&mut self) -> Poll<Result<(), StreamError>> {
         self.write_failed = true;
         self.output = Output::default();
+        self.unflushed = false;
         Poll::Ready(Err(StreamError::ConnectionClosed))
     }
 
@@ -244,6 +253,7 @@ impl Transport {
         self.io = None;
         self.input = BytesMut::new();
         self.output = Output::default();
+        self.unflushed = false;
     }
 
     /// Gives the transport away with what has been read from it.
