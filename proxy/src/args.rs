@@ -67,7 +67,7 @@ pub struct ServeArgs {
     pub log_path: Option<PathBuf>,
     /// How long a drain may take, seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub drain_time_s: u64,
+    pub drain_time_s: u32,
     /// How connections of what is drained (filter chains that go, `/drain_listeners?graceful`) are told to end. SIGTERM tells
     /// all at once.
     #[arg(long, value_enum, default_value = "gradual")]
@@ -80,7 +80,7 @@ pub struct ServeArgs {
 impl ServeArgs {
     /// `--drain-time-s`.
     pub fn drain_time(&self) -> Duration {
-        Duration::from_secs(self.drain_time_s)
+        Duration::from_secs(self.drain_time_s.into())
     }
 }
 
@@ -102,4 +102,19 @@ pub enum DrainStrategy {
     Gradual,
     /// All at once.
     Immediate,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn every_drain_time_can_be_added_to_a_time() {
+        let parse = |seconds: &str| Cli::try_parse_from(["outrigger-proxy", "--drain-time-s", seconds]);
+        let longest = parse("4294967295").unwrap().serve.drain_time();
+        assert!(Instant::now().checked_add(longest).is_some());
+        assert!(parse("18446744073709551615").is_err());
+    }
 }

@@ -2,6 +2,16 @@
 //!
 //! The proxy, the control plane (which validates what it sends by the code that will receive it) and the simulator use
 //! the same engine. See `ARCHITECTURE.md` for the way of a byte and of a configuration update.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 pub mod balance;
 pub mod config;

@@ -197,11 +197,8 @@ impl Headers {
                 if let Some(field) = self.fields.get_mut(first) {
                     field.1 = value;
                 }
-                let mut at = 0;
-                self.fields.retain(|(n, _)| {
-                    at += 1;
-                    at - 1 <= first || *n != name
-                });
+                let mut at = 0..;
+                self.fields.retain(|(n, _)| at.next().is_some_and(|at| at <= first) || *n != name);
             }
             None => self.fields.push((name, value)),
         }
@@ -227,7 +224,7 @@ impl Headers {
 
     /// The bytes of names and values together, as limits on header size count them.
     pub fn byte_size(&self) -> usize {
-        self.fields.iter().map(|(n, v)| n.as_str().len() + v.len()).sum()
+        self.fields.iter().map(|(n, v)| n.as_str().len().saturating_add(v.len())).sum()
     }
 }
 

@@ -26,8 +26,8 @@ impl Schedule {
     /// The weights of entries 0, 1, 2, ...; those of weight zero are never picked.
     pub(super) fn new(weights: impl Iterator<Item = f64>) -> Self {
         let mut schedule = Schedule::default();
-        for (index, weight) in weights.enumerate().filter(|(_, weight)| *weight > 0.0) {
-            schedule.insert(index as u32, weight);
+        for (index, weight) in (0..).zip(weights).filter(|(_, weight)| *weight > 0.0) {
+            schedule.insert(index, weight);
         }
         schedule
     }
@@ -40,13 +40,13 @@ impl Schedule {
         // Below this a weight is as good as none, and the deadline would leave the range where times can be told apart.
         first.deadline = self.now + 1.0 / weight(index).max(1e-9);
         first.order = self.next_order;
-        self.next_order += 1;
+        self.next_order = self.next_order.wrapping_add(1);
         Some(index)
     }
 
     fn insert(&mut self, index: u32, weight: f64) {
         self.heap.push(Entry { deadline: self.now + 1.0 / weight, order: self.next_order, index });
-        self.next_order += 1;
+        self.next_order = self.next_order.wrapping_add(1);
     }
 }
 

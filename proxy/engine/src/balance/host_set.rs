@@ -67,12 +67,13 @@ impl HostList {
     }
 
     fn new(localities: impl Iterator<Item = Vec<Member>>) -> Self {
+        let position = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         let mut members = Vec::new();
         let localities = localities
             .map(|locality| {
-                let start = members.len() as u32;
+                let start = position(members.len());
                 members.extend(locality);
-                start..members.len() as u32
+                start..position(members.len())
             })
             .collect();
         HostList { members: members.into(), localities }
@@ -178,7 +179,7 @@ impl<'a> HostSetBuilder<'a> {
     /// The host set.
     pub fn build(self) -> HostSet {
         let LoadAssignment { localities, overprovisioning_factor, weighted_priority_health } = self.assignment;
-        let count = localities.iter().map(|group| group.priority as usize + 1).max().unwrap_or(1);
+        let count = localities.iter().map(|group| (group.priority as usize).saturating_add(1)).max().unwrap_or(1);
         let mut priorities: Vec<Vec<(LocalityInfo, Vec<Member>)>> = (0..count).map(|_| Vec::new()).collect();
         for (group, members) in localities.iter().zip(self.groups) {
             let Some(priority) = priorities.get_mut(group.priority as usize) else { continue };

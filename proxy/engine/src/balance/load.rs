@@ -1,4 +1,9 @@
 //! How much of the load each priority gets, by its health: Envoy's arithmetic, in whole percent.
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "parts of a hundred and counts of hosts in memory: none is taken off more than there is"
+)]
 
 use super::host_set::{HostSet, Member, PriorityHosts};
 

@@ -121,7 +121,7 @@ impl Picker {
                 let list = self.hosts.priorities.get(priority).map(|hosts| source.list(hosts));
                 return list.and_then(|list| list.members.get(index)).map(|m| &m.host).ok_or(NoHost);
             }
-            reselections -= 1;
+            reselections = reselections.saturating_sub(1);
         }
     }
 
@@ -151,7 +151,8 @@ impl Picker {
             Some((schedule, weights)) => {
                 let locality = schedule.pick(|i| weights.get(i).copied().unwrap_or(0.0))?;
                 let start = list.localities.get(locality)?.start as usize;
-                start + state.by_locality.get_mut(locality)?.pick(policy, list.locality(locality), random)?
+                let index = state.by_locality.get_mut(locality)?.pick(policy, list.locality(locality), random)?;
+                start.checked_add(index)?
             }
             None => state.whole.pick(policy, &list.members, random)?,
         };
@@ -248,15 +249,15 @@ impl Rotation {
             (_, LbPolicy::LeastRequest { full_scan, choices, .. }) if full_scan || choices as usize > members.len() => {
                 // Ties are broken by chance: start anywhere.
                 let start = random.below(members.len());
-                (0..members.len()).map(|i| (start + i) % members.len()).min_by_key(|i| active(members, *i))
+                (start..members.len()).chain(0..start).min_by_key(|i| active(members, *i))
             }
             (_, LbPolicy::LeastRequest { choices, .. }) => {
                 (0..choices).map(|_| random.below(members.len())).min_by_key(|i| active(members, *i))
             }
             _ => {
-                let index = self.next % members.len() as u64;
+                let index = self.next.checked_rem(members.len() as u64)?;
                 self.next = self.next.wrapping_add(1);
-                Some(index as usize)
+                usize::try_from(index).ok()
             }
         }
     }
@@ -269,7 +270,7 @@ impl Order {
             return Order::Equal;
         }
         let mut schedule = Schedule::new(members.iter().map(|member| effective_weight(policy, member)));
-        for _ in 0..start % members.len() as u64 {
+        for _ in 0..start.checked_rem(members.len() as u64).unwrap_or(0) {
             schedule.pick(|i| members.get(i).map_or(0.0, |member| effective_weight(policy, member)));
         }
         Order::Weighted(schedule)
@@ -303,9 +304,10 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half of 128 bits")]
     fn below(&mut self, n: usize) -> usize {
         // The upper half of the product: no division, and no bias that n hosts could show.
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        (u128::from(self.next()).wrapping_mul(n as u128) >> 64) as usize
     }
 }
 

@@ -102,11 +102,11 @@ impl Cidr {
         Some(match address {
             IpAddr::V4(ip) => {
                 let prefix_len = prefix_len.min(32);
-                let mask = u32::MAX.checked_shl(u32::from(32 - prefix_len)).unwrap_or(0);
+                let mask = u32::MAX.checked_shl(32u32.saturating_sub(prefix_len.into())).unwrap_or(0);
                 Cidr { address: IpAddr::V4((ip.to_bits() & mask).into()), prefix_len }
             }
             IpAddr::V6(ip) => {
-                let mask = u128::MAX.checked_shl(u32::from(128 - prefix_len)).unwrap_or(0);
+                let mask = u128::MAX.checked_shl(128u32.saturating_sub(prefix_len.into())).unwrap_or(0);
                 Cidr { address: IpAddr::V6((ip.to_bits() & mask).into()), prefix_len }
             }
         })

@@ -81,7 +81,7 @@ impl Fraction {
 
     /// Whether `random`, uniform over 64 bits, falls into the fraction.
     pub fn contains(self, random: u64) -> bool {
-        random % u64::from(self.denominator) < u64::from(self.numerator)
+        random.checked_rem(self.denominator.into()).is_some_and(|point| point < self.numerator.into())
     }
 }
 

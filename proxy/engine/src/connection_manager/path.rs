@@ -28,13 +28,13 @@ pub fn normalize(path: &str, normalize_path: bool, merge_slashes: bool, slashes:
     if unescaped {
         head = Cow::Owned(unescape_slashes(&head));
         if slashes == EscapedSlashes::RejectRequest {
-            return Normalized::Reject(head + tail);
+            return Normalized::Reject([&head, tail].concat().into());
         }
     }
     if normalize_path {
         match canonical(&head) {
             Some(canonical) => head = Cow::Owned(canonical),
-            None => return Normalized::Reject(head + tail),
+            None => return Normalized::Reject([&head, tail].concat().into()),
         }
     }
     if merge_slashes && head.contains("//") {

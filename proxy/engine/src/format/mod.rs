@@ -194,7 +194,7 @@ impl<'a> Written<'a> {
 }
 
 fn consumed<'a>(text: &'a str, after: &str) -> &'a str {
-    text.get(..text.len() - after.len()).unwrap_or(text)
+    text.get(..text.len().saturating_sub(after.len())).unwrap_or(text)
 }
 
 /// `%` or `:LENGTH%` at the start of `text`: the length and what follows.

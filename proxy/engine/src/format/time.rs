@@ -82,10 +82,10 @@ fn read(text: &str) -> Result<(Item, &str), String> {
     let bytes = text.as_bytes();
     let after = |length: usize| text.get(length..).unwrap_or_default();
     match bytes {
-        [digit @ b'1'..=b'9', b'f', ..] => return Ok((Item::Fraction(digit - b'0'), after(2))),
+        [digit @ b'1'..=b'9', b'f', ..] => return Ok((Item::Fraction(digit & 0xf), after(2))),
         [b'1'..=b'9', b's', ..] => return Ok((Item::Epoch, after(2))),
-        [b'E', digit @ b'1'..=b'9', b'f', ..] => return Ok((Item::Fraction(digit - b'0'), after(3))),
-        [b'E', digit @ b'1'..=b'9', b'S', ..] => return Ok((Item::Seconds(digit - b'0'), after(3))),
+        [b'E', digit @ b'1'..=b'9', b'f', ..] => return Ok((Item::Fraction(digit & 0xf), after(3))),
+        [b'E', digit @ b'1'..=b'9', b'S', ..] => return Ok((Item::Seconds(digit & 0xf), after(3))),
         [b'E', b'z', ..] => return Ok((Item::Literal("+00:00".into()), after(2))),
         _ => {}
     }
@@ -135,6 +135,10 @@ struct Civil {
     yearday: u64,
 }
 
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "days are seconds by 86,400: sums are far from the end of u64, and each difference takes less off than there is"
+)]
 impl Civil {
     fn new(epoch: u64) -> Civil {
         let (days, seconds) = (epoch / 86_400, epoch % 86_400);
@@ -212,11 +216,11 @@ impl Civil {
     }
 
     fn day_name(&self) -> &'static str {
-        DAYS.iter().copied().nth(self.weekday as usize).unwrap_or_default()
+        DAYS.iter().copied().nth(usize::try_from(self.weekday).unwrap_or_default()).unwrap_or_default()
     }
 
     fn month_name(&self) -> &'static str {
-        MONTHS.iter().copied().nth((self.month as usize).saturating_sub(1)).unwrap_or_default()
+        MONTHS.iter().copied().nth(usize::try_from(self.month - 1).unwrap_or_default()).unwrap_or_default()
     }
 
     /// Year and week of ISO 8601: week 1 holds the year's first Thursday.

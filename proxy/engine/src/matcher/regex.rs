@@ -97,7 +97,7 @@ fn parse(substitution: &str, groups: usize) -> Result<Box<[Part]>, String> {
         match bytes.next() {
             Some(b'\\') => literal.push(b'\\'),
             Some(digit) if digit.is_ascii_digit() => {
-                let group = usize::from(digit - b'0');
+                let group = usize::from(digit & 0xf);
                 if group >= groups {
                     return Err(format!(
                         "names group {group}, but the pattern has {} groups",

@@ -75,7 +75,7 @@ impl Counter {
 
     /// One more, if that keeps within `limit`.
     fn acquire(&self, limit: u32) -> bool {
-        let more = |value| (value < limit).then(|| value + 1);
+        let more = |value: u32| (value < limit).then(|| value.saturating_add(1));
         self.value.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
@@ -109,6 +109,11 @@ impl Priority {
     }
 
     /// The threshold of now: with a budget that of retries follows what is under way.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "neither is negative, and what is too much becomes the greatest number"
+    )]
     fn limit(&self, resource: Resource) -> u32 {
         match (resource, self.retry_budget) {
             (Resource::Retries, Some(budget)) => {

@@ -88,7 +88,7 @@ impl Timeouts {
         let expected = match self.request {
             // Out of time, but zero would be no timeout: the timers will end it soon.
             Some(whole) if elapsed >= whole => Duration::from_millis(1),
-            Some(whole) => expected.min(whole - elapsed),
+            Some(whole) => expected.min(whole.saturating_sub(elapsed)),
             None => expected,
         };
         Some(u64::try_from(expected.as_millis()).unwrap_or(u64::MAX))
@@ -127,7 +127,7 @@ impl RouteTimeouts {
                 let asked = grpc_timeout(headers).unwrap_or_default();
                 let asked = match self.grpc_timeout_offset {
                     // Zero would be no timeout.
-                    Some(offset) if offset < asked => asked - offset,
+                    Some(offset) if offset < asked => asked.saturating_sub(offset),
                     _ => asked,
                 };
                 some(Some(if !max.is_zero() && (asked.is_zero() || asked > max) { max } else { asked }))
@@ -172,8 +172,8 @@ pub fn grpc_timeout(headers: &Headers) -> Option<Duration> {
     }
     let number: u64 = digits.parse().ok()?;
     match unit {
-        "H" => Some(Duration::from_secs(number * 3600)),
-        "M" => Some(Duration::from_secs(number * 60)),
+        "H" => Some(Duration::from_secs(number.saturating_mul(3600))),
+        "M" => Some(Duration::from_secs(number.saturating_mul(60))),
         "S" => Some(Duration::from_secs(number)),
         "m" => Some(Duration::from_millis(number)),
         // Envoy keeps milliseconds and rounds up, so that a short timeout does not become none.
@@ -188,7 +188,7 @@ pub fn grpc_timeout_value(milliseconds: u64) -> HeaderValue {
     const MAX: u64 = 99_999_999;
     let (number, unit) = [(1, 'm'), (1_000, 'S'), (60_000, 'M')]
         .into_iter()
-        .map(|(size, unit)| (milliseconds / size, unit))
+        .filter_map(|(size, unit)| Some((milliseconds.checked_div(size)?, unit)))
         .find(|(number, _)| *number <= MAX)
         .unwrap_or(((milliseconds / 3_600_000).min(MAX), 'H'));
     HeaderValue::try_from(format!("{number}{unit}")).unwrap_or(HeaderValue::from_static("99999999H"))

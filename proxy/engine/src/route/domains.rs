@@ -68,7 +68,7 @@ impl Domains {
         self.exact
             .get(host)
             .copied()
-            .or_else(|| self.suffixes.find(host, |host, length| host.get(host.len() - length..)))
+            .or_else(|| self.suffixes.find(host, |host, length| host.get(host.len().checked_sub(length)?..)))
             .or_else(|| self.prefixes.find(host, |host, length| host.get(..length)))
             .or(self.any)
     }

@@ -138,7 +138,7 @@ impl<'a> Path<'a> {
         if ignore_parameters && let Some(end) = memchr(b';', matched) {
             matched = matched.get(..end).unwrap_or(matched);
         }
-        let query = memchr(b'?', path).and_then(|at| path.get(at + 1..)).unwrap_or_default();
+        let query = memchr(b'?', path).and_then(|at| path.get(at.saturating_add(1)..)).unwrap_or_default();
         Path { matched, query }
     }
 }

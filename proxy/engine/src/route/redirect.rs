@@ -148,7 +148,7 @@ impl Redirect {
         let Some(authority) = &head.authority else { return b"" };
         let authority = authority.as_bytes();
         let colon = if authority.first() == Some(&b'[') {
-            memchr::memmem::rfind(authority, b"]:").map(|at| at + 1)
+            memchr::memmem::rfind(authority, b"]:").map(|at| at.saturating_add(1))
         } else {
             memchr::memrchr(b':', authority)
         };

@@ -200,6 +200,11 @@ impl Warmer {
         }
     }
 
+    /// Until when what is met at `now` waits for clusters, or they for their return.
+    fn end_of_wait(&self, now: Instant) -> Instant {
+        now.checked_add(self.cluster_wait).unwrap_or(now)
+    }
+
     /// There is no cluster `name` any more; says whether there was one. If it comes back in time with the version in
     /// force, nothing has happened.
     pub fn remove_cluster(&mut self, name: &str, now: Instant) -> bool {
@@ -212,7 +217,7 @@ impl Warmer {
         if self.leaving_clusters.contains_key(name) {
             return false;
         }
-        self.leaving_clusters.insert(Arc::clone(name), now + self.cluster_wait);
+        self.leaving_clusters.insert(Arc::clone(name), self.end_of_wait(now));
         true
     }
 
@@ -233,7 +238,7 @@ impl Warmer {
         let known = self.listener_versions.insert(Arc::clone(&name), version);
         self.take_routes(&listener);
         // As with routes: one that takes the place of another that waits has no more time than that had.
-        let until = self.waiting_listeners.get(&name).map_or(now + self.cluster_wait, |(_, until)| *until);
+        let until = self.waiting_listeners.get(&name).map_or_else(|| self.end_of_wait(now), |(_, until)| *until);
         if let Some((superseded, _)) = self.waiting_listeners.insert(name, (listener, until)) {
             self.release_routes(&superseded);
         }

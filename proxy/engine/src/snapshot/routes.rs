@@ -63,7 +63,7 @@ impl Warmer {
         let known = configuration.version.replace(version);
         // One that takes the place of another that waits has no more time than that had: however often there is a new one,
         // one of them comes into force.
-        let until = self.waiting_routes.get(routes).map_or(now + self.cluster_wait, |(_, until)| *until);
+        let until = self.waiting_routes.get(routes).map_or_else(|| self.end_of_wait(now), |(_, until)| *until);
         self.waiting_routes.insert(routes.clone(), (table, until));
         Ok(known.map_or(Applied::Added, |_| Applied::Modified))
     }
@@ -94,7 +94,7 @@ impl Warmer {
         for rds in rds_of(listener) {
             let routes = Reference::new(&rds.name, &rds.source);
             if let Some(configuration) = self.configurations.get_mut(&routes) {
-                configuration.users += 1;
+                configuration.users = configuration.users.saturating_add(1);
                 // A chain that was in force before has it already, and it is the same.
                 _ = rds.table.set(Arc::clone(&configuration.table));
                 continue;
@@ -114,7 +114,7 @@ impl Warmer {
         for rds in rds_of(listener) {
             let routes = Reference::new(&rds.name, &rds.source);
             let Some(configuration) = self.configurations.get_mut(&routes) else { continue };
-            configuration.users -= 1;
+            configuration.users = configuration.users.saturating_sub(1);
             if configuration.users > 0 {
                 continue;
             }

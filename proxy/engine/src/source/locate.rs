@@ -93,7 +93,7 @@ fn step<'a, 't>(rest: &mut &str, here: &[Place<'a, 't>]) -> Vec<Place<'a, 't>> {
                         found.push(Place { source: place.source, node, position: node.position });
                         break;
                     }
-                    None => index -= list.len(),
+                    None => index = index.saturating_sub(list.len()),
                 }
             }
             return found;

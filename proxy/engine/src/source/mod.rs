@@ -215,7 +215,7 @@ impl BootstrapReader<'_, '_> {
     fn element(&mut self, list: usize, node: &Node<'_>) {
         let (Some(name), Some(count)) = (STREAMED.get(list), self.counts.get_mut(list)) else { return };
         let index = *count;
-        *count += 1;
+        *count = count.saturating_add(1);
         let root = self.report.root();
         let resources = root.field("static_resources");
         let field = resources.field(name);

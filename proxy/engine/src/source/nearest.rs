@@ -5,7 +5,7 @@ pub fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Strin
     if written.len() > 200 {
         return String::new();
     }
-    let bound = written.chars().count() / 3 + 1;
+    let bound = (written.chars().count() / 3).saturating_add(1);
     let mut near: Vec<(usize, &str)> =
         names.map(|name| (distance(written, name), name)).filter(|(distance, _)| *distance <= bound).collect();
     near.sort_unstable();
@@ -15,17 +15,21 @@ pub fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Strin
 
 /// Levenshtein's distance, letters of either case being equal.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().map(|c| c.to_ascii_lowercase()).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().map(|c| c.to_ascii_lowercase()).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+    // Each letter of `b`, and how far all up to it is from what of `a` has been read.
+    let mut row: Vec<(char, usize)> = b.chars().map(|c| c.to_ascii_lowercase()).zip(1..).collect();
+    let mut of_none = 0usize;
+    for a in a.chars().map(|c| c.to_ascii_lowercase()) {
+        let mut diagonal = of_none;
+        of_none = of_none.saturating_add(1);
+        let mut left = of_none;
+        for (b, above) in &mut row {
+            let changed = diagonal.saturating_add(usize::from(a != *b));
+            diagonal = *above;
+            left = changed.min(left.min(*above).saturating_add(1));
+            *above = left;
         }
     }
-    row[b.len()]
+    row.last().map_or(of_none, |(_, distance)| *distance)
 }
 
 #[cfg(test)]

@@ -220,7 +220,7 @@ pub(crate) fn duration(node: &Node<'_>) -> Result<(i64, i32), Fault> {
         }
         let seconds = whole.parse::<i64>().ok().filter(|seconds| *seconds <= MAX_SECONDS)?;
         let nanos = format!("{fraction:0<9}").parse::<i32>().ok()?;
-        Some(if negative { (-seconds, -nanos) } else { (seconds, nanos) })
+        Some(if negative { (seconds.saturating_neg(), nanos.saturating_neg()) } else { (seconds, nanos) })
     };
     parse().ok_or_else(|| Fault::new("must be a duration in seconds, like 5s or 0.25s"))
 }
@@ -228,21 +228,21 @@ pub(crate) fn duration(node: &Node<'_>) -> Result<(i64, i32), Fault> {
 /// Both alphabets, with or without padding.
 pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_end_matches('=');
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
+    let mut bytes = Vec::with_capacity(text.len().div_ceil(4).saturating_mul(3));
     let (mut buffer, mut bits) = (0u32, 0u32);
     for c in text.bytes() {
         let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
+            b'A'..=b'Z' => c.wrapping_sub(b'A'),
+            b'a'..=b'z' => c.wrapping_sub(b'a' - 26),
+            b'0'..=b'9' => c.wrapping_add(52 - b'0'),
             b'+' | b'-' => 62,
             b'/' | b'_' => 63,
             _ => return None,
         };
         buffer = (buffer << 6) | u32::from(value);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
+        bits = bits.saturating_add(6);
+        if let Some(rest) = bits.checked_sub(8) {
+            bits = rest;
             bytes.push(u8::try_from((buffer >> bits) & 0xff).ok()?);
         }
     }

@@ -147,7 +147,7 @@ fn integer(text: &str) -> Option<i64> {
         return None;
     }
     let value = i128::from_str_radix(digits, radix).ok()?;
-    i64::try_from(if negative { -value } else { value }).ok()
+    i64::try_from(if negative { value.saturating_neg() } else { value }).ok()
 }
 
 /// Takes values off the parser's events.
@@ -336,7 +336,7 @@ pub(crate) fn merge(map: &mut Map<'_>) {
             _ => Vec::new(),
         };
         if donors.is_empty() {
-            index += 1;
+            index = index.saturating_add(1);
             continue;
         }
         map.remove(index);

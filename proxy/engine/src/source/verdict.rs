@@ -164,9 +164,9 @@ impl Leaves<'_> {
             }
             (Value::List(list), None) if field.is_repeated => {
                 let before = self.elements.get(path.as_str()).copied().unwrap_or(0);
-                self.elements.insert(path.clone(), before + list.len());
-                for (index, element) in list.iter().enumerate() {
-                    path.push_str(&format!("[{}]", before + index));
+                self.elements.insert(path.clone(), before.saturating_add(list.len()));
+                for (index, element) in (before..).zip(list) {
+                    path.push_str(&format!("[{index}]"));
                     self.message_named(element, name, path);
                     path.truncate(length);
                 }

@@ -36,11 +36,11 @@ impl Reconnect {
                     return Duration::ZERO;
                 }
             }
-            None => self.service = (self.service + 1) % self.services,
+            None => self.service = self.service.saturating_add(1).checked_rem(self.services).unwrap_or(0),
         }
         let longest = self.policy.base.saturating_mul(1 << self.failures.min(16)).min(self.policy.max);
         self.failures = self.failures.saturating_add(1);
-        let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX).max(1);
-        Duration::from_millis(random % millis)
+        let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(random.checked_rem(millis).unwrap_or(0))
     }
 }

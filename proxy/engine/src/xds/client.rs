@@ -120,7 +120,7 @@ impl Client {
         subscription.wildcard = true;
         subscription.all_timeout = timeout;
         if !held {
-            subscription.first_wait = timeout.map(|timeout| now + timeout);
+            subscription.first_wait = timeout.and_then(|timeout| now.checked_add(timeout));
         }
     }
 
@@ -131,7 +131,7 @@ impl Client {
     pub fn interest(&mut self, kind: Kind, name: &str, wanted: bool, timeout: Option<Duration>, now: Instant) {
         let subscription = self.kinds.entry(kind).or_insert_with(|| Subscription::new(kind));
         if wanted {
-            let until = timeout.filter(|_| !self.heard).map(|timeout| now + timeout);
+            let until = timeout.filter(|_| !self.heard).and_then(|timeout| now.checked_add(timeout));
             subscription.want(name, timeout, until);
         } else {
             subscription.give_up(name);
@@ -147,7 +147,7 @@ impl Client {
         if self.streams == 0 {
             self.kinds.values_mut().for_each(Subscription::stop_waits);
         }
-        self.streams += 1;
+        self.streams = self.streams.saturating_add(1);
         self.stream = Some(false);
     }
 
@@ -175,7 +175,7 @@ impl Client {
         let kind = Kind::from_type_url(&response.type_url)?;
         let on_stream = self.kinds.get_mut(&kind)?.on_stream.as_mut()?;
         on_stream.nonce.clone_from(&response.nonce);
-        on_stream.open += 1;
+        on_stream.open = on_stream.open.saturating_add(1);
         self.heard = true;
         self.responses.push_back((self.streams, kind, response));
         Some(kind)
@@ -233,7 +233,7 @@ impl Client {
                 && listeners.wildcard
                 && !listeners.answered
             {
-                listeners.first_wait = listeners.all_timeout.map(|timeout| now + timeout);
+                listeners.first_wait = listeners.all_timeout.and_then(|timeout| now.checked_add(timeout));
             }
         }
     }
@@ -442,13 +442,13 @@ fn error_detail(rejected: &[Rejection]) -> String {
             // The first reason is said as far as it goes.
             let end = if before > 0 { before } else { text.floor_char_boundary(MAX_DETAIL - REST) };
             text.truncate(end);
-            left -= usize::from(before == 0);
+            left = left.saturating_sub((before == 0).into());
             if left > 0 {
                 _ = write!(text, "; and {left} more");
             }
             return text;
         }
-        left -= 1;
+        left = left.saturating_sub(1);
     }
     text
 }
@@ -456,11 +456,10 @@ fn error_detail(rejected: &[Rejection]) -> String {
 impl Bucket {
     fn refill(&mut self, now: Instant) {
         while self.tokens < self.limit.max_tokens
-            && let Some(since) = self.since
-            && let next = since + self.limit.fill_interval
+            && let Some(next) = self.next()
             && next <= now
         {
-            self.tokens += 1;
+            self.tokens = self.tokens.saturating_add(1);
             self.since = Some(next);
         }
         if self.tokens == self.limit.max_tokens {
@@ -479,6 +478,10 @@ impl Bucket {
     }
 
     fn next_token(&self) -> Option<Instant> {
-        (self.tokens == 0).then(|| self.since.map(|since| since + self.limit.fill_interval))?
+        if self.tokens == 0 { self.next() } else { None }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.since?.checked_add(self.limit.fill_interval)
     }
 }

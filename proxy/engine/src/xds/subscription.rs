@@ -182,10 +182,10 @@ impl Subscription {
             let is_asked = self.on_stream.as_ref().is_some_and(|on_stream| on_stream.names.contains(name));
             if wanted.wait == Wait::Open
                 && is_asked
-                && let Some(timeout) = wanted.timeout
+                && let Some(until) = wanted.timeout.and_then(|timeout| now.checked_add(timeout))
             {
-                self.waits.insert((now + timeout, name.clone()));
-                wanted.wait = Wait::Until(now + timeout);
+                self.waits.insert((until, name.clone()));
+                wanted.wait = Wait::Until(until);
             }
         }
     }
@@ -251,7 +251,8 @@ impl Subscription {
         let mut draft = Draft::new(self.kind);
         let mut counts: HashMap<String, usize> = HashMap::new();
         for resource in &resources {
-            *counts.entry(resource.name.clone()).or_default() += 1;
+            let count = counts.entry(resource.name.clone()).or_default();
+            *count = count.saturating_add(1);
         }
         let unnamed = counts.remove("").unwrap_or_default();
         let is_alive = |resource: &Received| matches!(resource.content, Content::Heartbeat);
@@ -315,7 +316,7 @@ impl Subscription {
         let Some(name) = Some(name).filter(|name| is_wanted(name)).or_else(by_alias) else { return };
         let count = counts.entry(name.clone()).or_insert(1);
         let shared: Arc<str> = name.as_str().into();
-        let expires = ttl.map(|ttl| now + ttl);
+        let expires = ttl.and_then(|ttl| now.checked_add(ttl));
         let mut fail = |reason: String, failed: &mut BTreeSet<Arc<str>>| {
             failed.insert(shared.clone());
             reject(&name, reason);

@@ -94,8 +94,10 @@ impl LoadBalancing {
             consistent_hashing_lb_config = "no policy here hashes",
             override_host_status = "no filter here chooses hosts",
         );
-        self.panic_threshold =
-            percent(healthy_panic_threshold, 50.0, &at.field("healthy_panic_threshold")).round() as u32;
+        let threshold = percent(healthy_panic_threshold, 50.0, &at.field("healthy_panic_threshold"));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of a hundred")]
+        let threshold = threshold.round() as u32;
+        self.panic_threshold = threshold;
         match locality_config_specifier {
             Some(common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
                 self.locality_weighted = true;

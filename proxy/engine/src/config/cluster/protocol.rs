@@ -166,7 +166,7 @@ impl ProtocolOptions {
                 &common_at.field("max_connection_duration"),
             ),
             max_stream_duration: time::optional_timeout(max_stream_duration, &common_at.field("max_stream_duration")),
-            max_response_headers_bytes: max_response_headers_kb.unwrap_or(60) as usize * 1024,
+            max_response_headers_bytes: (max_response_headers_kb.unwrap_or(60) as usize).saturating_mul(1024),
             max_response_headers_count: max_headers_count.unwrap_or(100) as usize,
             auto_sni,
             auto_san_validation,

@@ -406,7 +406,7 @@ fn subject_alt_names(
     at: &At<'_>,
 ) -> Vec<SubjectAltNameMatcher> {
     use pb::subject_alt_name_matcher::SanType as Pb;
-    let mut matchers = Vec::with_capacity(typed.len() + untyped.len());
+    let mut matchers = Vec::with_capacity(typed.len().saturating_add(untyped.len()));
     let list = at.field("match_typed_subject_alt_names");
     for (index, pb::SubjectAltNameMatcher { san_type, matcher, oid }) in typed.into_iter().enumerate() {
         let at = list.index(index);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::StatusCode;
 
@@ -26,7 +26,7 @@ impl Operator {
                 Some(Kind::Text)
             }
             Operator::EmitTime(format) => {
-                format.write(out, info.start + ctx.elapsed);
+                format.write(out, info.start.checked_add(ctx.elapsed)?);
                 Some(Kind::Text)
             }
             Operator::CertificateStart(format) => moment(out, format, peer(info)?.not_before),
@@ -54,7 +54,7 @@ impl Operator {
             Operator::Until(point) => number(out, millis(point.of(info)?)),
             Operator::Between(from, to, unit) => {
                 let between = to.of(info)?.checked_sub(from.of(info)?)?;
-                number(out, u64::try_from(between.as_nanos() / u128::from(*unit)).unwrap_or(u64::MAX))
+                number(out, between.as_nanos().checked_div((*unit).into())?.try_into().unwrap_or(u64::MAX))
             }
             Operator::Address(end, part) => address(out, info, *end, *part),
             Operator::UpstreamCluster => text(out, info.upstream_cluster.as_ref()?.as_bytes()),
@@ -68,7 +68,7 @@ impl Operator {
             Operator::RequestHeadersBytes => number(out, ctx.request.map_or(0, request_bytes)),
             Operator::ResponseHeadersBytes => {
                 // `:status` and its three digits count, as HTTP/2 has them.
-                number(out, ctx.response.map_or(0, |head| (head.headers.byte_size() + 10) as u64))
+                number(out, ctx.response.map_or(0, |head| head.headers.byte_size().saturating_add(10) as u64))
             }
             Operator::TrailersBytes => number(out, ctx.trailers.map_or(0, |trailers| trailers.byte_size() as u64)),
             Operator::LocalReplyBody => text(out, ctx.local_reply_body),
@@ -89,7 +89,7 @@ impl Operator {
             Operator::Environment(value) => text(out, value.as_bytes()),
             Operator::QueryParameter(name, length) => {
                 let path = ctx.request?.path.as_bytes();
-                let query = path.get(memchr::memchr(b'?', path)? + 1..)?;
+                let query = path.get(memchr::memchr(b'?', path)?..)?.get(1..)?;
                 let value = query.split(|byte| *byte == b'&').find_map(|pair| {
                     let value = pair.strip_prefix(name.as_bytes())?;
                     if value.is_empty() { Some(value) } else { value.strip_prefix(b"=") }
@@ -147,7 +147,7 @@ fn number(out: &mut Vec<u8>, value: u64) -> Option<Kind> {
 }
 
 fn moment(out: &mut Vec<u8>, format: &TimeFormat, seconds: i64) -> Option<Kind> {
-    let time: SystemTime = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?);
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))?;
     format.write(out, time);
     Some(Kind::Text)
 }
@@ -230,7 +230,8 @@ fn request_bytes(head: &RequestHead) -> u64 {
         (5, head.path.len()),
         head.authority.as_ref().map_or((0, 0), |authority| (10, authority.len())),
     ];
-    (head.headers.byte_size() + pseudo.iter().map(|(name, value)| name + value).sum::<usize>()) as u64
+    pseudo.iter().fold(head.headers.byte_size(), |sum, (name, value)| sum.saturating_add(*name).saturating_add(*value))
+        as u64
 }
 
 /// PEM, URL-encoded.
@@ -244,8 +245,8 @@ fn certificate(out: &mut Vec<u8>, der: &[u8]) -> Option<Kind> {
         for group in line.chunks(3) {
             let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
             let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-            for at in 0..4usize {
-                let digit = ALPHABET.get((bits >> (18 - 6 * at)) as usize & 63).copied().unwrap_or(b'=');
+            for (at, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+                let digit = ALPHABET.get((bits >> shift) as usize & 63).copied().unwrap_or(b'=');
                 match if at > group.len() { b'=' } else { digit } {
                     b'+' => out.extend_from_slice(b"%2B"),
                     b'/' => out.extend_from_slice(b"%2F"),

@@ -24,7 +24,7 @@ impl Default for BackOff {
 impl BackOff {
     /// The time before retry `retry`, counted from 1; `random` is 64 random bits.
     pub fn delay(&self, retry: u32, random: u64) -> Duration {
-        let factor = 1u32.checked_shl(retry).map_or(u32::MAX, |power| power - 1);
+        let factor = 1u32.checked_shl(retry).map_or(u32::MAX, |power| power.saturating_sub(1));
         share(self.base.saturating_mul(factor).min(self.max), random)
     }
 }
@@ -61,14 +61,16 @@ impl RateLimitedBackOff {
             };
             (interval <= self.max_interval).then_some(interval)
         })?;
-        Some(interval + share(interval / 2, random))
+        Some(interval.saturating_add(share(interval.checked_div(2)?, random)))
     }
 }
 
 /// A random part of `whole`.
 fn share(whole: Duration, random: u64) -> Duration {
-    let nanos = (whole.as_nanos() * u128::from(random)) >> 64;
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    // Two numbers of 64 bits: their product fits.
+    let nanos = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
+    let part = u128::from(nanos).saturating_mul(random.into()) >> 64;
+    Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -76,6 +78,8 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    use crate::config::value::LONGEST;
 
     const MILLI: Duration = Duration::from_millis(1);
 
@@ -87,6 +91,13 @@ mod tests {
             assert!(longest < bound * MILLI && longest > (bound - 1) * MILLI, "retry {retry}: {longest:?}");
             assert_eq!(back_off.delay(retry, 0), Duration::ZERO);
         }
+    }
+
+    #[test]
+    fn the_longest_that_can_be_configured_is_no_fault() {
+        let back_off = BackOff { base: LONGEST, max: LONGEST };
+        assert!(back_off.delay(1, u64::MAX) <= LONGEST);
+        assert!(back_off.delay(u32::MAX, u64::MAX) > Duration::from_secs(500 * 365 * 86_400));
     }
 
     #[test]

@@ -139,8 +139,8 @@ impl RetryState {
         if self.remaining == 0 {
             return Decision::LimitExceeded;
         }
-        self.remaining -= 1;
-        self.done += 1;
+        self.remaining = self.remaining.saturating_sub(1);
+        self.done = self.done.saturating_add(1);
         Decision::Retry
     }
 
