@@ -120,6 +120,8 @@ struct Shared {
     local_address: Option<std::net::SocketAddr>,
     started: Instant,
     since: Instant,
+    /// Requests that it has taken.
+    requests: u32,
 }
 
 /// Streams at a time on one HTTP/2 connection, if the peer allows more.
@@ -172,7 +174,8 @@ impl HostPool {
 
     /// A stream on a connection that may take a request now.
     fn take(&self) -> Option<Lease> {
-        let max_age = self.cluster.upgrade()?.state.config.max_connection_duration;
+        let cluster = self.cluster.upgrade()?;
+        let max_age = cluster.state.config.max_connection_duration;
         loop {
             // The borrow ends before a dead connection is dropped: its end comes back to this pool.
             let Some(idle) = self.state.borrow_mut().idle.pop() else { break };
@@ -186,20 +189,27 @@ impl HostPool {
             }
             home.closed(CloseReason::Remote, 0);
         }
-        self.take_shared()
+        self.take_shared(&cluster)
     }
 
-    fn take_shared(&self) -> Option<Lease> {
+    fn take_shared(&self, cluster: &WorkerCluster) -> Option<Lease> {
         let mut state = self.state.borrow_mut();
         state.shared.retain(|shared| !shared.connection.is_draining());
-        for shared in &mut state.shared {
+        for (at, shared) in state.shared.iter_mut().enumerate() {
             let limit = shared.connection.max_concurrent().min(STREAMS_PER_CONNECTION);
             if shared.connection.active() < limit
                 && let Ok(stream) = shared.connection.open()
             {
                 shared.since = Instant::now();
+                shared.requests = shared.requests.saturating_add(1);
                 let stream = ClientStream::H2(stream);
-                return Some(Lease { stream, protocol: Protocol::Http2, local_address: shared.local_address });
+                let lease = Lease { stream, protocol: Protocol::Http2, local_address: shared.local_address };
+                if cluster.state.config.max_requests_per_connection.is_some_and(|max| shared.requests >= max) {
+                    // It takes no further stream, and ends with the last one that it has.
+                    cluster.stats.upstream_cx_max_requests.inc();
+                    state.shared.remove(at);
+                }
+                return Some(lease);
             }
         }
         None
@@ -212,8 +222,12 @@ impl HostPool {
                 let state = self.state.borrow();
                 let wanted = match self.key.protocol {
                     PoolProtocol::Http1 => state.waiting.len(),
-                    // One connection takes them all; whether it can is known when it is there.
-                    PoolProtocol::Http2 | PoolProtocol::Alpn => state.waiting.len().min(1),
+                    // One connection takes as many as it may; whether it can is known when it is there.
+                    PoolProtocol::Http2 | PoolProtocol::Alpn => {
+                        let each =
+                            cluster.state.config.max_requests_per_connection.map_or(usize::MAX, |max| max as usize);
+                        state.waiting.len().div_ceil(each)
+                    }
                 };
                 if state.connecting >= wanted {
                     return;
@@ -283,7 +297,13 @@ impl HostPool {
             match result {
                 Ok(connection) => {
                     let since = Instant::now();
-                    self.state.borrow_mut().shared.push(Shared { connection, local_address, started, since });
+                    self.state.borrow_mut().shared.push(Shared {
+                        connection,
+                        local_address,
+                        started,
+                        since,
+                        requests: 0,
+                    });
                     self.serve_waiting();
                 }
                 // Before its home goes, which would connect again for them.

@@ -51,6 +51,11 @@ fn http2(streams: u32) -> String {
     )
 }
 
+/// Those of one whose connections take so many requests, however many streams at a time.
+fn http2_for_requests(requests: u32) -> String {
+    format!("{}\n    max_requests_per_connection: {requests}", http2(100))
+}
+
 fn pool(cluster: &Rc<WorkerCluster>) -> Rc<HostPool> {
     let host = cluster.state.hosts.load().members().next().unwrap().host.clone();
     cluster.pool(&host, Protocol::Http11, None, DEFAULT).unwrap()
@@ -152,6 +157,37 @@ fn a_stream_that_ends_makes_room_for_who_has_waited_longest() {
         drop(now(&mut third).await.expect("its turn").unwrap());
         assert!(now(&mut fourth).await.expect("its turn").is_ok());
         assert_eq!(cluster.stats.upstream_cx_total.get(), 1);
+    });
+}
+
+#[test]
+fn an_http2_connection_that_has_taken_its_requests_ends_with_the_last_of_them() {
+    run(async {
+        let (_listener, cluster) = cluster(&http2_for_requests(2)).await;
+        let counts =
+            || (cluster.stats.upstream_cx_total.get(), cluster.stats.upstream_cx_max_requests.get(), open(&cluster));
+        let first = lease(&cluster).await;
+        drop(first);
+        let second = lease(&cluster).await;
+        assert_eq!(counts(), (1, 1, 1), "one after the other counts as well");
+        let (third, fourth, fifth) = (waits(&cluster), waits(&cluster), waits(&cluster));
+        assert_eq!(counts(), (3, 1, 3), "as many connections as those who wait need");
+        let (third, fourth, fifth) = (third.await.unwrap(), fourth.await.unwrap(), fifth.await.unwrap());
+        assert_eq!(counts(), (3, 2, 3));
+        drop(second);
+        while open(&cluster) > 2 {
+            yield_now().await;
+        }
+        drop((third, fourth));
+        while open(&cluster) > 1 {
+            yield_now().await;
+        }
+        drop(fifth);
+        drop(lease(&cluster).await);
+        assert_eq!(counts().0, 3, "the third had room for one more");
+        while open(&cluster) > 0 {
+            yield_now().await;
+        }
     });
 }
 

@@ -14,8 +14,10 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use outrigger_engine::config::hcm::{CodecType, HttpConnectionManager};
 use outrigger_engine::message::Protocol;
+use outrigger_engine::reply::LocalReply;
 use outrigger_engine::stream_info::{ConnectionInfo, ResponseFlags};
 use tokio::time::Instant;
 
@@ -85,6 +87,17 @@ impl HttpContext {
     fn head_limit(&self) -> Option<Duration> {
         let HttpConnectionManager { request_headers_timeout, stream_idle_timeout, idle_timeout, .. } = *self.hcm;
         [request_headers_timeout, stream_idle_timeout].into_iter().flatten().min().or(idle_timeout)
+    }
+
+    /// Counts a head that did not come to its end in time. The answer to it is Envoy's, whichever of its limits it was.
+    fn head_timed_out(&self) -> LocalReply {
+        let status = StatusCode::REQUEST_TIMEOUT;
+        if self.hcm.request_headers_timeout == self.head_limit() {
+            self.stats.downstream_rq_header_timeout.inc();
+            return LocalReply::new(status, "request header timeout", "request_header_timeout");
+        }
+        self.stats.downstream_rq_idle_timeout.inc();
+        LocalReply::new(status, "stream timeout", "stream_idle_timeout").flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
     }
 
     /// How long the client may leave unread what is written.

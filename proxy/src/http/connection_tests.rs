@@ -201,6 +201,70 @@ fn an_h2_client_that_answers_no_ping_is_not_kept() {
     });
 }
 
+fn headers_frame(kind: u8, flags: u8, stream: u8, block: &[u8]) -> Vec<u8> {
+    [&[0, 0, block.len() as u8, kind, flags, 0, 0, 0, stream], block].concat()
+}
+
+/// The block of `GET http://a/`.
+const BLOCK: &[u8] = b"\x82\x86\x84\x41\x01a";
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+#[test]
+fn an_h2_head_that_never_ends_ends_its_connection_in_time() {
+    on_paused_time(async {
+        let cases = [
+            ("codec_type: HTTP2", 60, (1, 0)),
+            ("request_headers_timeout: 7s", 7, (1, 0)),
+            ("request_headers_timeout: 0s", 300, (0, 1)),
+        ];
+        for (fields, seconds, counted) in cases {
+            let head = headers_frame(HEADERS, END_HEADERS, 1, BLOCK);
+            for (begin, counted) in [
+                (headers_frame(HEADERS, END_STREAM, 1, BLOCK), counted),
+                // The frame itself stops.
+                (head[..12].to_vec(), counted),
+                // Trailers of a request that has been answered are no request.
+                ([head, headers_frame(HEADERS, END_STREAM, 1, b"")].concat(), (0, 0)),
+            ] {
+                let proxy = Proxy::new(fields);
+                let (mut client, _serving) = proxy.connect(4096);
+                deaf_h2(&mut client).await;
+                client.write_all(&begin).await.unwrap();
+                let (answer, after) = to_end(&mut client).await;
+                assert_eq!(after, seconds, "{fields} {begin:?}");
+                assert!(answer.ends_with("\0\0\0\x01"), "GOAWAY says PROTOCOL_ERROR: {answer:?}");
+                let stats = proxy.stats();
+                assert_eq!((stats.downstream_rq_total.get(), stats.downstream_rq_active.get()), (1, 0));
+                let timed_out = (stats.downstream_rq_header_timeout.get(), stats.downstream_rq_idle_timeout.get());
+                assert_eq!(timed_out, counted, "{fields} {begin:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn each_h2_head_has_its_own_time() {
+    on_paused_time(async {
+        let proxy = Proxy::new("request_headers_timeout: 7s");
+        let (mut client, _serving) = proxy.connect(64 << 10);
+        deaf_h2(&mut client).await;
+        let started = Instant::now();
+        client.write_all(&headers_frame(HEADERS, END_STREAM, 1, BLOCK)).await.unwrap();
+        for stream in [3, 5, 7] {
+            sleep(Duration::from_secs(5)).await;
+            let end = headers_frame(CONTINUATION, END_HEADERS, stream - 2, b"");
+            let next = headers_frame(HEADERS, END_STREAM, stream, BLOCK);
+            client.write_all(&[end, next].concat()).await.unwrap();
+        }
+        to_end(&mut client).await;
+        assert_eq!(started.elapsed().as_secs(), 15 + 7);
+        assert_eq!(proxy.stats().downstream_rq_total.get(), 4);
+    });
+}
+
 #[test]
 fn a_close_without_delay_waits_for_nobody_and_counts_no_timeout() {
     on_paused_time(async {

@@ -1,5 +1,6 @@
 //! One request, from its head to its log line: prepare, route, then answer here or forward.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -271,7 +272,12 @@ pub fn log_malformed(cx: &Rc<HttpContext>, details: &'static str) {
         true => ResponseFlags::DOWNSTREAM_REMOTE_RESET,
         false => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
     };
-    log_without_head(cx, flag, details);
+    log_without_head(cx, flag, details.into());
+}
+
+/// Counts and logs a request whose head did not come to its end in time, so that `reply` could not be given.
+pub fn log_head_timeout(cx: &Rc<HttpContext>, reply: LocalReply) {
+    log_without_head(cx, reply.flags, reply.details);
 }
 
 /// Counts and logs a request of which the connection's end left no whole head.
@@ -280,17 +286,17 @@ pub fn log_unfinished(cx: &Rc<HttpContext>, end: h2::End) {
         h2::End::Protocol(details) => (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details),
         _ => (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect"),
     };
-    log_without_head(cx, flag, details);
+    log_without_head(cx, flag, details.into());
 }
 
-fn log_without_head(cx: &Rc<HttpContext>, flag: ResponseFlags, details: &'static str) {
+fn log_without_head(cx: &Rc<HttpContext>, flag: ResponseFlags, details: Cow<'static, str>) {
     cx.stats.downstream_rq_total.inc();
     cx.stats.downstream_rq_http2_total.inc();
     cx.stats.downstream_rq_active.inc();
     cx.stats.downstream_rq_rx_reset.inc();
     let mut stream = new_stream(cx, StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http2)));
     stream.info.flags.insert(flag);
-    stream.info.details = Some(details.into());
+    stream.info.details = Some(details);
     stream.finish(None);
 }
 

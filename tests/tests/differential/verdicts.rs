@@ -176,6 +176,22 @@ pub(crate) const ON_PURPOSE: &[Differs] = &[
         ],
     },
     Differs {
+        title: "A request head that never ends, ends its connection",
+        what: "A client begins an HTTP/2 header block and does not end it within `request_headers_timeout` or \
+`stream_idle_timeout`. Envoy answers its stream with 408 and keeps the connection, on which nothing but the rest of the block \
+may come, until a frame breaks that rule or the connection idles. We end it with GOAWAY, and log the request with the same \
+details and no code.",
+        better: "who has other clients: the connection's place and memory are free.",
+        scenarios: &["hostile_h2_head_without_end", "hostile_h2_head_without_end_is_idle"],
+    },
+    Differs {
+        title: "A connection that has served its requests is no protocol error",
+        what: "Envoy counts `upstream_cx_protocol_error` for each HTTP/2 connection to a host that it closes itself after \
+`max_requests_per_connection`. We count `upstream_cx_max_requests` alone.",
+        better: "who watches for hosts that break the protocol.",
+        scenarios: &["h2_upstream_connections_for_two_requests"],
+    },
+    Differs {
         title: "TLS failures in our TLS library's words",
         what: "Where Envoy logs BoringSSL's error with its numbers, we log rustls's (`invalid peer certificate: UnknownIssuer`).",
         better: "whoever reads it.",

@@ -76,7 +76,7 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             }
             Next::HeadTimeout => {
                 let mut responder = connection.abort_head();
-                let reply = head_timed_out(cx);
+                let reply = cx.head_timed_out();
                 let info = StreamInfo::new(SystemTime::now(), cx.info.clone(), Some(Protocol::Http11));
                 responder.close_after();
                 exchange::refuse(cx, responder, info, reply, &mut alarm).await;
@@ -112,17 +112,6 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
         }
     }
     cx.worker.put_alarm(alarm);
-}
-
-/// The answer to a head that did not come to its end: Envoy's, whichever of its limits it was.
-fn head_timed_out(cx: &HttpContext) -> LocalReply {
-    let status = StatusCode::REQUEST_TIMEOUT;
-    if cx.hcm.request_headers_timeout == cx.head_limit() {
-        cx.stats.downstream_rq_header_timeout.inc();
-        return LocalReply::new(status, "request header timeout", "request_header_timeout");
-    }
-    cx.stats.downstream_rq_idle_timeout.inc();
-    LocalReply::new(status, "stream timeout", "stream_idle_timeout").flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
 }
 
 /// Sends what is left and FIN, and waits for the peer's, so that it reads our last answer before it sees a reset. Without

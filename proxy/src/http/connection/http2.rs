@@ -20,6 +20,8 @@ enum NextStream {
     End(Why),
     /// It has no stream any more, and its peer does not end it.
     Drained,
+    /// A header block does not come to its end. Only with the connection can it end otherwise.
+    HeadTimeout,
 }
 
 /// How an HTTP/2 connection drains. The codec ends it with its last stream, as soon as the peer has acknowledged that
@@ -63,6 +65,10 @@ impl Draining {
 /// Between two looks at a connection that drains and has streams, at least.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Codes of a GOAWAY (RFC 9113, section 7).
+const NO_ERROR: u32 = 0;
+const PROTOCOL_ERROR: u32 = 1;
+
 /// For the last GOAWAY to be written.
 const GOAWAY_LIMIT: Duration = Duration::from_secs(1);
 
@@ -86,6 +92,8 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     // Its place in a gradual drain.
     let lot = cx.worker.random();
     let mut idle_since = Instant::now();
+    // The header block that was open last, and since when.
+    let mut open_block = (0, idle_since);
     let mut draining: Option<Draining> = None;
     let ended = loop {
         let next = poll_fn(|task| {
@@ -119,6 +127,17 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
             };
             let drains = cx.chain.drain.moment(lot).map(|at| (at, Why::Drain));
             let end = [idle, cx.oldest(), drains].into_iter().flatten().min_by_key(|(at, _)| *at);
+            let head = connection.open_block().zip(cx.head_limit()).map(|(number, limit)| {
+                if open_block.0 != number {
+                    open_block = (number, Instant::now());
+                }
+                open_block.1 + limit
+            });
+            if let Some(at) = head
+                && end.is_none_or(|(end, _)| at <= end)
+            {
+                return alarm.poll(task, Some(at)).map(|()| NextStream::HeadTimeout);
+            }
             let Some((at, why)) = end else { return Poll::Pending };
             alarm.poll(task, Some(at)).map(|()| NextStream::End(why))
         })
@@ -146,8 +165,15 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 why.count(&cx.stats);
                 connection.start_drain();
             }
-            NextStream::Drained => {
-                connection.abort(0);
+            NextStream::Drained | NextStream::HeadTimeout => {
+                let mut code = NO_ERROR;
+                if matches!(next, NextStream::HeadTimeout) {
+                    code = PROTOCOL_ERROR;
+                    if connection.is_within_a_head() {
+                        exchange::log_head_timeout(cx, cx.head_timed_out());
+                    }
+                }
+                connection.abort(code);
                 let deadline = Some(Instant::now() + GOAWAY_LIMIT);
                 poll_fn(|task| {
                     while let Poll::Ready(incoming) = connection.poll_incoming(task) {

@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Scenario> {
     cases.extend(fields());
     cases.extend(lengths());
     cases.extend(frames());
+    cases.extend(unfinished_heads());
     cases
 }
 
@@ -101,6 +102,16 @@ fn floods() -> Vec<Scenario> {
             }
             bytes
         }),
+    ]
+}
+
+/// Heads that begin and do not end.
+fn unfinished_heads() -> Vec<Scenario> {
+    let block = hpack::encode([(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a.test")]);
+    let begun = h2::frame(kind::HEADERS, h2::END_STREAM, 1, &block);
+    vec![
+        hostile("head_without_end", Client::h2().send(&begun).end()).hcm("request_headers_timeout: 0.3s"),
+        hostile("head_without_end_is_idle", Client::h2().send(&begun).end()).hcm("stream_idle_timeout: 0.3s"),
     ]
 }
 

@@ -234,6 +234,12 @@ fn upstreams() -> Vec<Scenario> {
                 .at_headers()
                 .acts([Act::Delay(Duration::from_millis(200)), Act::Headers(fields(&[(":status", "200")]), true)]))
             .client(Client::raw().get("/1").fresh().get("/2")),
+        to_h2("h2_upstream_connections_for_two_requests")
+            .cluster(
+                "up",
+                "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {common_http_protocol_options: {max_requests_per_connection: 2}}}",
+            )
+            .client(Client::raw().get("/1").get("/2").get("/3").get("/4").get("/5")),
         scenario("h2_upstream_closes").up(Upstream::h2().acts([Act::Close])).client(Client::raw().get("/")),
         answers("h2_upstream_answers_without_a_status", vec![Act::Headers(fields(&[("x-a", "1")]), true)]),
         answers(

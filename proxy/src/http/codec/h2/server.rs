@@ -322,6 +322,17 @@ impl ServerConnection {
         }
     }
 
+    /// The number of the header block that has begun and is not complete: another one has another number. Until it is,
+    /// the client can say nothing else on any stream.
+    pub fn open_block(&self) -> Option<u32> {
+        self.link.open_block()
+    }
+
+    /// Whether the head of a request has begun, and is not complete.
+    pub fn is_within_a_head(&self) -> bool {
+        self.link.is_within_a_head()
+    }
+
     /// Bytes that the transport has taken.
     pub fn written_bytes(&self) -> u64 {
         self.link.written_bytes()

@@ -46,6 +46,8 @@ pub(super) struct Blocks {
     /// The stream of the block, and whether its last frame will end the message.
     stream: u32,
     ends: bool,
+    /// How many have begun. It may wrap.
+    begun: u32,
     /// The highest stream that was opened.
     opened: u32,
     /// This is no HPACK: the crate will end the connection.
@@ -63,10 +65,17 @@ impl Blocks {
         self.stream % 2 == 1 && self.stream > self.opened
     }
 
+    /// The number of the block that has begun and is not complete. Until it is, nothing else can come.
+    pub(super) fn open(&self) -> Option<u32> {
+        let open = self.left > 0 || self.flags & FLAG_END_HEADERS == 0;
+        (self.begun > 0 && open).then_some(self.begun)
+    }
+
     /// A frame with a part of a header block begins: HEADERS or CONTINUATION.
     pub(super) fn begin(&mut self, frame: &FrameHead) -> Option<(u32, Finding)> {
         if frame.kind == HEADERS {
             self.coded.clear();
+            self.begun = self.begun.wrapping_add(1).max(1);
             self.stream = frame.stream;
             self.ends = frame.flags & FLAG_END_STREAM != 0;
             self.flags = frame.flags;

@@ -236,6 +236,11 @@ impl Link {
         self.accepted.set(stream);
     }
 
+    /// The number of the client's header block that has begun and is not complete.
+    pub(super) fn open_block(&self) -> Option<u32> {
+        self.transport.borrow().blocks.as_ref().and_then(|blocks| blocks.open())
+    }
+
     /// Whether the connection ended within the head of a request.
     pub(super) fn is_within_a_head(&self) -> bool {
         self.transport.borrow().blocks.as_ref().is_some_and(|blocks| blocks.is_unfinished())
