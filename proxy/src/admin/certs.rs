@@ -100,8 +100,8 @@ pub(crate) fn days_until_first_expires(certificates: &[Arc<Certificate>], now: S
 
 fn days_left(details: &CertificateDetails, now: SystemTime) -> u64 {
     let end = details.expiration_time.and_then(|time| u64::try_from(time.seconds).ok()).unwrap_or(0);
-    let left = (UNIX_EPOCH + Duration::from_secs(end)).duration_since(now);
-    left.map_or(0, |left| left.as_secs() / DAY)
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs(end).saturating_sub(now).as_secs() / DAY
 }
 
 #[cfg(test)]

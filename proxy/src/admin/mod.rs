@@ -3,6 +3,16 @@
 //! [`handle`] knows nothing of transports: the control thread serves it through the same codec as any listener. Long
 //! answers (`/stats`, `/config_dump`) take milliseconds to make, so it is called on a thread that may be busy. What changes
 //! something is POST only, so that a link or a crawler cannot do it.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 pub(crate) mod certs;
 mod config_dump;

@@ -21,7 +21,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::{spawn_blocking, spawn_local};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::{AdminState, Response, csds, handle};
 use crate::http::codec::{Body, Exchange, Frame, Responder, StreamError, h1, h2};
@@ -111,11 +111,12 @@ impl Listening {
 }
 
 async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn AdminState>) {
-    let mut deadline = Instant::now() + IDLE;
+    let mut idle_since = Instant::now();
+    let left = |idle_since: Instant| IDLE.saturating_sub(idle_since.elapsed());
     let mut read = BytesMut::new();
     while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
         // Whatever is wrong with the connection, the codec will meet it, too.
-        match timeout_at(deadline, io.read_buf(&mut read)).await {
+        match timeout(left(idle_since), io.read_buf(&mut read)).await {
             Ok(Ok(1..)) => {}
             Ok(_) => break,
             Err(_) => return,
@@ -126,7 +127,9 @@ async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn
     }
     let mut connection = h1::ServerConnection::new(io, read.freeze(), settings);
     loop {
-        let Ok(incoming) = timeout_at(deadline, poll_fn(|task| connection.poll_incoming(task))).await else { return };
+        let Ok(incoming) = timeout(left(idle_since), poll_fn(|task| connection.poll_incoming(task))).await else {
+            return;
+        };
         match incoming {
             h1::Incoming::Request(exchange) => {
                 if request(exchange, &state).await.is_err() {
@@ -151,7 +154,7 @@ async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn
             }
             Err(_) => return,
         }
-        deadline = Instant::now() + IDLE;
+        idle_since = Instant::now();
     }
 }
 

@@ -145,7 +145,7 @@ type Histograms = [(String, Unit, Snapshot)];
 /// Envoy's lines. A pair in a histogram's line is the value of the last interval and that since the start; no interval is
 /// kept here, which is what `nan` says.
 fn text(texts: &Texts, numbers: &[(String, u64)], histograms: &Histograms) -> Response {
-    let mut text = String::with_capacity(numbers.len() * 64);
+    let mut text = String::with_capacity(numbers.len().saturating_mul(64));
     for (name, word) in texts {
         let _ = writeln!(text, "{name}: \"{word}\"");
     }
@@ -254,15 +254,17 @@ pub(super) fn prometheus(state: &dyn AdminState, query: &Query) -> Response {
                 Value::Histogram(..) => Kind::Histogram,
             };
             let name = sanitized(&format!("envoy_{}{}_{metric}", sample.family, labels.part));
+            let index = metrics.len();
             metrics.push(Metric { name, kind, series: Vec::new() });
-            metrics.len() - 1
+            index
         });
         if let Some(metric) = metrics.get_mut(index) {
             metric.series.push((label, sample.value));
         }
     });
     metrics.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
-    let mut text = String::with_capacity(metrics.iter().map(|metric| metric.series.len()).sum::<usize>() * 96);
+    let series: usize = metrics.iter().map(|metric| metric.series.len()).sum();
+    let mut text = String::with_capacity(series.saturating_mul(96));
     for metric in &metrics {
         metric.print(&mut text);
     }

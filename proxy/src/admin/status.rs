@@ -42,7 +42,8 @@ fn wants_json(query: &Query, path: &str) -> Result<bool, Response> {
 
 /// `/server_info`
 pub(super) fn server_info(state: &dyn AdminState) -> Response {
-    let uptime = prost_types::Duration { seconds: state.uptime().as_secs() as i64, nanos: 0 };
+    let seconds = i64::try_from(state.uptime().as_secs()).unwrap_or(i64::MAX);
+    let uptime = prost_types::Duration { seconds, nanos: 0 };
     let info = ServerInfo {
         version: concat!(env!("CARGO_PKG_VERSION"), "/outrigger").to_owned(),
         state: state.server_state() as i32,

@@ -124,12 +124,12 @@ async fn take_rest<T>(
     mut warn: impl FnMut(&io::Error),
     patience: Duration,
 ) {
-    let deadline = Instant::now() + patience;
+    let start = Instant::now();
     loop {
         match accept() {
             Ok(accepted) => serve(accepted),
             Err(error) if is_connection_error(&error) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock || Instant::now() >= deadline => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || start.elapsed() >= patience => return,
             Err(error) => {
                 warn(&error);
                 sleep(BACKOFF).await;

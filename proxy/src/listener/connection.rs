@@ -48,7 +48,7 @@ impl Drop for Counted {
         let stats = &self.0;
         stats.downstream_cx_active.dec();
         stats.downstream_cx_destroy.inc();
-        stats.downstream_cx_length_ms.record(self.1.elapsed().as_micros() as u64);
+        stats.downstream_cx_length_ms.record(self.1.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
     }
 }
 

@@ -62,14 +62,15 @@ impl Drain {
     pub fn closes(&self, random: impl FnOnce() -> u64) -> bool {
         let Some(span) = self.span.get() else { return false };
         let gone = span.since.elapsed();
-        gone >= span.length || u128::from(random()) % span.length.as_millis().max(1) < gone.as_millis()
+        let lot = || u128::from(random()).checked_rem(span.length.as_millis()).unwrap_or(0);
+        gone >= span.length || lot() < gone.as_millis()
     }
 
     /// The moment of a connection whose lot is `random`, once the drain has begun.
     pub fn moment(&self, random: u64) -> Option<Instant> {
         let span = self.span.get()?;
         let millis = u64::try_from(span.length.as_millis()).unwrap_or(u64::MAX);
-        Some(span.since + Duration::from_millis(random.checked_rem(millis).unwrap_or(0)))
+        span.since.checked_add(Duration::from_millis(random.checked_rem(millis).unwrap_or(0)))
     }
 }
 

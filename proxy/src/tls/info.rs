@@ -84,9 +84,10 @@ fn rfc2253(name: &X509Name<'_>) -> String {
 
 fn escaped(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
+    let last = value.len().saturating_sub(1);
     for (at, c) in value.char_indices() {
         let special = matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';');
-        let edge = at == 0 && (c == '#' || c == ' ') || at + 1 == value.len() && c == ' ';
+        let edge = at == 0 && (c == '#' || c == ' ') || at == last && c == ' ';
         if special || edge {
             out.push('\\');
         }

@@ -61,9 +61,9 @@ pub(super) fn certified_key(
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = Pem { field: "certificate_chain", source: &certificate.chain };
     let certificates = chain.certificates()?;
-    for (index, der) in certificates.iter().enumerate() {
+    for (number, der) in (1..).zip(&certificates) {
         X509Certificate::from_der(der)
-            .map_err(|error| chain.error(format_args!("certificate {}: not X.509: {error}", index + 1)))?;
+            .map_err(|error| chain.error(format_args!("certificate {number}: not X.509: {error}")))?;
     }
     let key = Pem { field: "private_key", source: &certificate.private_key };
     let der = PrivateKeyDer::from_pem_slice(&key.read()?)

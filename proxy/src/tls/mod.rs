@@ -2,6 +2,16 @@
 //!
 //! Fail closed: what the configuration asks of a peer is checked whole, an empty trust store or an unreadable
 //! certificate is an error at start, and a rule that cannot be applied refuses the handshake.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 pub mod client;
 mod info;
