@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -258,6 +258,8 @@ struct Nobody;
 impl Owner for Nobody {
     fn idle(&self, _: h1::ClientConnection) {}
     fn closed(&self, _: CloseReason, _: usize) {}
+    fn room(&self) {}
+    fn draining(&self) {}
     fn reset(&self, _: ResetBy) {}
 }
 

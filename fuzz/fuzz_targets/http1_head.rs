@@ -25,6 +25,8 @@ struct Nobody;
 impl Owner for Nobody {
     fn idle(&self, _: h1::ClientConnection) {}
     fn closed(&self, _: CloseReason, _: usize) {}
+    fn room(&self) {}
+    fn draining(&self) {}
     fn reset(&self, _: ResetBy) {}
 }
 

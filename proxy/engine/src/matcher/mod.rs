@@ -4,6 +4,7 @@
 
 pub mod header;
 pub mod query;
+mod re2;
 pub mod regex;
 pub mod string;
 

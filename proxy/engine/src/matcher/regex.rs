@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use ::regex::bytes;
 use outrigger_proto::envoy::r#type::matcher::v3 as proto;
 
+use super::re2;
 use crate::config::report::At;
 use crate::harmless;
 
@@ -21,9 +22,7 @@ impl Regex {
     /// Reads the message. `None` where it was rejected.
     pub fn convert(message: proto::RegexMatcher, at: &At<'_>) -> Option<Regex> {
         let pattern = pattern(message, at)?;
-        // Alone first: `a)|(b` is no expression, but in the group it would be one.
-        compile(&pattern, &pattern, at)?;
-        Some(Regex(compile(&format!("^(?:{pattern})$"), &pattern, at)?))
+        Some(Regex(compile(&pattern, true, at)?))
     }
 
     /// Whether the whole of `value` matches.
@@ -55,7 +54,7 @@ impl Substitution {
             return None;
         };
         let text = pattern(matcher, &pattern_at)?;
-        let pattern = compile(&text, &text, &pattern_at)?;
+        let pattern = compile(&text, false, &pattern_at)?;
         match parse(&substitution, pattern.captures_len()) {
             Ok(parts) => Some(Substitution { pattern, parts }),
             Err(reason) => {
@@ -128,15 +127,21 @@ fn pattern(message: proto::RegexMatcher, at: &At<'_>) -> Option<String> {
     Some(regex)
 }
 
-fn compile(source: &str, pattern: &str, at: &At<'_>) -> Option<bytes::Regex> {
-    // RE2's `\d`, `\w`, `\s` and `\b` are ASCII. What needs Unicode says so by a character or by a class.
+/// `whole`: it has to match all of a value.
+fn compile(pattern: &str, whole: bool, at: &At<'_>) -> Option<bytes::Regex> {
+    // RE2's `.` is a character, which matters beside characters and classes that are not ASCII.
     let unicode = !pattern.is_ascii() || pattern.contains(r"\p") || pattern.contains(r"\P") || pattern.contains(r"\x{");
-    match bytes::RegexBuilder::new(source).unicode(unicode).size_limit(SIZE_LIMIT).dfa_size_limit(CACHE_LIMIT).build() {
+    let built = re2::translate(pattern, unicode).and_then(|translated| {
+        let source = if whole { format!("^(?:{translated})$") } else { translated };
+        let mut builder = bytes::RegexBuilder::new(&source);
+        let built = builder.unicode(unicode).size_limit(SIZE_LIMIT).dfa_size_limit(CACHE_LIMIT).build();
+        // The last line of a syntax error says what is wrong; those before draw a picture.
+        built.map_err(|error| error.to_string().lines().last().unwrap_or("not a regular expression").to_owned())
+    });
+    match built {
         Ok(regex) => Some(regex),
-        Err(error) => {
-            // The last line of a syntax error says what is wrong; those before draw a picture.
-            let text = error.to_string();
-            at.field("regex").reject(pattern, text.lines().last().unwrap_or("not a regular expression"));
+        Err(reason) => {
+            at.field("regex").reject(pattern, reason);
             None
         }
     }
@@ -164,12 +169,13 @@ mod tests {
         assert!(!r.is_match(b"/a/") && !r.is_match(b"x/a"));
         assert!(regex(r"\d+").unwrap().is_match(b"42"));
         assert!(!regex(r"\d+").unwrap().is_match("٤٢".as_bytes()));
+        assert!(!regex(r"é\d+").unwrap().is_match("é٤٢".as_bytes()));
         assert!(regex("é.").unwrap().is_match("éß".as_bytes()));
     }
 
     #[test]
     fn refuses_what_is_no_expression_or_too_big() {
-        for bad in ["", "a)|(b", "(", "a{1000}{1000}{10}", "(?=look)"] {
+        for bad in ["", "a)|(b", "(", "a{1000}{1000}{10}", "(?=look)", "[a&&b]"] {
             assert!(regex(bad).is_none(), "{bad}");
         }
     }
