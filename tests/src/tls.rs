@@ -23,7 +23,7 @@ pub struct Material {
     pub authority: String,
     /// The certificate in PEM of an authority that issued only `stranger`.
     pub stranger_authority: String,
-    /// For `server.test` and 127.0.0.1.
+    /// For `server.test`, `*.wildcard.test` and 127.0.0.1.
     pub server: Identity,
     /// For `spiffe://cluster.test/ns/demo/sa/client`.
     pub client: Identity,
@@ -48,6 +48,7 @@ pub fn material() -> &'static Material {
                 &issuer,
                 vec![
                     SanType::DnsName("server.test".try_into().expect("an ASCII name")),
+                    SanType::DnsName("*.wildcard.test".try_into().expect("an ASCII name")),
                     SanType::IpAddress([127, 0, 0, 1].into()),
                 ],
             ),

@@ -60,7 +60,11 @@ impl Rules {
 fn rule_matches(rule: &SubjectAltNameMatcher, name: &GeneralName<'_>) -> bool {
     let is = |san_type| rule.san_type == san_type || rule.san_type == SanType::Any;
     match name {
-        GeneralName::DNSName(dns) if is(SanType::Dns) => rule.matcher.matches(dns.as_bytes()),
+        GeneralName::DNSName(dns) if is(SanType::Dns) => match rule.matcher.exact() {
+            // The certificate's name may have a wildcard, and case never counts in the DNS.
+            Some(wanted) => is_dns_name_for(dns.as_bytes(), wanted),
+            None => rule.matcher.matches(dns.as_bytes()),
+        },
         GeneralName::URI(uri) if is(SanType::Uri) => rule.matcher.matches(uri.as_bytes()),
         GeneralName::RFC822Name(email) if is(SanType::Email) => rule.matcher.matches(email.as_bytes()),
         GeneralName::IPAddress(bytes) if is(SanType::IpAddress) => {
@@ -73,6 +77,29 @@ fn rule_matches(rule: &SubjectAltNameMatcher, name: &GeneralName<'_>) -> bool {
             };
             rule.matcher.matches(ip.to_string().as_bytes())
         }
+        _ => false,
+    }
+}
+
+/// Whether a certificate's DNS name, whose first label may have one wildcard, is for `wanted`.
+fn is_dns_name_for(name: &[u8], wanted: &[u8]) -> bool {
+    if name.eq_ignore_ascii_case(wanted) {
+        return true;
+    }
+    let (name, wanted) = (name.to_ascii_lowercase(), wanted.to_ascii_lowercase());
+    fn labels(name: &[u8]) -> Option<(&[u8], &[u8])> {
+        name.split_at_checked(name.iter().position(|b| *b == b'.')?)
+    }
+    let (Some((pattern, parent)), Some((label, wanted_parent))) = (labels(&name), labels(&wanted)) else {
+        return false;
+    };
+    // In an internationalized label the wildcard would stand for a part of its encoding.
+    if parent != wanted_parent || parent.contains(&b'*') || pattern.starts_with(b"xn--") {
+        return false;
+    }
+    let mut parts = pattern.split(|b| *b == b'*');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(start), Some(end), None) => label.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
         _ => false,
     }
 }
@@ -272,6 +299,35 @@ impl ClientCertVerifier for ClientVerifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dns_names_of_certificates_have_wildcards_and_no_case() {
+        let matches = |name: &[u8], wanted: &[u8]| is_dns_name_for(name, wanted);
+        assert!(matches(b"api.example.com", b"api.example.com") && matches(b"API.Example.com", b"api.example.COM"));
+        assert!(matches(b"*.example.com", b"api.example.com") && matches(b"*.EXAMPLE.com", b"API.example.com"));
+        assert!(matches(b"a*i.example.com", b"ai.example.com") && matches(b"a*i.example.com", b"a-p-i.example.com"));
+        assert!(!matches(b"aa*aa.example.com", b"aaa.example.com"), "its two ends would overlap");
+        assert!(!matches(b"*.example.com", b"example.com") && !matches(b"*.example.com", b"a.b.example.com"));
+        assert!(!matches(b"api.*.com", b"api.example.com") && !matches(b"*.*.com", b"api.example.com"));
+        assert!(!matches(b"a*b*.example.com", b"aabb.example.com") && !matches(b"*", b"api"));
+        assert!(!matches(b"xn--*.example.com", b"xn--api.example.com"));
+        assert!(!matches(b"api.example.com", b"*.example.com"), "the wildcard is the certificate's");
+    }
+
+    #[test]
+    fn only_an_exact_matcher_of_dns_names_follows_their_rules() {
+        use outrigger_engine::matcher::string::{Pattern, StringMatcher};
+        let rule = |san_type, matcher| SubjectAltNameMatcher { san_type, matcher };
+        let exact = |text| StringMatcher::Exact(Pattern::new(text, false));
+        let wildcard = GeneralName::DNSName("*.example.com");
+        assert!(rule_matches(&rule(SanType::Dns, exact("api.example.com")), &wildcard));
+        assert!(rule_matches(&rule(SanType::Any, exact("api.example.com")), &wildcard));
+        assert!(!rule_matches(&rule(SanType::Uri, exact("api.example.com")), &wildcard));
+        let prefix = StringMatcher::Prefix(Pattern::new("api.", false));
+        assert!(!rule_matches(&rule(SanType::Dns, prefix), &wildcard));
+        let upper = GeneralName::URI("spiffe://EXAMPLE.com");
+        assert!(!rule_matches(&rule(SanType::Uri, exact("spiffe://example.com")), &upper));
+    }
 
     #[test]
     fn a_hash_is_sha_256() {

@@ -81,6 +81,14 @@ impl StringMatcher {
         }
     }
 
+    /// The string itself, where the matcher asks for one.
+    pub fn exact(&self) -> Option<&[u8]> {
+        match self {
+            StringMatcher::Exact(pattern) => Some(&pattern.text),
+            _ => None,
+        }
+    }
+
     /// Whether `value` looks like that.
     pub fn matches(&self, value: &[u8]) -> bool {
         match self {

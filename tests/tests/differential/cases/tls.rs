@@ -100,6 +100,16 @@ fn upstream() -> Vec<Scenario> {
             "common_tls_context: {validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: other.test}}]}}",
         )
         .client(Client::raw().get("/")),
+        tls(
+            "tls_upstream_has_the_name_in_another_case",
+            "common_tls_context: {validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: Server.TEST}}]}}",
+        )
+        .client(Client::raw().get("/")),
+        tls(
+            "tls_upstream_has_the_name_by_a_wildcard",
+            "common_tls_context: {validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: api.wildcard.test}}]}}",
+        )
+        .client(Client::raw().get("/")),
         scenario("tls_upstream_speaks_plain")
             .up(Upstream::h1().ok("plain"))
             .cluster(
