@@ -32,19 +32,24 @@ pub(crate) fn cluster(hosts: HostSet) -> Cluster {
 
 /// The cluster whose fields are `yaml` (beside its name), or what is wrong with it, without line numbers.
 fn read(yaml: &str) -> Result<Arc<Cluster>, Vec<String>> {
+    read_noting(yaml).map(|(cluster, _)| cluster)
+}
+
+/// The cluster, and what is harmless in it.
+fn read_noting(yaml: &str) -> Result<(Arc<Cluster>, Vec<String>), Vec<String>> {
     let fields: String = yaml.lines().map(|line| format!("    {line}\n")).collect();
     let text = format!("static_resources:\n  clusters:\n  - name: c\n{fields}");
     let report = Report::new();
-    match Bootstrap::read(&[Source::new("b.yaml", &text)], &report) {
-        Some(bootstrap) if !report.is_rejected() => Ok(bootstrap.clusters.into_iter().next().unwrap()),
-        _ => Err(report
-            .into_parts()
-            .0
-            .iter()
-            .map(|p| {
-                format!("{}: {}: {}", p.path.trim_start_matches("static_resources.clusters[0]."), p.value, p.reason)
-            })
-            .collect()),
+    let bootstrap = Bootstrap::read(&[Source::new("b.yaml", &text)], &report);
+    let rejected = report.is_rejected();
+    let (problems, harmless) = report.into_parts();
+    let within = |path: &str| path.trim_start_matches("static_resources.clusters[0].").to_owned();
+    match bootstrap {
+        Some(bootstrap) if !rejected => {
+            let harmless = harmless.iter().map(|h| format!("{}: {}", within(&h.path), h.reason)).collect();
+            Ok((bootstrap.clusters.into_iter().next().unwrap(), harmless))
+        }
+        _ => Err(problems.iter().map(|p| format!("{}: {}: {}", within(&p.path), p.value, p.reason)).collect()),
     }
 }
 
@@ -201,6 +206,57 @@ fn policies_are_read_old_and_typed() {
     let common = &common.unwrap().load_balancing;
     assert_eq!((common.panic_threshold, common.locality_weighted), (13, true));
     assert_eq!(read("lb_policy: MAGLEV").unwrap_err(), ["lb_policy: MAGLEV: not in this version: hashing comes later"]);
+}
+
+#[test]
+fn an_lb_config_that_nobody_reads_is_harmless_and_keeps_its_bounds() {
+    let harmless = |yaml: &str| read_noting(yaml).map(|(_, harmless)| harmless).unwrap();
+    let unread = |name: &str| format!("{name}: the policy of the cluster does not read it");
+    assert_eq!(harmless("least_request_lb_config: { choice_count: 2 }"), [unread("least_request_lb_config")]);
+    assert_eq!(harmless("lb_policy: LEAST_REQUEST\nring_hash_lb_config: {}"), [unread("ring_hash_lb_config")]);
+    assert_eq!(
+        harmless("lb_policy: RANDOM\nround_robin_lb_config: { slow_start_config: {} }"),
+        [unread("round_robin_lb_config")]
+    );
+    let typed = "load_balancing_policy:\n  policies:\n  - typed_extension_config:\n      name: x\n      typed_config: \
+                 { \"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random }\n";
+    assert_eq!(
+        harmless(&format!("{typed}lb_policy: MAGLEV\nmaglev_lb_config: {{ table_size: 5000011 }}")),
+        ["lb_policy: load_balancing_policy replaces it".to_owned(), unread("maglev_lb_config")]
+    );
+    assert_eq!(harmless(&format!("{typed}lb_policy: LOAD_BALANCING_POLICY_CONFIG")), [""; 0]);
+    for (yaml, problem) in [
+        ("least_request_lb_config: { choice_count: 1 }", "least_request_lb_config.choice_count: 1: must be at least 2"),
+        (
+            "lb_policy: LEAST_REQUEST\nround_robin_lb_config: { slow_start_config: { min_weight_percent: { value: 101 } } }",
+            "round_robin_lb_config.slow_start_config.min_weight_percent.value: 101: must be 0 to 100",
+        ),
+        (
+            "ring_hash_lb_config: { minimum_ring_size: 8388609 }",
+            "ring_hash_lb_config.minimum_ring_size: 8388609: must be at most 8388608",
+        ),
+        ("maglev_lb_config: { table_size: 5000012 }", "maglev_lb_config.table_size: 5000012: must be at most 5000011"),
+        (
+            "original_dst_lb_config: { upstream_port_override: 65536 }",
+            "original_dst_lb_config.upstream_port_override: 65536: must be at most 65535",
+        ),
+        (
+            "common_lb_config: { consistent_hashing_lb_config: { hash_balance_factor: 99 } }",
+            "common_lb_config.consistent_hashing_lb_config.hash_balance_factor: 99: must be at least 100",
+        ),
+        (
+            "common_lb_config: { zone_aware_lb_config: { routing_enabled: { value: 101 } } }",
+            "common_lb_config.zone_aware_lb_config.routing_enabled.value: 101: must be 0 to 100",
+        ),
+    ] {
+        assert_eq!(read(yaml).unwrap_err(), [problem]);
+    }
+    for field in ["locality_weighted_lb_config", "zone_aware_lb_config", "consistent_hashing_lb_config"] {
+        assert_eq!(
+            read(&format!("{typed}common_lb_config: {{ {field}: {{}} }}")).unwrap_err(),
+            [format!("common_lb_config.{field}: : load_balancing_policy has its own: it cannot be combined with it")]
+        );
+    }
 }
 
 #[test]
