@@ -2,7 +2,7 @@
 //!
 //! Every name of a cluster is a task on the control thread, which asks, publishes the hosts, and sleeps until the answer
 //! is stale. What a server *says* counts, also that there is no such name; that a server says nothing (or that it
-//! failed) changes nothing: the hosts stay as they were. All clusters that ask the same servers share one resolver, and
+//! failed) changes nothing: the hosts stay as they were, those of one family if the server failed only for that one. All clusters that ask the same servers share one resolver, and
 //! only so many queries are under way at a time.
 
 use std::cell::{Cell, RefCell};
@@ -106,7 +106,7 @@ impl DnsResolver {
                 let (Some(dns), Some(target)) = (dns_of(&cluster), names.targets.get(index)) else { return };
                 names.stats.shared.update_attempt.inc();
                 // Boxed, because a task spends its life asleep: a look-up's state is large.
-                let outcome = Box::pin(self.look_up(dns, &target.host)).await;
+                let outcome = Box::pin(self.look_up(dns, target)).await;
                 match outcome {
                     Ok(answer) => {
                         failures = 0;
@@ -128,9 +128,9 @@ impl DnsResolver {
         }
     }
 
-    /// Asks for the addresses of `host`. An error says that nobody knows.
-    async fn look_up(&self, dns: &Dns, host: &str) -> Result<Answer, NetError> {
-        let name = Name::from_utf8(host).map_err(|_| NetError::Message("not a domain name"))?;
+    /// Asks for the addresses of `target`. An error says that nobody knows.
+    async fn look_up(&self, dns: &Dns, target: &Target) -> Result<Answer, NetError> {
+        let name = Name::from_utf8(&target.host).map_err(|_| NetError::Message("not a domain name"))?;
         let local = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
         let (v4, v6) = (local(RecordType::A), local(RecordType::AAAA));
         if v4.is_some() || v6.is_some() {
@@ -138,7 +138,7 @@ impl DnsResolver {
                 lookup.iter().flat_map(|l| l.answers().iter().filter_map(|r| r.data.ip_addr())).collect()
             };
             let answer = |lookup| Ok(Answer { addresses: addresses(lookup), ttl: None });
-            return merge(dns.family, answer(v4), answer(v6));
+            return merge(dns.family, answer(v4), answer(v6), &[]);
         }
         // A semaphore that nobody closes always gives a permit.
         let _slot = self.slots.acquire().await;
@@ -147,7 +147,7 @@ impl DnsResolver {
             ask(&resolver, &name, RecordType::A, dns.family != DnsFamily::V6Only),
             ask(&resolver, &name, RecordType::AAAA, dns.family != DnsFamily::V4Only),
         );
-        merge(dns.family, v4, v6)
+        merge(dns.family, v4, v6, &target.addresses.borrow())
     }
 
     fn resolver(&self, dns: &Dns) -> Result<Rc<TokioResolver>, NetError> {
@@ -246,8 +246,14 @@ async fn ask(resolver: &TokioResolver, name: &Name, kind: RecordType, wanted: bo
     }
 }
 
-/// What `family` makes of the two answers. A failure counts only where the other answer does not do.
-fn merge(family: DnsFamily, v4: Result<Answer, NetError>, v6: Result<Answer, NetError>) -> Result<Answer, NetError> {
+/// What `family` makes of the two answers, where the addresses were those of `before`. A failure counts only where the
+/// other answer does not do.
+fn merge(
+    family: DnsFamily,
+    v4: Result<Answer, NetError>,
+    v6: Result<Answer, NetError>,
+    before: &[IpAddr],
+) -> Result<Answer, NetError> {
     let prefer = |first: Result<Answer, NetError>, second: Result<Answer, NetError>| match first {
         Ok(answer) if !answer.addresses.is_empty() => Ok(answer),
         // Whether the preferred family has addresses is not known: those of the other do for now.
@@ -259,13 +265,27 @@ fn merge(family: DnsFamily, v4: Result<Answer, NetError>, v6: Result<Answer, Net
         DnsFamily::V6Only => v6,
         DnsFamily::Auto => prefer(v6, v4),
         DnsFamily::V4Preferred => prefer(v4, v6),
-        DnsFamily::All => {
-            let (mut v4, v6) = (v4?, v6?);
-            v4.addresses.extend(v6.addresses);
-            v4.ttl = [v4.ttl, v6.ttl].into_iter().flatten().min();
-            Ok(v4)
-        }
+        DnsFamily::All => match (v4, v6) {
+            (Ok(mut v4), Ok(v6)) => {
+                v4.addresses.extend(v6.addresses);
+                v4.ttl = [v4.ttl, v6.ttl].into_iter().flatten().min();
+                Ok(v4)
+            }
+            (Ok(v4), Err(error)) => with_kept(v4, before.iter().filter(|ip| ip.is_ipv6()), error),
+            (Err(error), Ok(v6)) => with_kept(v6, before.iter().filter(|ip| ip.is_ipv4()), error),
+            (Err(error), Err(_)) => Err(error),
+        },
     }
+}
+
+/// One family's answer with the addresses that are `kept` of the other, for which the server failed.
+fn with_kept<'a>(
+    mut answer: Answer,
+    kept: impl Iterator<Item = &'a IpAddr>,
+    error: NetError,
+) -> Result<Answer, NetError> {
+    answer.addresses.extend(kept);
+    if answer.addresses.is_empty() { Err(error) } else { Ok(answer) }
 }
 
 fn dns_of(cluster: &ClusterState) -> Option<&Dns> {

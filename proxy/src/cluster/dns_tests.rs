@@ -179,12 +179,41 @@ fn families_are_asked_for_as_configured() {
             ("V4_PREFERRED", Addresses(&["fd00::1"]), &["10.0.0.1:80"]),
             ("V6_ONLY", Addresses(&["fd00::1"]), &["[fd00::1]:80"]),
             ("ALL", Addresses(&["fd00::1"]), &["10.0.0.1:80", "[fd00::1]:80"]),
+            ("ALL", NoSuchName, &["10.0.0.1:80"]),
+            ("ALL", ServerFailure, &["10.0.0.1:80"]),
         ] {
             let mut server = Server::new(&[Addresses(&["10.0.0.1"])], std::slice::from_ref(&v6)).await;
             let cluster = cluster(&server, &format!("type: STRICT_DNS\n    dns_lookup_family: {family}"));
             assert_eq!(after(&mut server, &cluster, 1).await.0, expected, "{family} {v6:?}");
         }
     });
+}
+
+#[test]
+fn a_failure_for_one_family_of_all_keeps_its_hosts_and_takes_up_the_others() {
+    run(async {
+        let v4 = [Addresses(&["10.0.0.1"]), Addresses(&["10.0.0.2"])];
+        let mut server = Server::new(&v4, &[Addresses(&["fd00::1"]), ServerFailure]).await;
+        let all = cluster(&server, "type: STRICT_DNS\n    dns_lookup_family: ALL");
+        after(&mut server, &all, 20).await;
+        assert_eq!(hosts(&all), ["10.0.0.2:80", "[fd00::1]:80"]);
+
+        let v6 = [Addresses(&["fd00::1"]), Addresses(&["fd00::2"])];
+        let mut server = Server::new(&[Addresses(&["10.0.0.1"]), ServerFailure], &v6).await;
+        let all = cluster(&server, "type: STRICT_DNS\n    dns_lookup_family: ALL");
+        after(&mut server, &all, 20).await;
+        assert_eq!(hosts(&all), ["10.0.0.1:80", "[fd00::2]:80"]);
+    });
+}
+
+#[test]
+fn a_failure_for_one_family_and_no_address_of_the_other_say_nothing() {
+    let nothing = || Ok(Answer { addresses: Vec::new(), ttl: None });
+    let failed = || Err(NetError::Message("failed"));
+    assert!(merge(DnsFamily::All, nothing(), failed(), &[]).is_err());
+    assert!(merge(DnsFamily::All, failed(), nothing(), &[]).is_err());
+    assert!(merge(DnsFamily::All, failed(), failed(), &[]).is_err());
+    assert_eq!(merge(DnsFamily::All, nothing(), nothing(), &[]).unwrap(), nothing().unwrap());
 }
 
 #[test]
