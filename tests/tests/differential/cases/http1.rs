@@ -281,6 +281,16 @@ fn upgrades() -> Vec<Scenario> {
             "/",
             &["connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAAP__"],
         ))),
+        ok("h2c_upgrade_beside_a_field_of_this_hop").client(Client::raw().request(get_from(
+            "/",
+            &[
+                "connection: Upgrade, HTTP2-Settings, x-secret",
+                "upgrade: h2c",
+                "http2-settings: AAMAAABkAAQAAP__",
+                "x-secret: 1",
+                "x-open: 2",
+            ],
+        ))),
         ok("expect_100_continue").client(
             Client::raw()
                 .send("POST / HTTP/1.1\r\nhost: a.test\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n")

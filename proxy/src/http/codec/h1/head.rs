@@ -475,10 +475,25 @@ impl Fields {
         !self.close && (protocol != Protocol::Http10 || self.keep)
     }
 
-    /// Whether the message asks for an upgrade. That to cleartext HTTP/2 is ignored, and what asks for it removed.
+    /// Whether the message asks for an upgrade. That to cleartext HTTP/2 is ignored, and what asks for it removed:
+    /// further fields that `connection` names are still for this hop only.
     fn upgrades(&mut self) -> bool {
         if self.h2c && self.connection_upgrade {
-            self.headers.retain(|name, _| !matches!(*name, UPGRADE | CONNECTION) && *name != "http2-settings");
+            self.headers.retain(|name, _| *name != UPGRADE && *name != "http2-settings");
+            let connection = self.headers.fold(&CONNECTION).map(|value| {
+                let of_upgrade = |token: &&[u8]| {
+                    token.is_empty()
+                        || token.eq_ignore_ascii_case(b"upgrade")
+                        || token.eq_ignore_ascii_case(b"http2-settings")
+                };
+                let others: Vec<&[u8]> = tokens(value.as_bytes()).filter(|token| !of_upgrade(token)).collect();
+                others.join(&b',')
+            });
+            match connection.map(|others| HeaderValue::from_maybe_shared(Bytes::from(others))) {
+                // What is allowed in the whole is allowed in a part.
+                Some(Ok(others)) if !others.is_empty() => self.headers.set(CONNECTION, others),
+                _ => _ = self.headers.remove(&CONNECTION),
+            }
             return false;
         }
         self.upgrade && self.connection_upgrade

@@ -472,6 +472,14 @@ async fn an_upgrade_to_cleartext_http2_is_ignored() {
 }
 
 #[tokio::test]
+async fn an_upgrade_to_cleartext_http2_leaves_what_else_connection_names() {
+    let (mut peer, mut connection) = server(settings());
+    peer.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, x-secret\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nConnection: x-other,\r\nX-Secret: b\r\n\r\n").await.unwrap();
+    let expected = headers(&[("connection", "x-secret,x-other"), ("x-secret", "b")]);
+    assert_eq!(request(&mut connection).await.head.headers, expected);
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_is_noticed() {
     let (mut peer, mut connection) = server(settings());
     peer.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /next HTTP/1.1\r\n").await.unwrap();
