@@ -92,6 +92,14 @@ pub(super) fn request(parts: request::Parts, limits: Limits) -> Result<(RequestH
     Ok((head, connect_protocol))
 }
 
+/// The whole of a path that the `h2` crate has cut at `#`.
+pub(super) fn path_with_fragment(path: Bytes) -> Result<HeaderValue, Refused> {
+    if path.iter().any(|b| *b <= b' ') {
+        return Err(FIELD);
+    }
+    HeaderValue::from_maybe_shared(path).map_err(|_| FIELD)
+}
+
 /// A response as the `h2` crate has parsed it.
 pub(super) fn response(parts: response::Parts, limits: Limits) -> Result<ResponseHead, Refused> {
     let (headers, _) = fields(parts.headers, limits, 1, 3)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, server};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use outrigger_engine::config::hcm::{Http2Options, HttpConnectionManager};
 use outrigger_engine::message::{Headers, ResponseHead};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -237,7 +237,13 @@ impl ServerConnection {
         let id = respond.stream_id().as_u32();
         self.link.set_accepted(id);
         let (parts, stream) = request.into_parts();
-        let (mut head, connect_protocol) = match head::request(parts, self.limits) {
+        let parsed = head::request(parts, self.limits).and_then(|(mut head, connect_protocol)| {
+            if let Some(path) = self.link.take_path(id) {
+                head.path = head::path_with_fragment(path)?;
+            }
+            Ok((head, connect_protocol))
+        });
+        let (mut head, connect_protocol) = match parsed {
             Ok(parsed) => parsed,
             Err(Refused::TooLarge(details)) => {
                 respond.send_reset(Reason::INTERNAL_ERROR);
@@ -257,9 +263,6 @@ impl ServerConnection {
                 return Some(Incoming::Malformed(details));
             }
         };
-        if let Some(Ok(path)) = self.link.take_path(id).map(HeaderValue::from_maybe_shared) {
-            head.path = path;
-        }
         let mut upgraded = None;
         let body = if let Some(protocol) = connect_protocol {
             upgrade::from_connect(&mut head, protocol);

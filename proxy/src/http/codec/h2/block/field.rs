@@ -40,13 +40,14 @@ impl Field {
         match name {
             Name::Method => Field::Method { options: value == b"OPTIONS", connect: value == b"CONNECT" },
             Name::Scheme => Field::Scheme { http: value == b"http" || value == b"https" },
+            // The crate cuts it, and sees nothing of what stands behind `#`.
+            Name::Path if value.starts_with(b"/") && memchr::memchr(b'#', value).is_some() => {
+                Field::Path(Path::Fragment(Bytes::copy_from_slice(value)))
+            }
             // This is a fault of the field, not of the message.
             Name::Path if value.is_empty() || value.iter().any(|b| *b <= b' ') => Field::Path(Path::Plain),
             Name::Path if !value.starts_with(b"/") => {
                 Field::Path(if value == b"*" { Path::Asterisk } else { Path::Bad })
-            }
-            Name::Path if memchr::memchr(b'#', value).is_some() => {
-                Field::Path(Path::Fragment(Bytes::copy_from_slice(value)))
             }
             Name::Path => Field::Path(Path::Plain),
             Name::Protocol => Field::Protocol,

@@ -111,6 +111,22 @@ fn a_fragment_in_the_path_is_not_lost() {
 }
 
 #[test]
+fn a_fragment_that_is_none_does_not_leave_a_path_that_is_one() {
+    run(async {
+        for (method, path, details) in [
+            ("GET", "/a# b", head::BAD_FIELD),
+            ("GET", "/a#\r\nb", head::BAD_FIELD),
+            ("GET", "/a#\x7f", head::BAD_FIELD),
+            ("OPTIONS", "*#b", head::BAD_MESSAGE),
+        ] {
+            let fields = [(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)];
+            let (_, _, end) = raw(server_settings(), &frame(1, 5, 1, &block(&fields))).await;
+            assert_eq!(end, End::Protocol(details), "{path:?}");
+        }
+    });
+}
+
+#[test]
 fn a_pseudo_header_in_trailers_ends_the_connection_or_the_stream() {
     run(async {
         let mut frames = request(1, false, &[]);
