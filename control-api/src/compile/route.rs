@@ -53,7 +53,7 @@ pub(super) fn configuration(name: &str, cluster: &str, port: &Port, entries: &[E
             ..Default::default()
         }]
     } else {
-        entries.iter().filter_map(|entry| route(entry, port)).collect()
+        entries.iter().flat_map(|entry| routes(entry, port)).collect()
     };
     pb::RouteConfiguration {
         name: name.to_owned(),
@@ -68,9 +68,19 @@ pub(super) fn configuration(name: &str, cluster: &str, port: &Port, entries: &[E
     }
 }
 
-fn route(entry: &Entry, port: &Port) -> Option<pb::Route> {
-    let rule = entry.rule()?;
-    let matching = entry.matching()?;
+/// The routes of one match: one, or two of a redirect whose port has to be printed for some requests only.
+fn routes(entry: &Entry, port: &Port) -> Vec<pb::Route> {
+    let (Some(rule), Some(matching)) = (entry.rule(), entry.matching()) else { return Vec::new() };
+    let route = route(entry, rule, matching, port);
+    let redirect = rule.filters.redirect.as_ref();
+    let printed = redirect.and_then(|redirect| printed_for_another(redirect, port.port.number));
+    match printed {
+        Some(number) => vec![with_port(route.clone(), number), route],
+        None => vec![route],
+    }
+}
+
+fn route(entry: &Entry, rule: &Rule, matching: &Match, port: &Port) -> pb::Route {
     let backends = entry.route.backends.get(entry.rule).map(Vec::as_slice).unwrap_or_default();
     // A header is changed by the rule first and by the backend then; on the way back it is the other way round. Both
     // together are one step, so that nothing depends on the order in which a proxy takes its levels.
@@ -88,7 +98,7 @@ fn route(entry: &Entry, port: &Port) -> Option<pb::Route> {
     let (request_headers_to_add, request_headers_to_remove) = headers(&request);
     let (response_headers_to_add, response_headers_to_remove) = headers(&response);
     let of_rule = rule.name.clone().unwrap_or_else(|| rule.index.to_string());
-    Some(pb::Route {
+    pb::Route {
         name: format!("{}/{of_rule}", entry.route.route.name),
         r#match: Some(route_match(matching)),
         action: Some(action),
@@ -97,7 +107,7 @@ fn route(entry: &Entry, port: &Port) -> Option<pb::Route> {
         response_headers_to_add,
         response_headers_to_remove,
         ..Default::default()
-    })
+    }
 }
 
 fn route_match(matching: &Match) -> pb::RouteMatch {
@@ -108,11 +118,6 @@ fn route_match(matching: &Match) -> pb::RouteMatch {
         PathMatch::Regex(regex) => {
             PathSpecifier::SafeRegex(RegexMatcher { regex: regex.clone(), ..Default::default() })
         }
-    };
-    let header = |name: &str, text: StringMatcher| pb::HeaderMatcher {
-        name: name.to_owned(),
-        header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::StringMatch(text)),
-        ..Default::default()
     };
     let method = matching.method.as_ref().map(|method| header(":method", string(&Text::Exact(method.clone()))));
     let headers = matching.headers.iter().map(|(name, text)| header(name, string(text)));
@@ -126,6 +131,14 @@ fn route_match(matching: &Match) -> pb::RouteMatch {
         path_specifier: Some(path),
         headers: method.into_iter().chain(headers).collect(),
         query_parameters: query.collect(),
+        ..Default::default()
+    }
+}
+
+fn header(name: &str, text: StringMatcher) -> pb::HeaderMatcher {
+    pb::HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::StringMatch(text)),
         ..Default::default()
     }
 }
@@ -289,7 +302,11 @@ fn retry_policy(rule: &RuleRetry, attempt: Duration, policy: &PolicyValues) -> O
     // A base of the rule's own leaves the policy's longest wait behind.
     let (base, max) = match rule.backoff {
         Some(base) => (base, None),
-        None => (policy.backoff_base.unwrap_or(BACKOFF), policy.backoff_max),
+        // Only the default may be above the longest wait, and then gives way.
+        None => {
+            let max = policy.backoff_max;
+            (policy.backoff_base.unwrap_or(max.map_or(BACKOFF, |max| max.min(BACKOFF))), max)
+        }
     };
     let max = max.filter(|max| *max >= base).unwrap_or(base * 10);
     Some(pb::RetryPolicy {
@@ -345,17 +362,41 @@ fn redirection(redirect: &Redirect, path: &PathMatch, service_port: u16) -> pb::
     }
 }
 
-/// The port to print, 0 for none: the one given, else the scheme's where there is a scheme, else the Service's. A port
-/// that the scheme implies is not printed, unless that would leave the request's own port where it was.
+/// The port that a redirect leads to: the one given, else the scheme's where there is a scheme, else the Service's. `None`
+/// where the authority stays as it is.
+fn target_port(redirect: &Redirect, service_port: u16) -> Option<u16> {
+    match (redirect.port, redirect.scheme, &redirect.hostname) {
+        (Some(port), ..) => Some(port),
+        (None, Some(scheme), _) => Some(implied_port(Some(scheme))),
+        (None, None, Some(_)) => Some(service_port),
+        (None, None, None) => None,
+    }
+}
+
+fn implied_port(scheme: Option<&str>) -> u16 {
+    if scheme == Some("https") { 443 } else { 80 }
+}
+
+/// The port to print, 0 for none: not one that the scheme implies.
 fn redirect_port(redirect: &Redirect, service_port: u16) -> u16 {
-    let implied = |scheme: &str| if scheme == "https" { 443 } else { 80 };
-    let port = match (redirect.port, redirect.scheme, &redirect.hostname) {
-        (Some(port), ..) => port,
-        (None, Some(scheme), _) => implied(scheme),
-        (None, None, Some(_)) => service_port,
-        // The authority stays as it is.
-        (None, None, None) => return 0,
-    };
-    let has_port = redirect.hostname.is_none() && service_port != 80;
-    if port == implied(redirect.scheme.unwrap_or("http")) && !has_port { 0 } else { port }
+    target_port(redirect, service_port).filter(|port| *port != implied_port(redirect.scheme)).unwrap_or(0)
+}
+
+/// The port to print where the request's authority has one, and none is printed else. What is not replaced stays: the
+/// authority that goes into the answer would be that of this listener.
+fn printed_for_another(redirect: &Redirect, service_port: u16) -> Option<u16> {
+    let implied = implied_port(redirect.scheme);
+    (redirect.hostname.is_none() && target_port(redirect, service_port) == Some(implied)).then_some(implied)
+}
+
+/// The redirect for requests whose authority has a port.
+fn with_port(mut route: pb::Route, port: u16) -> pb::Route {
+    let has_port = header(":authority", string(&Text::Regex(".*:[0-9]+".to_owned())));
+    if let Some(matching) = &mut route.r#match {
+        matching.headers.push(has_port);
+    }
+    if let Some(pb::route::Action::Redirect(redirect)) = &mut route.action {
+        redirect.port_redirect = port.into();
+    }
+    route
 }

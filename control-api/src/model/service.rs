@@ -216,6 +216,10 @@ fn target(value: Option<&prost_types::Value>, number: u16, at: &At<'_>) -> Optio
             }
             whole.map(Target::Number)
         }
+        Some(Json::StringValue(name)) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) => {
+            at.reject(name, "the name of a port holds a letter: write a number without quotes");
+            None
+        }
         Some(Json::StringValue(name)) => check(at, name, dns_subdomain).then(|| Target::Name(name.clone())),
         Some(_) => {
             at.reject("", "must be a number or the name of a port");

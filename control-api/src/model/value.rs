@@ -129,11 +129,33 @@ pub(crate) fn header_name(text: &str) -> Result<(), &'static str> {
     right.then_some(()).ok_or("must be a header's name: 1 to 256 letters, digits and !#$%&'*+-.^_`|~")
 }
 
-/// A header that may be changed: not one that says where the request goes.
+/// Headers that say where a message ends, or that are for one connection: the proxy writes them for each side itself. Were
+/// another value put in their place, the next hop would see other messages than those that the proxy checked.
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// A header that may be changed: not one that says where the request goes or where a message ends.
 pub(crate) fn changeable_header(text: &str) -> Result<(), &'static str> {
+    if text.starts_with(':') {
+        return Err("a pseudo-header cannot be changed: the host and the path are, by urlRewrite");
+    }
     header_name(text)?;
     if text.eq_ignore_ascii_case("host") {
         return Err("the host is changed by urlRewrite.hostname");
+    }
+    if FRAMING.iter().any(|name| text.eq_ignore_ascii_case(name)) {
+        return Err(
+            "cannot be changed: the proxy sets it itself, for it says where a message ends or is for one connection",
+        );
     }
     Ok(())
 }
@@ -232,7 +254,10 @@ mod tests {
         for text in ["", ":path", "a b", "a:b", &"a".repeat(257)] {
             assert!(header_name(text).is_err(), "{text}");
         }
-        assert!(changeable_header("Host").is_err());
+        assert!(changeable_header("Content-Type").is_ok());
+        for text in ["Host", ":authority", "Content-Length", "transfer-encoding", "Upgrade", "TE", "HTTP2-Settings"] {
+            assert!(changeable_header(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -91,8 +91,9 @@ fn whole_paths_and_hosts_are_replaced() {
 fn redirects_print_the_port_that_is_needed() {
     // The Service's port is 8080.
     for (redirect, expected) in [
-        ("scheme: https", "302 https://shop.test:443/p?q"),
-        ("scheme: http", "302 http://shop.test:80/p?q"),
+        ("scheme: https", "302 https://shop.test/p?q"),
+        ("scheme: https, port: 443", "302 https://shop.test/p?q"),
+        ("scheme: http", "302 http://shop.test/p?q"),
         ("hostname: new.test", "302 http://new.test:8080/p?q"),
         ("hostname: new.test, scheme: https", "302 https://new.test/p?q"),
         ("hostname: new.test, scheme: http", "302 http://new.test/p?q"),
@@ -107,10 +108,34 @@ fn redirects_print_the_port_that_is_needed() {
         let rule = format!("{{filters: [{{type: RequestRedirect, requestRedirect: {{{redirect}}}}}]}}");
         assert_eq!(outcome(&shop(&route("r", &rule)), request("/p?q", &[])), expected, "{redirect}");
     }
-    // On the scheme's own port nothing is printed.
-    let rule = "{filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}";
-    let mesh = shop(&route("r", rule).replace("name: shop", "name: a"));
-    assert_eq!(outcome_in(&mesh, "default/a/80", request("/", &[]), 0), "302 https://shop.test/");
+}
+
+#[test]
+fn redirects_leave_the_port_that_was_called_behind() {
+    // Whatever the Service's port is: what is called may be another listener's.
+    for (service, table) in [("shop", "default/shop/8080"), ("a", "default/a/80")] {
+        for (redirect, asked, expected) in [
+            ("scheme: https", "127.0.0.1:9101", "https://127.0.0.1:443/"),
+            ("scheme: https, port: 443", "127.0.0.1:9101", "https://127.0.0.1:443/"),
+            ("scheme: https", "[::1]:9101", "https://[::1]:443/"),
+            ("scheme: https", "[::1]", "https://[::1]/"),
+            ("scheme: https", "shop.test:80", "https://shop.test:443/"),
+            ("scheme: https, port: 8443", "127.0.0.1:9101", "https://127.0.0.1:8443/"),
+            ("scheme: https, port: 80", "127.0.0.1:9101", "https://127.0.0.1:80/"),
+            ("scheme: http", "127.0.0.1:9101", "http://127.0.0.1:80/"),
+            ("port: 80", "127.0.0.1:9101", "http://127.0.0.1:80/"),
+            ("port: 80", "shop.test", "http://shop.test/"),
+            ("hostname: new.test, scheme: https", "127.0.0.1:9101", "https://new.test/"),
+            ("statusCode: 302", "127.0.0.1:9101", "http://127.0.0.1:9101/"),
+        ] {
+            let rule = format!("{{filters: [{{type: RequestRedirect, requestRedirect: {{{redirect}}}}}]}}");
+            let mesh = shop(&route("r", &rule).replace("name: shop", &format!("name: {service}")));
+            let mut head = request("/", &[]);
+            head.authority = Some(HeaderValue::from_static(asked));
+            let what = format!("{service}: {redirect}: {asked}");
+            assert_eq!(outcome_in(&mesh, table, head, 0), format!("302 {expected}"), "{what}");
+        }
+    }
 }
 
 fn lines(headers: &outrigger_engine::message::Headers) -> Vec<String> {

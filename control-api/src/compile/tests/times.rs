@@ -105,7 +105,8 @@ fn retries_are_safe_unless_asked_for() {
             format!("2 on {safe},codes [500] try 0ns wait 25ms..250ms"),
         ),
         (", retry: {backoff: 1s}", "retry: {backoff: {max: 50ms}}", format!("2 on {safe} [] try 0ns wait 1s..10s")),
-        ("", "retry: {backoff: {max: 5ms}}", format!("2 on {safe} [] try 0ns wait 25ms..250ms")),
+        ("", "retry: {backoff: {max: 5ms}}", format!("2 on {safe} [] try 0ns wait 5ms..5ms")),
+        ("", "retry: {backoff: {max: 50ms}}", format!("2 on {safe} [] try 0ns wait 25ms..50ms")),
     ] {
         assert_eq!(compiled(rule, policy).1, expected, "{rule} {policy}");
     }

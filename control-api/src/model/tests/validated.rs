@@ -165,6 +165,9 @@ fn filters_that_are_wrong() {
         ("filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP}}]".to_owned(), "filters[0].type: ExternalAuth: not in this version"),
         ("filters: [{type: ExtensionRef, extensionRef: {kind: TrafficFilter, name: x}}]".to_owned(), "filters[0].type: ExtensionRef: not in this version: faults and rate limits come later"),
         ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: A, value: b}], remove: [a]}}]".to_owned(), "filters[0].requestHeaderModifier.remove[0]: a: a header may be changed once only"),
+        ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Content-Length, value: '3'}]}}]".to_owned(), "filters[0].requestHeaderModifier.set[0].name: Content-Length: cannot be changed: the proxy sets it itself, for it says where a message ends or is for one connection"),
+        ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: ':path', value: /}]}}]".to_owned(), "filters[0].requestHeaderModifier.add[0].name: :path: a pseudo-header cannot be changed: the host and the path are, by urlRewrite"),
+        ("filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [transfer-encoding]}}]".to_owned(), "filters[0].responseHeaderModifier.remove[0]: transfer-encoding: cannot be changed: the proxy sets it itself, for it says where a message ends or is for one connection"),
         ("filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: b}]}}]".to_owned(), "filters[0].requestHeaderModifier.set[0].name: Host: the host is changed by urlRewrite.hostname"),
         ("filters: [{type: RequestRedirect, requestRedirect: {statusCode: 304}}]".to_owned(), "filters[0].requestRedirect.statusCode: 304: must be 301, 302, 303, 307 or 308"),
         ("filters: [{type: RequestRedirect, requestRedirect: {scheme: ftp}}]".to_owned(), "filters[0].requestRedirect.scheme: ftp: must be http or https"),
@@ -187,13 +190,16 @@ fn services() {
         [""; 0]
     );
     assert_eq!(
-        service("ports: [{port: 80}, {name: A, port: 0}, {name: a, port: 80, protocol: HTTP, targetPort: 1.5}]"),
+        service(
+            "ports: [{port: 80}, {name: A, port: 0}, {name: a, port: 80, protocol: HTTP, targetPort: 1.5}, {name: b, port: 81, targetPort: '27003'}]"
+        ),
         [
             "spec.ports[0].name: is required where there are several ports",
             "spec.ports[1].name: A: must be 1 to 63 lower case letters, digits and -, and begin and end with none of -",
             "spec.ports[1].port: 0: must be 1 to 65535",
             "spec.ports[2].protocol: HTTP: must be TCP, UDP or SCTP",
             "spec.ports[2].targetPort: 1.5: must be 1 to 65535, or the name of a port",
+            "spec.ports[3].targetPort: 27003: the name of a port holds a letter: write a number without quotes",
         ]
     );
     assert_eq!(
