@@ -57,6 +57,9 @@ const LOG_FLUSH: Duration = Duration::from_secs(2);
 pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartError> {
     let system = |what| move |source| StartError::System { what, source };
     let concurrency = args.concurrency.unwrap_or_else(default_concurrency).max(1);
+    let runtime = local_runtime().map_err(system("runtime"))?;
+    // Before any socket is open: who sees that a port answers may send a signal at once, and without a handler it kills.
+    let signals = Signals::install(&runtime).map_err(system("signals"))?;
     let admin = match &bootstrap.admin {
         Some(admin) => Some(admin::server::bind(&admin.address).map_err(system("admin address"))?),
         None => None,
@@ -110,12 +113,11 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
             .map_err(system("worker thread"))?;
         workers.push(thread);
     }
-    let runtime = local_runtime().map_err(system("runtime"))?;
     let commands = commands.next();
     let interests = wanted;
     let control =
-        Control { process: process.clone(), commands, workers, admin, log_services, drains, dynamic, interests };
-    let code = runtime.block_on(control.run(configuration)).map_err(system("signals"))?;
+        Control { process: process.clone(), signals, commands, workers, admin, log_services, drains, dynamic, interests };
+    let code = runtime.block_on(control.run(configuration));
     if !process.access_logs.flush(LOG_FLUSH) {
         tracing::warn!(target: "main", "the access logs could not be written to their end");
     }
@@ -152,9 +154,32 @@ fn worker_thread(process: Arc<Process>, index: usize, mut commands: mpsc::Unboun
     worker.logs.end(LOG_FLUSH);
 }
 
+/// What the process is told by signals; they wait here until the control thread runs.
+struct Signals {
+    /// SIGTERM
+    terminate: Signal,
+    /// SIGINT
+    interrupt: Signal,
+    /// SIGUSR1
+    user1: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers.
+    fn install(runtime: &LocalRuntime) -> std::io::Result<Signals> {
+        let _inside = runtime.enter();
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            user1: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
 /// What the control thread takes care of.
 struct Control {
     process: Arc<Process>,
+    signals: Signals,
     /// For it as a worker without listeners.
     commands: Option<mpsc::UnboundedReceiver<Command>>,
     /// The workers' threads.
@@ -169,10 +194,9 @@ struct Control {
 
 impl Control {
     /// Works until the process is to end.
-    async fn run(self, configuration: Configuration) -> std::io::Result<ExitCode> {
-        let Control { process, commands, workers, admin, log_services, drains, dynamic, interests } = self;
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
+    async fn run(self, configuration: Configuration) -> ExitCode {
+        let Control { process, signals, commands, workers, admin, log_services, drains, dynamic, interests } = self;
+        let Signals { terminate, interrupt, mut user1 } = signals;
         if let Some(socket) = admin {
             spawn_local(admin::server::serve(socket, process.clone()));
         }
@@ -197,7 +221,6 @@ impl Control {
         });
         let (workers_ended, ended) = oneshot::channel();
         let logs = spawn_local(service::run(worker, log_services, ended));
-        let mut user1 = signal(SignalKind::user_defined1())?;
         let reopen = process.clone();
         spawn_local(async move {
             while user1.recv().await.is_some() {
@@ -212,7 +235,7 @@ impl Control {
         if timeout(LOG_FLUSH, logs).await.is_err() {
             tracing::warn!(target: "main", "the access log services have not taken all entries");
         }
-        Ok(ExitCode::SUCCESS)
+        ExitCode::SUCCESS
     }
 }
 
