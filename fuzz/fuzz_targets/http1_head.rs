@@ -55,7 +55,8 @@ async fn send(mut peer: DuplexStream, pieces: &[&[u8]]) -> DuplexStream {
 async fn requests(pieces: &[&[u8]]) -> Vec<String> {
     let (peer, io) = duplex(1 << 20);
     let options = Http1Options { accept_http_10: true, enable_trailers: true, ..Http1Options::default() };
-    let settings = h1::ServerSettings { max_head_bytes: MAX_HEAD, max_headers: MAX_HEADERS, options };
+    let settings =
+        h1::ServerSettings { max_head_bytes: MAX_HEAD, max_headers: MAX_HEADERS, refuse_https: false, options };
     let mut connection = h1::ServerConnection::new(Io::Pipe(io), Bytes::new(), Rc::new(settings));
     let serve = async {
         let mut seen = Vec::new();

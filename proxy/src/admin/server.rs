@@ -73,6 +73,7 @@ pub async fn serve(socket: AdminSocket, state: Arc<dyn AdminState>) -> io::Resul
     let settings = Rc::new(h1::ServerSettings {
         max_head_bytes: 60 << 10,
         max_headers: 100,
+        refuse_https: false,
         options: Http1Options { allow_absolute_url: true, accept_http_10: true, ..Default::default() },
     });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -255,7 +256,7 @@ mod tests {
 
     fn settings() -> Rc<h1::ServerSettings> {
         let options = Http1Options { accept_http_10: true, ..Default::default() };
-        Rc::new(h1::ServerSettings { max_head_bytes: 60 << 10, max_headers: 100, options })
+        Rc::new(h1::ServerSettings { max_head_bytes: 60 << 10, max_headers: 100, refuse_https: false, options })
     }
 
     fn connect(room: usize) -> (DuplexStream, JoinHandle<()>) {

@@ -30,6 +30,8 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     let settings = h1::ServerSettings {
         max_head_bytes: hcm.max_request_headers_bytes,
         max_headers: hcm.max_headers_count,
+        // As Envoy: behind another proxy the URL says how the client came to that one.
+        refuse_https: cx.info.tls.is_none() && hcm.use_remote_address && hcm.xff_num_trusted_hops == 0,
         options: hcm.http1.clone(),
     };
     let mut connection = h1::ServerConnection::new(io, buffered, Rc::new(settings));

@@ -127,6 +127,8 @@ fn fields() -> Vec<Scenario> {
 
 fn request_lines() -> Vec<Scenario> {
     let line = |name: &str, line: &str| hostile(name, format!("{line}\r\nhost: a.test\r\n\r\n"));
+    // With the client's own address as the remote one.
+    let edge = |name: &str, text: &str| line(&format!("absolute_form_{name}"), text).hcm("use_remote_address: true");
     vec![
         line("request_line_with_two_spaces", "GET  / HTTP/1.1"),
         line("request_line_with_tabs", "GET\t/\tHTTP/1.1"),
@@ -146,6 +148,26 @@ fn request_lines() -> Vec<Scenario> {
         line("path_without_a_slash", "GET evil HTTP/1.1"),
         line("path_with_encoded_line_ends", "GET /%0d%0aset-cookie:%20a=1 HTTP/1.1"),
         line("absolute_form_with_user_information", "GET http://user:password@a.test/ HTTP/1.1"),
+        line("absolute_form_with_a_backslash", "GET http://a.test\\@evil.test/ HTTP/1.1"),
+        line("absolute_form_with_two_at_signs", "GET http://a@evil.test@a.test/ HTTP/1.1"),
+        line("absolute_form_with_two_at_signs_together", "GET http://a@@a.test/ HTTP/1.1"),
+        line("absolute_form_with_brackets_in_the_user_information", "GET http://a[b]@a.test/ HTTP/1.1"),
+        line("absolute_form_with_empty_user_information", "GET http://@a.test/ HTTP/1.1"),
+        line("absolute_form_with_user_information_only", "GET http://a@/ HTTP/1.1"),
+        line("absolute_form_with_a_sub_delimiter_in_the_host", "GET http://a!b/ HTTP/1.1"),
+        line("absolute_form_with_two_colons", "GET http://a.test:80:80/ HTTP/1.1"),
+        line("absolute_form_with_an_empty_port", "GET http://a.test:/ HTTP/1.1"),
+        line("absolute_form_with_an_open_bracket", "GET http://[::1/ HTTP/1.1"),
+        line("absolute_form_with_a_name_behind_brackets", "GET http://[::1]a.test/ HTTP/1.1"),
+        line("absolute_form_with_a_name_in_brackets", "GET http://[a.test]/ HTTP/1.1"),
+        line("absolute_form_with_a_zone", "GET http://[fe80::1%25eth0]:80/ HTTP/1.1"),
+        line("absolute_form_with_an_empty_zone", "GET http://[fe80::1%]/ HTTP/1.1"),
+        edge("https_in_plaintext", "GET https://evil.test/ HTTP/1.1"),
+        edge("https_in_capitals_in_plaintext", "GET HTTPS://evil.test/ HTTP/1.1"),
+        edge("http_in_plaintext", "GET http://a.test/ HTTP/1.1"),
+        edge("https_in_plaintext_behind_a_proxy", "GET https://a.test/ HTTP/1.1")
+            .hcm("{use_remote_address: true, xff_num_trusted_hops: 1}"),
+        edge("https_of_no_host_in_plaintext", "GET https://a@b@c/ HTTP/1.1"),
         line("absolute_form_of_another_scheme", "GET ftp://a.test/ HTTP/1.1"),
         line("absolute_form_without_a_host", "GET http:///evil HTTP/1.1"),
         line("request_line_of_100_kib", &format!("GET /{} HTTP/1.1", "a".repeat(100 * 1024))),

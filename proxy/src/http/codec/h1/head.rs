@@ -6,6 +6,7 @@
 //! response code details, are Envoy's.
 
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
@@ -40,6 +41,7 @@ const BAD_URL: Fault = bad_request("http1.invalid_url");
 const BAD_SCHEME: Fault = bad_request("http1.invalid_scheme");
 const BODY_DISALLOWED: Fault = bad_request("http1.body_disallowed");
 const BAD_AUTHORITY: Fault = bad_request("http.invalid_authority");
+const HTTPS_IN_PLAINTEXT: Fault = Fault { status: 403, details: "http1.https_url_on_plaintext_connection" };
 const TOO_LARGE: Fault = Fault { status: 431, details: "http1.headers_too_large" };
 const TOO_MANY: Fault = Fault { status: 431, details: "http1.too_many_headers" };
 const LOW_VERSION: Fault = Fault { status: 426, details: "low_version" };
@@ -100,7 +102,7 @@ pub(super) fn request(bytes: &[u8], settings: &ServerSettings) -> Result<Option<
             Length::Chunked if connect => return Err(BAD_TRANSFER_ENCODING),
             length => length,
         };
-        let target = Target::parse(&block, target.as_bytes(), &method, settings.options.allow_absolute_url)?;
+        let target = Target::parse(&block, target.as_bytes(), &method, settings)?;
         if protocol == Protocol::Http10 && !settings.options.accept_http_10 {
             return Err(LOW_VERSION);
         }
@@ -589,7 +591,7 @@ struct Target {
 }
 
 impl Target {
-    fn parse(block: &Block, target: &[u8], method: &Method, allow_absolute: bool) -> Result<Target, Fault> {
+    fn parse(block: &Block, target: &[u8], method: &Method, settings: &ServerSettings) -> Result<Target, Fault> {
         if !target.iter().fold(true, |ok, b| ok & matches!(b, b'!'..=b'~')) {
             return Err(CODEC_ERROR);
         }
@@ -620,20 +622,14 @@ impl Target {
             () => return Err(if has_scheme(target) { BAD_SCHEME } else { CODEC_ERROR }),
         };
         let rest = rest.unwrap_or_default();
-        if !allow_absolute {
+        if !settings.options.allow_absolute_url {
             return Err(BAD_URL);
         }
         let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
         let (authority, path) = rest.split_at_checked(end).ok_or(BAD_URL)?;
-        let authority = match authority.iter().rposition(|b| *b == b'@') {
-            Some(at) => authority.get(at.saturating_add(1)..).unwrap_or_default(),
-            None => authority,
-        };
-        if authority.is_empty() || !valid_authority(authority) {
-            return Err(BAD_URL);
-        }
-        if !valid_port(authority) {
-            return Err(BAD_URL);
+        let authority = without_user_information(authority)?;
+        if scheme == Scheme::Https && settings.refuse_https {
+            return Err(HTTPS_IN_PLAINTEXT);
         }
         let path = match path.first() {
             Some(b'#') => return Err(CODEC_ERROR),
@@ -646,6 +642,35 @@ impl Target {
         };
         Ok(Target { authority: Some(value(authority)?), scheme, path })
     }
+}
+
+/// The host and the port of an absolute URL's authority. Whoever reads a URL differently from us takes another part of it
+/// for the host, so there is one `@` at most and nothing around it that has no place there.
+fn without_user_information(authority: &[u8]) -> Result<&[u8], Fault> {
+    if !valid_authority(authority) || authority.windows(2).any(|pair| pair == b"@@") {
+        return Err(CODEC_ERROR);
+    }
+    let host = match memchr::memchr(b'@', authority).and_then(|at| authority.split_at_checked(at)) {
+        Some((user, _)) if user.iter().any(|b| matches!(b, b'[' | b']')) => return Err(BAD_URL),
+        Some((_, host)) => host.get(1..).unwrap_or_default(),
+        None => authority,
+    };
+    if valid_host(host) && valid_port(host) { Ok(host) } else { Err(BAD_URL) }
+}
+
+/// Whether what precedes the port is a name, an IPv4 address, or an IPv6 address in brackets, which has no zone here.
+fn valid_host(host: &[u8]) -> bool {
+    let Some(bracketed) = host.strip_prefix(b"[") else {
+        let mut parts = host.splitn(2, |b| *b == b':');
+        let is_name = parts.next().is_some_and(|name| {
+            !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+        });
+        return is_name && parts.next().is_none_or(|port| !port.contains(&b':'));
+    };
+    let mut parts = bracketed.splitn(2, |b| *b == b']');
+    let address = parts.next().and_then(|address| std::str::from_utf8(address).ok());
+    address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+        && parts.next().is_some_and(|port| matches!(port.first(), None | Some(b':')))
 }
 
 /// `letters://`

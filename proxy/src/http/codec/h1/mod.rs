@@ -32,6 +32,8 @@ pub struct ServerSettings {
     pub max_head_bytes: usize,
     /// Fields of a request head; and of the trailers.
     pub max_headers: usize,
+    /// Refuse `https://` in a request line: it comes in the clear, and from the client itself.
+    pub refuse_https: bool,
     /// The listener's options.
     pub options: Http1Options,
 }

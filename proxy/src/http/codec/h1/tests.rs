@@ -26,6 +26,7 @@ fn settings() -> ServerSettings {
     ServerSettings {
         max_head_bytes: 60 * 1024,
         max_headers: 100,
+        refuse_https: false,
         options: Http1Options { allow_absolute_url: true, ..Http1Options::default() },
     }
 }

@@ -145,7 +145,23 @@ async fn refuses_what_smuggles() {
         ("GET / HTTP/1.1\r\nHost:\r\n\r\n".into(), (0, "/")),
         (line("GET http:///x HTTP/1.1"), url),
         (line("GET http://foo:99999/x HTTP/1.1"), url),
-        (line("GET http://a\"b/x HTTP/1.1"), url),
+        (line("GET http://a\"b/x HTTP/1.1"), codec),
+        (line("GET http://a\\@b/x HTTP/1.1"), codec),
+        (line("GET http://a@@b/x HTTP/1.1"), codec),
+        (line("GET http://a@b@c/x HTTP/1.1"), url),
+        (line("GET http://a[b]@c/x HTTP/1.1"), url),
+        (line("GET http://a@/x HTTP/1.1"), url),
+        (line("GET http://a!b/x HTTP/1.1"), url),
+        (line("GET http://a:b:1/x HTTP/1.1"), url),
+        (line("GET http://a:/x HTTP/1.1"), url),
+        (line("GET http://[::1/x HTTP/1.1"), url),
+        (line("GET http://[]/x HTTP/1.1"), url),
+        (line("GET http://[::1]b/x HTTP/1.1"), url),
+        (line("GET http://[::g]/x HTTP/1.1"), url),
+        (line("GET http://[::1%25lo]/x HTTP/1.1"), url),
+        (line("GET http://[1]/x HTTP/1.1"), url),
+        (line("GET http://a_b/x HTTP/1.1"), url),
+        (line("GET http://a.b#c/x HTTP/1.1"), codec),
         (line("GET ftp://foo/x HTTP/1.1"), (400, "http1.invalid_scheme")),
         (line("GET foo HTTP/1.1"), codec),
         (line("GET * HTTP/1.1"), url),
@@ -248,6 +264,18 @@ async fn passes_trailers_where_asked() {
         let tail = if enable { "0\r\ngrpc-status: 0\r\n\r\n" } else { "0\r\n\r\n" };
         assert_eq!(written(&mut peer).await, format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{tail}"));
     }
+}
+
+#[tokio::test]
+async fn refuses_https_in_the_clear_at_the_edge() {
+    let at_the_edge = || ServerSettings { refuse_https: true, ..settings() };
+    let line = |url: &str| format!("GET {url} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let refused = (403, "http1.https_url_on_plaintext_connection".to_owned());
+    assert_eq!(verdict(at_the_edge(), line("https://b/a").as_bytes()).await, refused);
+    assert_eq!(verdict(at_the_edge(), line("HTTPS://b/a").as_bytes()).await, refused);
+    assert_eq!(verdict(at_the_edge(), line("https://a@b@c/").as_bytes()).await, (400, "http1.invalid_url".to_owned()));
+    assert_eq!(verdict(at_the_edge(), line("http://b/a").as_bytes()).await, (0, "/a".to_owned()));
+    assert_eq!(verdict(settings(), line("https://b/a").as_bytes()).await, (0, "/a".to_owned()));
 }
 
 #[tokio::test]
