@@ -115,8 +115,17 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     }
     let commands = commands.next();
     let interests = wanted;
-    let control =
-        Control { process: process.clone(), signals, commands, workers, admin, log_services, drains, dynamic, interests };
+    let control = Control {
+        process: process.clone(),
+        signals,
+        commands,
+        workers,
+        admin,
+        log_services,
+        drains,
+        dynamic,
+        interests,
+    };
     let code = runtime.block_on(control.run(configuration));
     if !process.access_logs.flush(LOG_FLUSH) {
         tracing::warn!(target: "main", "the access logs could not be written to their end");
