@@ -49,7 +49,9 @@ fn page() -> String {
          Every field of every message that is read, as the code that reads it says: *used* has its effect, *harmless*\n\
          is accepted and has none, *rejected* refuses the resource. A value of a used field may still be refused;\n\
          `outrigger-proxy validate -c FILE` says so for a file, with line and column. A message that is not here\n\
-         belongs to a field that is rejected or harmless, or is an extension that is not in this version.\n",
+         belongs to a field that is rejected or harmless, or is an extension that is not in this version.\n\
+         One that listeners and clusters share is shown as in a listener: what speaks of requests from downstream is\n\
+         harmless in a cluster, as are the limits of frames that a client may send.\n",
     );
     for (name, occurrence) in &found {
         _ = write!(page, "\n## {name}\n\n| field | verdict | |\n|---|---|---|\n");

@@ -222,7 +222,7 @@ impl Forwarding<'_, '_> {
             }
         }
         loop {
-            // A host that sends many of them and a client that reads none do not fill our memory.
+            // A host that sends many 1xx heads and a client that reads none do not fill our memory.
             if self.flushing {
                 match self.responder.poll_flush(task) {
                     Poll::Ready(Ok(())) => self.flushing = false,

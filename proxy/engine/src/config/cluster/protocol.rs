@@ -208,7 +208,7 @@ impl Deprecated {
                 }
                 match self.http2 {
                     Some(_) => HttpProtocol::Http2(http2_options(self.http2, &at.field("http2_protocol_options"))),
-                    None => HttpProtocol::Http1(Http1Options::convert(self.http1, &at.field("http_protocol_options"))),
+                    None => HttpProtocol::Http1(http1_options(self.http1, &at.field("http_protocol_options"))),
                 }
             }
             Err(_) => {
@@ -224,7 +224,7 @@ fn explicit(message: ExplicitHttpConfig, at: &At<'_>) -> Option<HttpProtocol> {
     use explicit_http_config::ProtocolConfig;
     match message.protocol_config {
         Some(ProtocolConfig::HttpProtocolOptions(options)) => {
-            Some(HttpProtocol::Http1(Http1Options::convert(Some(options), &at.field("http_protocol_options"))))
+            Some(HttpProtocol::Http1(http1_options(Some(options), &at.field("http_protocol_options"))))
         }
         Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
             Some(HttpProtocol::Http2(http2_options(Some(options), &at.field("http2_protocol_options"))))
@@ -246,13 +246,40 @@ fn both(
     at: &At<'_>,
 ) -> (Http1Options, Http2Options) {
     (
-        Http1Options::convert(http1, &at.field("http_protocol_options")),
+        http1_options(http1, &at.field("http_protocol_options")),
         http2_options(http2, &at.field("http2_protocol_options")),
     )
 }
 
 /// Those of a cluster: what they say of requests from downstream cannot be meant.
+fn http1_options(message: Option<core::Http1ProtocolOptions>, at: &At<'_>) -> Http1Options {
+    let core::Http1ProtocolOptions {
+        allow_absolute_url,
+        accept_http_10,
+        default_host_for_http_10,
+        allow_custom_methods,
+        ..
+    } = message.clone().unwrap_or_default();
+    harmless!(at;
+        allow_absolute_url = "it speaks of requests from downstream",
+        accept_http_10 = "it speaks of requests from downstream",
+        default_host_for_http_10 = "it speaks of requests from downstream",
+        allow_custom_methods = "it speaks of requests from downstream",
+    );
+    Http1Options::convert(message, at)
+}
+
+/// As for HTTP/1. Hosts are trusted to ask for no more than they need.
 fn http2_options(message: Option<core::Http2ProtocolOptions>, at: &At<'_>) -> Http2Options {
+    let core::Http2ProtocolOptions {
+        max_inbound_priority_frames_per_stream,
+        max_inbound_window_update_frames_per_data_frame_sent,
+        ..
+    } = message.clone().unwrap_or_default();
+    harmless!(at;
+        max_inbound_priority_frames_per_stream = "hosts are not suspected of floods",
+        max_inbound_window_update_frames_per_data_frame_sent = "hosts are not suspected of floods",
+    );
     let options = Http2Options::convert(message, at);
     if options.override_stream_error_on_invalid_http_message == Some(true) {
         at.field("override_stream_error_on_invalid_http_message")

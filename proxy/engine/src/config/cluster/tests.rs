@@ -160,6 +160,30 @@ fn the_protocol_comes_from_the_extension_or_from_the_old_fields() {
 }
 
 #[test]
+fn what_speaks_of_a_downstream_is_said_to_be_harmless() {
+    let text = "static_resources: { clusters: [\n\
+        { name: a, http_protocol_options: { allow_absolute_url: true, accept_http_10: true, \
+          default_host_for_http_10: x, allow_custom_methods: true, enable_trailers: true } },\n\
+        { name: b, http2_protocol_options: { max_inbound_priority_frames_per_stream: 5, \
+          max_inbound_window_update_frames_per_data_frame_sent: 5, max_concurrent_streams: 5 } }] }";
+    let report = Report::new();
+    assert!(Bootstrap::read(&[Source::new("b.yaml", text)], &report).is_some() && !report.is_rejected());
+    let harmless: Vec<String> = report.into_parts().1.into_iter().map(|note| note.path).collect();
+    let (http1, http2) = ("clusters[0].http_protocol_options", "clusters[1].http2_protocol_options");
+    assert_eq!(
+        harmless,
+        [
+            format!("static_resources.{http1}.allow_absolute_url"),
+            format!("static_resources.{http1}.accept_http_10"),
+            format!("static_resources.{http1}.default_host_for_http_10"),
+            format!("static_resources.{http1}.allow_custom_methods"),
+            format!("static_resources.{http2}.max_inbound_priority_frames_per_stream"),
+            format!("static_resources.{http2}.max_inbound_window_update_frames_per_data_frame_sent"),
+        ]
+    );
+}
+
+#[test]
 fn a_name_is_not_checked_on_a_certificate_that_nobody_vouches_for() {
     let with = |validation: &str| {
         read(&format!(

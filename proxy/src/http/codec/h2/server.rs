@@ -403,7 +403,10 @@ impl Responder {
     pub(in crate::http::codec) fn send_informational(&mut self, head: ResponseHead) -> Result<(), StreamError> {
         match &mut self.state {
             State::Waiting(respond) => {
-                respond.send_informational(head::to_response(head)).map_err(|e| stream_error(&e, &self.link, self.id))
+                let sent = respond.send_informational(head::to_response(head));
+                sent.map_err(|error| stream_error(&error, &self.link, self.id))?;
+                self.link.set_interim_given(self.id);
+                Ok(())
             }
             _ => Err(StreamError::Local),
         }
@@ -473,11 +476,14 @@ impl Responder {
         Ok(upgrade::tunnel(self, body))
     }
 
-    /// Ready when the client's window has taken what was sent. The connection's own task writes: there is nothing else to
-    /// wait for here.
+    /// Ready when the client's window has taken what was sent, and few 1xx heads wait to be written. The connection's own
+    /// task writes: there is nothing else to wait for here.
     pub(in crate::http::codec) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        let State::Sending(paced) = &mut self.state else { return Poll::Ready(Ok(())) };
-        ready!(paced.poll_ready(cx))?;
+        match &mut self.state {
+            State::Waiting(_) => return self.link.poll_interim_room(self.id, cx).map(Ok),
+            State::Sending(paced) => ready!(paced.poll_ready(cx))?,
+            State::Done => {}
+        }
         self.settle();
         Poll::Ready(Ok(()))
     }

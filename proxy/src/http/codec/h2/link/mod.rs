@@ -4,6 +4,7 @@
 //! The transport belongs to the connection's [`Link`], not to the crate: after the crate is done, the connection can
 //! still be closed without losing what is in flight, and streams can ask what became of it.
 
+mod interim;
 mod outbound;
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::interim::Interim;
 use super::block::{Blocks, Finding};
 use super::head::{BAD_FIELD, BAD_MESSAGE};
 use super::scan::{
@@ -67,6 +69,7 @@ pub(super) struct Link {
     malformed: Cell<Option<&'static str>>,
     goaway: Cell<Option<(u32, u32)>>,
     last_headers_sent: Cell<u32>,
+    interim: Interim,
     own_resets: RefCell<Vec<u32>>,
     own_goaway: Cell<bool>,
     accepted: Cell<u32>,
@@ -149,6 +152,7 @@ impl Link {
             malformed: Cell::new(None),
             goaway: Cell::new(None),
             last_headers_sent: Cell::new(0),
+            interim: Interim::default(),
             own_resets: RefCell::new(Vec::new()),
             own_goaway: Cell::new(false),
             // Answers to our own requests are not accepted, they are expected.
@@ -279,6 +283,17 @@ impl Link {
         if !findings.is_empty() {
             findings.retain(|(id, _)| *id != stream);
         }
+        self.interim.forget(stream);
+    }
+
+    /// The crate has been given a 1xx head of `stream`.
+    pub(super) fn set_interim_given(&self, stream: u32) {
+        self.interim.given(stream);
+    }
+
+    /// Ready when enough of the 1xx heads of `stream` are written for another one.
+    pub(super) fn poll_interim_room(&self, stream: u32, cx: &mut Context<'_>) -> Poll<()> {
+        self.interim.poll_room(stream, cx)
     }
 
     /// What is wrong with a head for which the crate has ended `stream`.

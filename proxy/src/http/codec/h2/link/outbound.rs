@@ -107,8 +107,9 @@ impl Link {
                 Some(FrameHead { kind: DATA, .. }) => {
                     transport.floods.data_sent = transport.floods.data_sent.saturating_add(1);
                 }
-                Some(FrameHead { kind: HEADERS, stream, .. }) if stream > self.last_headers_sent.get() => {
-                    self.last_headers_sent.set(stream);
+                Some(FrameHead { kind: HEADERS, stream, .. }) => {
+                    self.last_headers_sent.set(self.last_headers_sent.get().max(stream));
+                    self.interim.written(stream);
                 }
                 Some(frame @ FrameHead { kind: RST_STREAM, stream, .. }) => {
                     if frame.reset_code() == REFUSED_STREAM {

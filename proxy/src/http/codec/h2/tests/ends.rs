@@ -89,6 +89,38 @@ fn informational_responses_pass() {
 }
 
 #[test]
+fn informational_responses_wait_for_a_client_that_does_not_read() {
+    run(async {
+        let (a, mut b) = duplex(1024);
+        let sent = Rc::new(Cell::new(0));
+        let count = sent.clone();
+        spawn_local(serve(a, server_settings(), move |exchange| {
+            let count = count.clone();
+            async move {
+                let mut responder = exchange.responder;
+                let early =
+                    ResponseHead { status: StatusCode::EARLY_HINTS, protocol: Protocol::Http2, headers: headers(&[]) };
+                while count.get() < 10_000 {
+                    responder.send_informational(early.clone()).unwrap();
+                    count.set(count.get() + 1);
+                    poll_fn(|cx| responder.poll_flush(cx)).await.unwrap();
+                }
+                responder.send_head(ok(&[]), true).unwrap();
+            }
+        }));
+        // GET http://a/
+        let request = frame(1, 5, 1, b"\x82\x86\x84\x41\x01a");
+        b.write_all(&[preface(), request].concat()).await.unwrap();
+        // Time passes only when nothing else can run.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert!((8..200).contains(&sent.get()), "{} heads for 1,024 bytes", sent.get());
+        // A client that reads gets them all.
+        read_heads_by(scan::Scanner::new(0), &mut b, 10_001).await;
+        assert_eq!(sent.get(), 10_000);
+    });
+}
+
+#[test]
 fn what_goaway_left_out_is_refused_and_the_rest_is_not() {
     run(async {
         let (a, mut b) = duplex(PIPE);

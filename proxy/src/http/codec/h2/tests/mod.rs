@@ -167,8 +167,11 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Reads what a client sends up to its `count`th HEADERS.
-async fn read_heads(io: &mut DuplexStream, mut count: usize) {
-    let mut scanner = scan::Scanner::new(24);
+async fn read_heads(io: &mut DuplexStream, count: usize) {
+    read_heads_by(scan::Scanner::new(24), io, count).await;
+}
+
+async fn read_heads_by(mut scanner: scan::Scanner, io: &mut DuplexStream, mut count: usize) {
     while count > 0 {
         let byte = [io.read_u8().await.unwrap()];
         if let (_, Some(frame)) = scanner.next(&byte) {
