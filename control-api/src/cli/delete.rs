@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use outrigger_proto::outrigger::control::v1::{DeleteRequest, ObjectKey};
+use outrigger_proto::outrigger::control::v1::{DeleteRequest, Object, ObjectKey};
 
 use super::read::Texts;
 use super::{Failure, NamespaceArgs, ServerArgs, kind_and_names, print, qualified, request};
+use crate::api::Doomed;
+use crate::api::objects::metadata;
 use crate::model::{Key, Kind, Name};
 
 /// Flags of `delete`.
@@ -30,39 +32,66 @@ pub struct DeleteArgs {
 }
 
 pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
-    let keys = if args.files.is_empty() {
+    let doomed = if args.files.is_empty() {
         let (kind, names) = kind_and_names(&args.objects)?;
         if names.is_empty() {
             return Err(Failure(format!("say which: outrigger delete {} NAME", kind.as_str())));
         }
         let namespace = args.namespace.name();
-        names.iter().map(|name| Key { kind, name: Name::new(namespace, name) }).collect()
+        let any = |name: &String| Doomed {
+            key: Key { kind, name: Name::new(namespace, name) },
+            resource_version: String::new(),
+        };
+        names.iter().map(any).collect()
     } else {
-        keys(&args)?
+        doomed(&Texts::read(&args.files)?, args.namespace.namespace.as_deref())?
     };
-    let wanted = |key: &Key| ObjectKey {
+    let wanted = |Doomed { key, resource_version }: &Doomed| ObjectKey {
         kind: key.kind.as_str().to_owned(),
         namespace: key.name.namespace.to_string(),
         name: key.name.name.to_string(),
-        resource_version: String::new(),
+        resource_version: resource_version.clone(),
     };
-    let message = DeleteRequest { keys: keys.iter().map(wanted).collect(), dry_run: args.dry_run };
+    let message = DeleteRequest { keys: doomed.iter().map(wanted).collect(), dry_run: args.dry_run };
     let mut client = args.server.connect().await?;
     client.delete(request(message)).await?;
     let suffix = if args.dry_run { " (dry run)" } else { "" };
-    let line = |key: &Key| format!("{}/{} deleted{suffix}\n", qualified(key.kind), key.name.name);
-    print(&keys.iter().map(line).collect::<String>())
+    let line = |Doomed { key, .. }: &Doomed| format!("{}/{} deleted{suffix}\n", qualified(key.kind), key.name.name);
+    print(&doomed.iter().map(line).collect::<String>())
 }
 
-fn keys(args: &DeleteArgs) -> Result<Vec<Key>, Failure> {
-    let texts = Texts::read(&args.files)?;
-    let objects = texts.objects(args.namespace.namespace.as_deref(), "deleted")?;
-    let mut keys: Vec<Key> = objects.read.into_iter().map(|read| read.key).collect();
+/// The objects of files. A `resourceVersion` that stands there has to be the one in force.
+fn doomed(texts: &Texts, namespace: Option<&str>) -> Result<Vec<Doomed>, Failure> {
+    let objects = texts.objects(namespace, "deleted")?;
+    let version =
+        |object: &Object| metadata(object).and_then(|metadata| metadata.resource_version.clone()).unwrap_or_default();
+    let mut doomed: Vec<Doomed> = objects
+        .read
+        .into_iter()
+        .map(|read| Doomed { resource_version: version(&read.object), key: read.key })
+        .collect();
     // What routes to a Service goes before it.
-    keys.sort_by_key(|key| std::cmp::Reverse(order(key.kind)));
-    Ok(keys)
+    doomed.sort_by_key(|doomed| std::cmp::Reverse(order(doomed.key.kind)));
+    Ok(doomed)
 }
 
 fn order(kind: Kind) -> usize {
     Kind::ALL.into_iter().position(|other| other == kind).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_in_a_file_has_to_be_the_one_in_force() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text =
+            "kind: Service\nmetadata: {name: a, resourceVersion: '7'}\n---\nkind: HTTPRoute\nmetadata: {name: b}\n";
+        std::fs::write(file.path(), text).unwrap();
+        let doomed = doomed(&Texts::read(&[file.path().to_owned()]).unwrap(), None).unwrap();
+        let versions: Vec<_> =
+            doomed.iter().map(|doomed| (doomed.key.to_string(), doomed.resource_version.as_str())).collect();
+        assert_eq!(versions, [("HTTPRoute default/b".to_owned(), ""), ("Service default/a".to_owned(), "7")]);
+    }
 }

@@ -430,6 +430,10 @@ impl PolicyValues {
                     at.reject(text, "must be at least 1s");
                     return None;
                 }
+                if value.subsec_nanos() > 0 {
+                    at.reject(text, "must be whole seconds");
+                    return None;
+                }
                 Some(value)
             };
             self.tcp_keepalive = Some(Keepalive {

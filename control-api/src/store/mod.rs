@@ -132,10 +132,11 @@ impl Store {
         let draft = directory.join("outrigger.redb.new");
         let is_new = !path.exists();
         let database = match open_file(if is_new { &draft } else { &path }) {
-            Err(StoreError::Database { .. }) if is_new => {
-                std::fs::remove_file(&draft).map_err(|error| StoreError::Io { path: draft.clone(), error })?;
-                open_file(&draft)?
-            }
+            // Why it cannot be made is the reason to name, not why there is nothing to take away.
+            Err(first @ StoreError::Database { .. }) if is_new => match std::fs::remove_file(&draft) {
+                Ok(()) => open_file(&draft)?,
+                Err(_) => return Err(first),
+            },
             opened => opened?,
         };
         let mut store = Self { path, database: Arc::new(database), revision: 0, log_entries };
@@ -296,6 +297,14 @@ mod tests {
         drop(store);
         let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(names.collect::<Vec<_>>(), ["outrigger.redb"]);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_named_with_the_reason() {
+        // Nobody makes files there, root neither.
+        let refused = Store::open(Path::new("/sys"), LOG_ENTRIES).unwrap_err().to_string();
+        assert!(refused.starts_with("/sys/outrigger.redb.new: "), "{refused}");
+        assert!(!refused.contains("No such file"), "{refused}");
     }
 
     #[test]

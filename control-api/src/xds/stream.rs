@@ -183,6 +183,8 @@ struct Open {
     complete: BTreeMap<Kind, u64>,
     /// The kinds that it asked for.
     knows: BTreeSet<Kind>,
+    /// Whether it asked for a type that is not served, which the log has then.
+    asked_for_other: bool,
     entry: proxies::Stream,
 }
 
@@ -219,9 +221,25 @@ impl<M: Messages> Serve<M> {
             let caller = Caller::of(&node).map_err(Status::invalid_argument)?;
             let session = Session::new(M::PROTOCOL, self.only.is_none(), self.views.view(&caller));
             let entry = self.proxies.clone().open(&node, self.address, M::PROTOCOL, session.needs());
-            self.open = Some(Open { caller, session, complete: BTreeMap::new(), knows: BTreeSet::new(), entry });
+            self.open = Some(Open {
+                caller,
+                session,
+                complete: BTreeMap::new(),
+                knows: BTreeSet::new(),
+                asked_for_other: false,
+                entry,
+            });
         }
         if let Some(open) = &mut self.open {
+            let Some(kind) = kind else {
+                if !std::mem::replace(&mut open.asked_for_other, true) {
+                    tracing::info!(
+                        "{} asks for {type_url:?}: this server has none, and leaves it unanswered",
+                        open.caller.id
+                    );
+                }
+                return Ok(());
+            };
             let most = self.places.names;
             let before = request.names.count();
             let sent = open.session.unanswered(kind);
@@ -258,18 +276,20 @@ impl<M: Messages> Serve<M> {
         Poll::Ready(None)
     }
 
-    fn kind(&self, type_url: &str) -> Result<Kind, Status> {
+    /// `None`: a type that is not served, on a stream that carries all. Who configures it beside ours (runtime, secrets) is
+    /// to have the rest; it waits for that one as it would for a control plane that does not answer.
+    fn kind(&self, type_url: &str) -> Result<Option<Kind>, Status> {
         match (self.only, Kind::from_type_url(type_url)) {
-            (None, Some(kind)) => Ok(kind),
-            (Some(only), kind) if type_url.is_empty() || kind == Some(only) => Ok(only),
+            (Some(only), kind) if type_url.is_empty() || kind == Some(only) => Ok(Some(only)),
             (Some(only), _) => Err(Status::invalid_argument(format!(
                 "type_url {type_url:?}: this service has resources of the type {}",
                 only.type_url()
             ))),
-            (None, None) => Err(Status::invalid_argument(format!(
-                "type_url {type_url:?}: this server has resources of the types {}",
+            (None, None) if type_url.is_empty() => Err(Status::invalid_argument(format!(
+                "type_url is required: this server has resources of the types {}",
                 Kind::ALL.map(Kind::type_url).join(", ")
             ))),
+            (None, kind) => Ok(kind),
         }
     }
 }

@@ -102,7 +102,7 @@ async fn refusal<T>(responses: Result<tonic::Response<Streaming<T>>, tonic::Stat
 }
 
 #[tokio::test]
-async fn a_stream_without_node_or_of_an_unknown_type_is_refused_with_the_reason() {
+async fn a_stream_without_node_or_type_or_of_another_type_is_refused_with_the_reason() {
     let control = Control::start(view(&[])).await;
     let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
     let nobody = DeltaDiscoveryRequest { type_url: Kind::Cluster.type_url().to_owned(), ..Default::default() };
@@ -110,17 +110,36 @@ async fn a_stream_without_node_or_of_an_unknown_type_is_refused_with_the_reason(
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("node.id"), "{status}");
 
-    let unknown =
-        DiscoveryRequest { node: node(), type_url: "type.googleapis.com/what".to_owned(), ..Default::default() };
-    let status = refusal(client.stream_aggregated_resources(tokio_stream::iter([unknown])).await).await;
+    let nothing = DiscoveryRequest { node: node(), ..Default::default() };
+    let status = refusal(client.stream_aggregated_resources(tokio_stream::iter([nothing])).await).await;
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("\"type.googleapis.com/what\""), "{status}");
+    assert!(status.message().contains("type_url is required"), "{status}");
 
     let mut clusters = ClusterDiscoveryServiceClient::new(control.channel.clone());
     let other = DiscoveryRequest { node: node(), type_url: Kind::Routes.type_url().to_owned(), ..Default::default() };
     let status = refusal(clusters.stream_clusters(tokio_stream::iter([other])).await).await;
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains(Kind::Cluster.type_url()), "{status}");
+}
+
+#[tokio::test]
+async fn a_type_that_is_not_served_is_left_unanswered_and_named_once() {
+    let heard = Heard::default();
+    let _heard = tracing::subscriber::set_default(heard.clone());
+    let control = Control::start(view(&[(Kind::Cluster, &["a=1"])])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let (requests, receiver) = mpsc::channel(4);
+    let secrets = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    // The first names the node, the others do not have to.
+    for (node, type_url) in [(node(), secrets), (None, secrets), (None, Kind::Cluster.type_url())] {
+        let request = DeltaDiscoveryRequest { node, type_url: type_url.to_owned(), ..Default::default() };
+        requests.send(request).await.unwrap();
+    }
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let response = responses.message().await.unwrap().unwrap();
+    assert_eq!((response.type_url.as_str(), response.resources.len()), (Kind::Cluster.type_url(), 1));
+    let lines: Vec<String> = heard.lines().into_iter().filter(|line| line.contains(secrets)).collect();
+    assert!(matches!(lines.as_slice(), [line] if line.contains("orders-1")), "{lines:?}");
 }
 
 #[tokio::test]

@@ -268,7 +268,7 @@ fn policies() {
              retry: {on: [timeout, perTryTimeout], grpcCodes: [ok], backoff: {base: 1s, max: 1ms},
                      budget: {percent: 101, interval: 10s}},
              timeouts: {grpcDeadline: Maybe}, connection: {protocol: HTTP3, connectTimeout: 0s, proxyProtocol: V2,
-             tcpKeepalive: {idle: 1ms}}, outlier: {}, health: [], tls: {mode: Mesh}"
+             tcpKeepalive: {idle: 1ms, interval: 1s500ms}}, outlier: {}, health: [], tls: {mode: Mesh}"
         ),
         [
             "spec.outlier: not in this version: outlier detection comes later",
@@ -288,6 +288,7 @@ fn policies() {
             "spec.connection.proxyProtocol: V2: not in this version",
             "spec.connection.connectTimeout: 0s: must be greater than 0s",
             "spec.connection.tcpKeepalive.idle: 1ms: must be at least 1s",
+            "spec.connection.tcpKeepalive.interval: 1s500ms: must be whole seconds",
             "spec.connection.protocol: HTTP3: must be Auto, HTTP1, HTTP2 or TCP",
         ]
     );
