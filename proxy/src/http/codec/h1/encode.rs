@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use outrigger_engine::config::hcm::HeaderCase;
 use outrigger_engine::message::{Headers, RequestHead, ResponseHead, Spelling};
 
-use super::head::parse_length;
+use super::grammar::parse_length;
 use super::transport::Output;
 use crate::http::codec::StreamError;
 
