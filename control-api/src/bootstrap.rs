@@ -3,7 +3,6 @@
 //! It says who the proxy is and where the control plane is; everything else comes from there. What the application calls
 //! and serves stands in the node's metadata: see [`crate::node`].
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -12,6 +11,7 @@ use clap::Args;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
+use crate::model::value::dns_label;
 use crate::model::{DEFAULT_NAMESPACE, Name};
 use crate::node::{Inbound, NodeConfig, To};
 use crate::serve::Address;
@@ -52,17 +52,10 @@ pub struct BootstrapArgs {
 /// What is wrong with the flags together.
 pub fn bootstrap(args: BootstrapArgs) -> Result<String, String> {
     let BootstrapArgs { service, namespace, inbound, to, control, tls, admin, id } = args;
-    if service.is_empty() {
-        return Err("--service must not be empty".to_owned());
-    }
-    let listening = inbound.iter().map(|inbound| inbound.listen).chain(to.iter().map(|to| to.listen)).chain([admin]);
-    let mut seen = BTreeSet::new();
-    for address in listening.filter(|address| address.port() != 0) {
-        if !seen.insert(address) {
-            return Err(format!(
-                "{address} is listened on twice: give each --inbound, each --to and --admin their own"
-            ));
-        }
+    check_names(&service, &namespace, &to)?;
+    check_addresses(&inbound, &to, admin)?;
+    if id.as_ref().is_some_and(String::is_empty) {
+        return Err("--id must not be empty: leave it out to have one made".to_owned());
     }
     let id = id.unwrap_or_else(|| default_id(&service, &inbound));
     let config = NodeConfig { service: Name::new(&namespace, &service), inbound, to };
@@ -111,6 +104,67 @@ static_resources:
         admin_address = quoted(&admin.ip().to_string()),
         admin_port = admin.port(),
     ))
+}
+
+/// What `apply` would never take names no Service.
+fn check_names(service: &str, namespace: &str, to: &[To]) -> Result<(), String> {
+    let name = |flag: &str, text: &str| dns_label(text).map_err(|reason| format!("{flag}: {text:?} {reason}"));
+    name("--service", service)?;
+    name("--namespace", namespace)?;
+    for to in to {
+        let flag = format!("--to {to}");
+        name(&flag, &to.service)?;
+        to.namespace.as_deref().map_or(Ok(()), |namespace| name(&flag, namespace))?;
+        match to.port.as_deref().map(|port| (port, port.parse::<u32>())) {
+            Some((port, Ok(number))) if !(1..=65535).contains(&number) => {
+                return Err(format!("{flag}: port {port} must be 1 to 65535"));
+            }
+            Some((port, Err(_))) => name(&flag, port)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Each listener has an address of its own, and none is what it forwards to. Only the admin's port may be 0: of others
+/// nobody would know which port they got.
+fn check_addresses(inbound: &[Inbound], to: &[To], admin: SocketAddr) -> Result<(), String> {
+    let listeners = || {
+        let inbound = inbound.iter().map(|inbound| (format!("--inbound {inbound}"), inbound.listen));
+        inbound.chain(to.iter().map(|to| (format!("--to {to}"), to.listen)))
+    };
+    let applications = inbound.iter().map(|inbound| (format!("--inbound {inbound}"), inbound.application));
+    if let Some((flag, _)) = listeners().chain(applications).find(|(_, address)| address.port() == 0) {
+        return Err(format!("{flag}: a port must be 1 to 65535"));
+    }
+    let mut seen: Vec<SocketAddr> = Vec::new();
+    for address in listeners().map(|(_, address)| address).chain([admin]).filter(|address| address.port() != 0) {
+        if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
+            let both = if *other == address { String::new() } else { format!(", by {other} too") };
+            return Err(format!(
+                "{address} is listened on twice{both}: give each --inbound, each --to and --admin their own"
+            ));
+        }
+        seen.push(address);
+    }
+    for inbound in inbound {
+        let application = inbound.application;
+        if let Some(own) = seen.iter().find(|own| overlap(**own, application)) {
+            return Err(format!(
+                "--inbound {inbound}: the proxy itself listens on {own}, so requests to {application} would come back to \
+                 it: let the application listen on another port"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether one of two addresses takes what is for the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let every = |address: SocketAddr| address.ip().is_unspecified();
+    one.port() == other.port()
+        && one.is_ipv4() == other.is_ipv4()
+        && (one.ip() == other.ip() || every(one) || every(other))
 }
 
 /// Type and address of the cluster.
@@ -286,10 +340,44 @@ mod tests {
     }
 
     #[test]
+    fn one_port_on_several_addresses_is_no_fault() {
+        for flags in [
+            "--inbound 127.0.0.1:1=127.0.0.2:1 --to a=127.0.0.3:1",
+            "--inbound 1=[::1]:1",
+            "--to a:http=127.0.0.1:1 --admin 127.0.0.1:0",
+        ] {
+            assert!(made(&format!("--service orders {flags}")).is_ok(), "{flags}");
+        }
+    }
+
+    #[test]
     fn flags_that_cannot_stand_together() {
         for (flags, reason) in [
             ("--service orders --to a=127.0.0.1:1 --to b=127.0.0.1:1", "127.0.0.1:1 is listened on twice"),
             ("--service orders --inbound 127.0.0.1:15000=127.0.0.1:1", "127.0.0.1:15000 is listened on twice"),
+            (
+                "--service orders --inbound 1=127.0.0.1:2 --to b=127.0.0.1:1",
+                "127.0.0.1:1 is listened on twice, by 0.0.0.0:1 too",
+            ),
+            ("--service orders --inbound 8080=127.0.0.1:8080", "the proxy itself listens on 0.0.0.0:8080"),
+            ("--service orders --inbound 127.0.0.1:1=0.0.0.0:1", "the proxy itself listens on 127.0.0.1:1"),
+            (
+                "--service orders --inbound 1=127.0.0.1:2 --inbound 2=127.0.0.1:3",
+                "the proxy itself listens on 0.0.0.0:2",
+            ),
+            ("--service orders --inbound 1=127.0.0.1:15000", "the proxy itself listens on 127.0.0.1:15000"),
+            ("--service orders --inbound 0=127.0.0.1:1", "a port must be 1 to 65535"),
+            ("--service orders --inbound 1=127.0.0.1:0", "a port must be 1 to 65535"),
+            ("--service orders --to a=127.0.0.1:0", "a port must be 1 to 65535"),
+            ("--service orders --to a:0=127.0.0.1:1", "port 0 must be 1 to 65535"),
+            ("--service orders --to a:99999=127.0.0.1:1", "port 99999 must be 1 to 65535"),
+            ("--service orders --to a:WEB=127.0.0.1:1", "\"WEB\" must be 1 to 63 lower case letters"),
+            ("--service orders --to WEB!=127.0.0.1:1", "\"WEB!\" must be 1 to 63 lower case letters"),
+            ("--service orders --to Shop/a=127.0.0.1:1", "\"Shop\" must be 1 to 63 lower case letters"),
+            ("--service a\"b", "--service: \"a\\\"b\" must be 1 to 63 lower case letters"),
+            ("--service=", "--service: \"\" must be 1 to 63 lower case letters"),
+            ("--service orders -n Shop", "--namespace: \"Shop\" must be"),
+            ("--service orders --id=", "--id must not be empty"),
             ("--service orders --to a=1", "is not an address and a port"),
             ("--to a=127.0.0.1:1", "--service <NAME>"),
             ("--service orders --tls-cert /c.pem", "--tls-cert and --tls-key go together"),

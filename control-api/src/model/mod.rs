@@ -11,7 +11,7 @@ mod precedence;
 mod resolve;
 mod service;
 pub(crate) mod status;
-mod value;
+pub(crate) mod value;
 mod workload;
 
 use std::fmt;
