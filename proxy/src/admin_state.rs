@@ -88,6 +88,9 @@ impl AdminState for Process {
             log_path: args.log_path.as_ref().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default(),
             service_cluster: self.node.cluster.clone(),
             service_node: self.node.id.clone(),
+            service_zone: self.node.locality.as_ref().map(|locality| locality.zone.clone()).unwrap_or_default(),
+            restart_epoch: args.restart_epoch,
+            disable_hot_restart: args.disable_hot_restart,
             drain_time,
             ..Default::default()
         }

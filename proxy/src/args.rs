@@ -1,4 +1,5 @@
-//! The command line: Envoy's flags, so that what starts Envoy starts us.
+//! The command line: those of Envoy's flags that have an effect here, and those that may be without one. A flag that asks for
+//! what is not done here is refused, so that nobody believes in it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +57,9 @@ pub struct ServeArgs {
     /// Overrides `node.cluster`.
     #[arg(long, value_name = "NAME")]
     pub service_cluster: Option<String>,
+    /// Overrides `node.locality.zone`.
+    #[arg(long, value_name = "ZONE")]
+    pub service_zone: Option<String>,
     /// trace, debug, info, warning, error, critical or off.
     #[arg(short = 'l', long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
@@ -72,9 +76,21 @@ pub struct ServeArgs {
     /// all at once.
     #[arg(long, value_enum, default_value = "gradual")]
     pub drain_strategy: DrainStrategy,
-    /// Accepted for Envoy's sake: nothing is shared between processes here.
+    /// No effect: nothing is shared between processes here.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub base_id: u32,
+    /// No effect: there is no hot restart, and nothing else looks at it.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub restart_epoch: u32,
+    /// No effect: there is no hot restart.
+    #[arg(long)]
+    pub disable_hot_restart: bool,
+    /// No effect: nothing is shared between processes here.
+    #[arg(long)]
+    pub use_dynamic_base_id: bool,
+    /// No effect: there is no hot restart, and so no parent.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    pub parent_shutdown_time_s: u32,
 }
 
 impl ServeArgs {
@@ -109,6 +125,16 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn flags_of_hot_restart_have_no_effect_and_those_of_what_is_not_done_are_refused() {
+        let start = "--restart-epoch 1 --disable-hot-restart --use-dynamic-base-id --parent-shutdown-time-s 60 --service-zone a";
+        let parse = |flags: &str| Cli::try_parse_from(["outrigger-proxy"].into_iter().chain(flags.split(' ')));
+        assert_eq!(parse(start).unwrap().serve.service_zone.as_deref(), Some("a"));
+        for refused in ["--allow-unknown-static-fields", "--log-format %v", "--restart-epoch x"] {
+            assert_eq!(parse(refused).unwrap_err().exit_code(), 2, "{refused}");
+        }
+    }
 
     #[test]
     fn every_drain_time_can_be_added_to_a_time() {

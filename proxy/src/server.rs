@@ -72,6 +72,9 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     if let Some(cluster) = &args.service_cluster {
         node.cluster.clone_from(cluster);
     }
+    if let Some(zone) = &args.service_zone {
+        node.locality.get_or_insert_default().zone.clone_from(zone);
+    }
     let (access_logs, log_services) = AccessLogs::new(stats.clone(), node.clone());
     let (tell, commands) = Workers::new(concurrency);
     let (drain_requests, drains) = mpsc::unbounded_channel();

@@ -262,13 +262,19 @@ const ENDPOINTS: &[Endpoint] = &[
             FILTER,
             ("format", "Format to use; One of (text, json, prometheus)"),
             ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
+            ("histogram_buckets", "Histogram bucket display mode; One of (summary)"),
         ],
         stats::stats,
     ),
     get(
         "/stats/prometheus",
         "print server stats in prometheus format",
-        &[USED_ONLY, FILTER, ("text_readouts", "Render text_readouts as new gauges with value 0")],
+        &[
+            USED_ONLY,
+            FILTER,
+            ("text_readouts", "Render text_readouts as new gauges with value 0"),
+            ("histogram_buckets", "Histogram bucket display mode; One of (cumulative)"),
+        ],
         stats::prometheus,
     ),
     // As the annotation of the service's method says; by gRPC, see `csds`.

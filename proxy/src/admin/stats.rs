@@ -49,6 +49,12 @@ const BUCKETS: [f64; 19] = [
     3_600_000.0,
 ];
 
+/// `histogram_buckets` of what is shown as text and as JSON: quantiles.
+pub(super) const SUMMARY: &str = "summary";
+
+/// `histogram_buckets` of what is shown to Prometheus.
+pub(super) const CUMULATIVE: &str = "cumulative";
+
 /// So many refused resources are named, the others are counted only: names are the server's.
 const REFUSED: usize = 100;
 
@@ -66,7 +72,17 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn parse(query: &Query) -> Result<Self, Response> {
+    /// `buckets`: the one way in which histograms are shown.
+    fn parse(query: &Query, buckets: &str) -> Result<Self, Response> {
+        match query.get("histogram_buckets") {
+            None | Some("") => {}
+            Some(asked) if asked == buckets => {}
+            Some(_) => {
+                let usage =
+                    format!("usage: histogram_buckets={buckets}: histograms are shown in no other way here\n\n");
+                return Err(Response::error(400, usage));
+            }
+        }
         let filter = match query.get("filter") {
             None | Some("") => None,
             Some(text) => match Regex::new(text) {
@@ -118,7 +134,7 @@ pub(super) fn stats(state: &dyn AdminState, query: &Query) -> Response {
         Some("prometheus") => return prometheus(state, query),
         Some(_) => return Response::error(400, "usage: /stats?format=(json|prometheus|text)\n\n"),
     };
-    let wanted = match Wanted::parse(query) {
+    let wanted = match Wanted::parse(query, SUMMARY) {
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
@@ -224,7 +240,7 @@ fn visit(state: &dyn AdminState, visit: &mut dyn FnMut(Sample)) {
 /// `/stats/prometheus`: Envoy's metric names, with its default tags as labels. A word is a label of a gauge: those of
 /// Envoy where they are asked for (`text_readouts`), and always why a resource is refused.
 pub(super) fn prometheus(state: &dyn AdminState, query: &Query) -> Response {
-    let wanted = match Wanted::parse(query) {
+    let wanted = match Wanted::parse(query, CUMULATIVE) {
         Ok(wanted) => wanted,
         Err(response) => return response,
     };

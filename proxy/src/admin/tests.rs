@@ -229,6 +229,27 @@ fn stats_are_sorted_filtered_and_typed() {
 }
 
 #[test]
+fn histograms_are_shown_as_they_are_asked_for_or_not_at_all() {
+    let fake = Fake::new();
+    for (path, supported) in [
+        ("/stats?", "summary"),
+        ("/stats?format=json&", "summary"),
+        ("/stats?format=prometheus&", "cumulative"),
+        ("/stats/prometheus?", "cumulative"),
+    ] {
+        for asked in ["", "summary", "cumulative", "disjoint", "detailed", "none"] {
+            let (status, text) = fake.get(&format!("{path}histogram_buckets={asked}"));
+            if asked.is_empty() || asked == supported {
+                assert_eq!(status, 200, "{path}{asked}");
+            } else {
+                assert_eq!(status, 400, "{path}{asked}");
+                assert!(text.starts_with(&format!("usage: histogram_buckets={supported}:")), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_probe_finds_the_state_that_it_waits_for() {
     // What pilot-agent asks before it says that a pod is ready.
     let fake = Fake::new();
