@@ -1,5 +1,10 @@
 //! Finding and reading the bootstrap that the command line names.
 
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use outrigger_engine::config::access_log::{AccessLog, Sink};
 use outrigger_engine::config::bootstrap::Bootstrap;
 use outrigger_engine::config::hcm::RouteSource;
 use outrigger_engine::config::listener::{FilterChain, NetworkFilter};
@@ -54,22 +59,61 @@ pub(crate) fn read_files(bootstrap: &Bootstrap, at: &At<'_>) {
     for (index, listener) in bootstrap.listeners.iter().enumerate() {
         let at = list.index(index);
         resource::prepare_listener(listener, &at);
+        check_access_logs(&listener.access_logs, &at);
         let chains = at.field("filter_chains");
         for (index, chain) in listener.filter_chains.iter().enumerate() {
-            load_bodies(chain, &chains.index(index));
+            read_of_chain(chain, &chains.index(index));
         }
         if let Some(chain) = &listener.default_filter_chain {
-            load_bodies(chain, &at.field("default_filter_chain"));
+            read_of_chain(chain, &at.field("default_filter_chain"));
         }
     }
 }
 
-fn load_bodies(chain: &FilterChain, at: &At<'_>) {
-    let NetworkFilter::Http(manager) = &chain.filter else { return };
-    let RouteSource::Inline(table) = &manager.routes else { return };
-    // The connection manager is the only filter.
-    let (filters, config) = (at.field("filters"), "typed_config");
-    table.load_bodies(&read, &filters.index(0).field(config).field("route_config"));
+fn read_of_chain(chain: &FilterChain, at: &At<'_>) {
+    // A chain has one filter.
+    let at = at.field("filters");
+    let at = at.index(0);
+    let at = at.field("typed_config");
+    match &chain.filter {
+        NetworkFilter::Http(manager) => {
+            check_access_logs(&manager.access_logs, &at);
+            if let RouteSource::Inline(table) = &manager.routes {
+                table.load_bodies(&read, &at.field("route_config"));
+            }
+        }
+        NetworkFilter::Tcp(proxy) => check_access_logs(&proxy.access_logs, &at),
+    }
+}
+
+/// Refuses files of access logs that cannot be opened at the start. None is made here: whoever only validates wants no
+/// files.
+fn check_access_logs(logs: &[AccessLog], at: &At<'_>) {
+    let list = at.field("access_log");
+    for (index, log) in logs.iter().enumerate() {
+        let Sink::File(path, _) = &log.sink else { continue };
+        if let Err(reason) = can_be_appended_to(Path::new(&**path)) {
+            list.index(index).field("typed_config").field("path").reject(path, reason);
+        }
+    }
+}
+
+fn can_be_appended_to(path: &Path) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err("is a directory".to_owned()),
+        // A pipe would wait for its reader, and a device may do anything: the start will see.
+        Ok(found) if !found.is_file() => Ok(()),
+        Ok(_) => OpenOptions::new().append(true).open(path).map(drop).map_err(|error| error.to_string()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.to_string()),
+        Err(_) => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            match std::fs::metadata(parent) {
+                Ok(found) if found.is_dir() => Ok(()),
+                Ok(_) => Err(format!("{} is not a directory", parent.display())),
+                Err(error) => Err(format!("{}: {error}", parent.display())),
+            }
+        }
+    }
 }
 
 /// The bytes of a data source.
@@ -99,11 +143,67 @@ fn lines(problems: &[Problem]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use outrigger_engine::source::{Verdict, verdicts};
 
     use super::*;
+
+    #[test]
+    fn a_file_of_an_access_log_that_cannot_be_opened_is_refused_and_none_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().to_str().unwrap();
+        std::fs::write(format!("{dir}/file"), "").unwrap();
+        let load = |path: &str, log: &str| {
+            let yaml = format!(
+                r#"
+static_resources:
+  listeners:
+    - address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+      filter_chains:
+        - filters:
+            - name: tcp
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+                stat_prefix: in
+                cluster: app
+                {}
+      {}
+  clusters: [{{ name: app, type: STATIC, connect_timeout: 1s }}]
+"#,
+                if log == "filter" { access_log(path) } else { String::new() },
+                if log == "listener" { access_log(path) } else { String::new() },
+            );
+            super::load(&ConfigArgs { config_path: None, config_yaml: Some(yaml) }).err().unwrap_or_default()
+        };
+        for (log, place) in [
+            ("filter", "--config-yaml:12:231: static_resources.listeners[0].filter_chains[0].filters[0].typed_config."),
+            ("listener", "--config-yaml:13:221: static_resources.listeners[0]."),
+        ] {
+            let (place, at) = (place.split_once(": ").unwrap().1, place.split_once(":2").unwrap().0);
+            for (path, reason) in [
+                ("missing/log", format!("{dir}/missing: No such file or directory (os error 2)")),
+                ("file/log", "Not a directory (os error 20)".to_owned()),
+                ("", "is a directory".to_owned()),
+            ] {
+                let path = format!("{dir}/{path}");
+                let problem = load(&path, log);
+                assert!(problem.starts_with(at), "{problem}");
+                assert!(
+                    problem.ends_with(&format!(": {place}access_log[0].typed_config.path: {path}: {reason}")),
+                    "{problem}"
+                );
+            }
+            for path in [format!("{dir}/file"), format!("{dir}/new"), "/dev/null".to_owned(), "/dev/stdout".to_owned()]
+            {
+                assert_eq!(load(&path, log), "");
+            }
+        }
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);
+    }
+
+    fn access_log(path: &str) -> String {
+        let name = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
+        format!(r#"access_log: [{{ name: log, typed_config: {{ "@type": {name}, path: "{path}" }} }}]"#)
+    }
 
     /// A bootstrap that reads certificates of both sides and a body from files of `DIR`.
     const TEXT: &str = r#"

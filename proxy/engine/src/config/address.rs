@@ -1,6 +1,7 @@
 //! Addresses and address ranges.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use outrigger_proto::envoy::config::core::v3 as core;
 
@@ -14,14 +15,11 @@ pub fn listening_address(message: Option<core::Address>, at: &At<'_>) -> Option<
     use core::address::Address as Kind;
     match message.and_then(|message| message.address) {
         Some(Kind::SocketAddress(address)) => socket_address(address, &at.field("socket_address")),
-        Some(Kind::Pipe(core::Pipe { path, mode })) => {
+        Some(Kind::Pipe(pipe)) => {
             let at = at.field("pipe");
+            let mode = pipe.mode;
             harmless!(at; mode = "the socket file has the mode that the process's umask leaves");
-            if path.is_empty() {
-                at.field("path").reject("", "must not be empty");
-                return None;
-            }
-            Some(Address::Pipe(path.into()))
+            pipe_path(pipe, &at).map(Address::Pipe)
         }
         Some(Kind::EnvoyInternalAddress(_)) => {
             at.field("envoy_internal_address").reject("", "not in this version: there are no internal listeners");
@@ -32,6 +30,28 @@ pub fn listening_address(message: Option<core::Address>, at: &At<'_>) -> Option<
             None
         }
     }
+}
+
+/// Bytes of the longest path of a Unix socket: the kernel keeps 108, with the NUL behind it.
+const MAX_PIPE_PATH: usize = 107;
+
+/// The path of a Unix socket. `None` where it was rejected.
+pub(crate) fn pipe_path(message: core::Pipe, at: &At<'_>) -> Option<Arc<str>> {
+    let core::Pipe { path, mode } = message;
+    if mode > 0o777 {
+        at.field("mode").reject(mode, "must be at most 511 (0777)");
+        return None;
+    }
+    let at = at.field("path");
+    match path {
+        path if path.is_empty() => at.reject("", "must not be empty"),
+        path if path.len() > MAX_PIPE_PATH => {
+            at.reject(path, format_args!("the path of a Unix socket has at most {MAX_PIPE_PATH} bytes"));
+        }
+        path if path.contains('\0') => at.reject(path.escape_debug(), "must not contain NUL"),
+        path => return Some(path.into()),
+    }
+    None
 }
 
 /// `ipv4_compat`: whether a socket on this IPv6 address takes IPv4 connections too.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrigger_proto::envoy::config::core::v3::{self as core, address::Address as AddressKind, socket_address};
 use outrigger_proto::envoy::config::endpoint::v3 as pb;
 
+use crate::config::address::pipe_path;
 use crate::config::cluster::dns::check_addresses;
 use crate::config::report::At;
 use crate::{harmless, unsupported};
@@ -226,6 +227,9 @@ impl Endpoint {
         };
         let pb::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } =
             endpoint;
+        if let Some(port) = health_check_config.as_ref().map(|check| check.port_value).filter(|port| *port > 65535) {
+            at_endpoint.field("health_check_config").field("port_value").reject(port, "must be at most 65535");
+        }
         harmless!(at_endpoint;
             health_check_config = "active health checks are not in this version",
             observability_name = "names of endpoints are not in the statistics",
@@ -264,14 +268,11 @@ impl EndpointAddress {
     fn convert(message: Option<core::Address>, at: &At<'_>) -> Option<Self> {
         match message.and_then(|message| message.address) {
             Some(AddressKind::SocketAddress(address)) => Self::socket_address(address, &at.field("socket_address")),
-            Some(AddressKind::Pipe(core::Pipe { path, mode })) => {
+            Some(AddressKind::Pipe(pipe)) => {
                 let at = at.field("pipe");
+                let mode = pipe.mode;
                 harmless!(at; mode = "only a listener makes the file");
-                if path.is_empty() {
-                    at.field("path").reject("", "must not be empty");
-                    return None;
-                }
-                Some(EndpointAddress::Pipe(path.into()))
+                pipe_path(pipe, &at).map(EndpointAddress::Pipe)
             }
             Some(AddressKind::EnvoyInternalAddress(_)) => {
                 at.field("envoy_internal_address").reject("", "not in this version: there are no internal listeners");

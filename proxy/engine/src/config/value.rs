@@ -21,8 +21,9 @@ impl std::fmt::Display for Seconds {
     }
 }
 
-/// The longest duration of `google.protobuf.Duration`: about 10,000 years. Longer ones cannot be added to a time.
-pub const LONGEST: Duration = Duration::from_secs(315_576_000_000);
+/// The longest duration, Envoy's too: its nanoseconds fit into 63 bits, and it is about 292 years. A `google.protobuf.Duration`
+/// may be longer.
+pub const LONGEST: Duration = Duration::from_secs(9_223_372_035);
 
 /// A duration that is not negative and not beyond [`LONGEST`] (`google.protobuf.Duration`). `None` where it is not set or was
 /// rejected.
@@ -38,6 +39,13 @@ pub fn duration(message: Option<prost_types::Duration>, at: &At<'_>) -> Option<D
             at.reject(format_args!("{}s", message.seconds), "must not be negative");
             None
         }
+    }
+}
+
+/// Reports a text that goes into a message's head and would end a line there, or could not stand there.
+pub fn check_header_text(text: &str, at: &At<'_>) {
+    if text.contains(['\0', '\r', '\n']) {
+        at.reject(text.escape_debug(), "must not contain a line break or NUL");
     }
 }
 

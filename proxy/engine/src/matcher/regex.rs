@@ -7,6 +7,7 @@ use outrigger_proto::envoy::r#type::matcher::v3 as proto;
 
 use super::re2;
 use crate::config::report::At;
+use crate::config::value::check_header_text;
 use crate::harmless;
 
 /// Bytes that one compiled program may take.
@@ -55,6 +56,7 @@ impl Substitution {
         };
         let text = pattern(matcher, &pattern_at)?;
         let pattern = compile(&text, false, &pattern_at)?;
+        check_header_text(&substitution, &at.field("substitution"));
         match parse(&substitution, pattern.captures_len()) {
             Ok(parts) => Some(Substitution { pattern, parts }),
             Err(reason) => {

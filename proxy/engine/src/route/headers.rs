@@ -53,6 +53,11 @@ pub(crate) const RESPONSE: Side =
 /// Replies of the proxy's own.
 pub(crate) const LOCAL_REPLY: Side = Side { add: "headers_to_add", remove: "", single: RESPONSE.single };
 
+/// Headers that a list may add.
+const MAX_ADDITIONS: usize = 1000;
+/// Bytes of a header's name, and of its value as it is configured.
+const MAX_HEADER_BYTES: usize = 16 << 10;
+
 impl HeaderMutations {
     /// Reads both lists; `None` where there is nothing to do. What is wrong is reported, and left out.
     pub(crate) fn convert(
@@ -65,6 +70,10 @@ impl HeaderMutations {
             return None;
         }
         let add_at = at.field(side.add);
+        if add.len() > MAX_ADDITIONS {
+            add_at.reject(add.len(), format_args!("must be at most {MAX_ADDITIONS} headers"));
+            return None;
+        }
         let add: Box<[_]> = add
             .into_iter()
             .enumerate()
@@ -176,6 +185,13 @@ impl Addition {
             }
         };
         let header_at = at.field("header");
+        for (field, length) in [("key", key.len()), ("value", value.len()), ("raw_value", raw_value.len())] {
+            if length > MAX_HEADER_BYTES {
+                let reason = format_args!("must be at most {MAX_HEADER_BYTES} bytes");
+                header_at.field(field).reject(format_args!("{length} bytes"), reason);
+                return None;
+            }
+        }
         let name = modifiable(&key, &header_at.field("key"));
         let value = if raw_value.is_empty() {
             parse_value(&value, &header_at.field("value"))

@@ -7,6 +7,7 @@ use outrigger_proto::envoy::config::route::v3 as proto;
 use outrigger_proto::envoy::config::route::v3::virtual_host::TlsRequirementType;
 
 use crate::config::report::At;
+use crate::config::value::check_header_text;
 use crate::message::RequestHead;
 use crate::resilience::retry::RetryPolicy;
 use crate::route::action::{Action, Forward};
@@ -142,6 +143,10 @@ impl VirtualHost {
         }
         if domains.is_empty() {
             at.field("domains").reject("", "at least one is required");
+        }
+        let list = at.field("domains");
+        for (index, domain) in domains.iter().enumerate() {
+            check_header_text(domain, &list.index(index));
         }
         let require_tls = match TlsRequirementType::try_from(require_tls) {
             Ok(TlsRequirementType::None) => RequireTls::None,

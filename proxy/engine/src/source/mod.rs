@@ -158,10 +158,12 @@ impl BootstrapReader<'_, '_> {
             Step::Node(node) => node,
         };
         reader.end()?;
-        let before = self.report.problem_count();
-        if !root.is_null() {
-            self.encoder.message_named(&root, &Bootstrap::full_name(), &self.report.root(), bytes);
+        if root.is_null() {
+            // Envoy refuses it too: a file that was truncated is not a bootstrap without listeners.
+            return Err(SyntaxError { position: root.position, reason: "there is nothing in it".to_owned() });
         }
+        let before = self.report.problem_count();
+        self.encoder.message_named(&root, &Bootstrap::full_name(), &self.report.root(), bytes);
         Ok(before..self.report.problem_count())
     }
 

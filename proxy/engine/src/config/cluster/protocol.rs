@@ -43,6 +43,9 @@ pub(super) struct Deprecated {
     pub(super) max_requests_per_connection: Option<u32>,
 }
 
+/// The only key of `typed_extension_protocol_options`: Envoy finds the extension by it, not by the type.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
 impl ProtocolOptions {
     /// `at` is the cluster.
     pub(super) fn convert(extensions: BTreeMap<String, Any>, deprecated: Deprecated, at: &At<'_>) -> Option<Self> {
@@ -50,6 +53,10 @@ impl ProtocolOptions {
         let mut typed = None;
         for (name, extension) in &extensions {
             let at = map.key(name);
+            if name != HTTP_OPTIONS {
+                at.reject(name, format_args!("not in this version: only {HTTP_OPTIONS} has options"));
+                return None;
+            }
             if any::is::<pb::HttpProtocolOptions>(extension) {
                 typed = Some((name, any::decode::<pb::HttpProtocolOptions>(extension, &at)?));
             } else {

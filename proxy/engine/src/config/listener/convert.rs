@@ -1,6 +1,7 @@
 //! Conversion of a listener and its filter chains.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -415,7 +416,7 @@ impl FilterChainMatch {
             }
         }
         let ports = at.field("source_ports");
-        FilterChainMatch {
+        let matches = FilterChainMatch {
             destination_port: destination_port.and_then(|value| port(value, &at.field("destination_port"))),
             prefix_ranges: ranges(prefix_ranges, &at.field("prefix_ranges")),
             server_names: server_names.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
@@ -429,7 +430,14 @@ impl FilterChainMatch {
                 .enumerate()
                 .filter_map(|(index, value)| port(value, &ports.index(index)))
                 .collect(),
-        }
+        };
+        once(&matches.prefix_ranges, "prefix_ranges", at);
+        once(&matches.server_names, "server_names", at);
+        once(&matches.application_protocols, "application_protocols", at);
+        once(&matches.direct_source_prefix_ranges, "direct_source_prefix_ranges", at);
+        once(&matches.source_prefix_ranges, "source_prefix_ranges", at);
+        once(&matches.source_ports, "source_ports", at);
+        matches
     }
 
     /// Whether it asks for what only a TLS inspector finds.
@@ -454,6 +462,14 @@ impl FilterChainMatch {
             && common(&self.direct_source_prefix_ranges, &other.direct_source_prefix_ranges)
             && common(&self.source_prefix_ranges, &other.source_prefix_ranges)
             && common(&self.source_ports, &other.source_ports)
+    }
+}
+
+/// Reports values that are there twice: the chain would stand beside itself, which Envoy refuses as it does of two chains.
+fn once<T: Eq + Hash>(values: &[T], field: &'static str, at: &At<'_>) {
+    let mut seen = HashSet::with_capacity(values.len());
+    if let Some(index) = values.iter().position(|value| !seen.insert(value)) {
+        at.field(field).index(index).reject("", "is there twice");
     }
 }
 

@@ -59,6 +59,22 @@ fn faults_of_tables_and_virtual_hosts() {
 }
 
 #[test]
+fn headers_to_add_are_bounded() {
+    let header = |name: &str, value: &str| format!("{{header: {{key: {name}, value: {value}}}}}");
+    let list = |field: &str, list: &str| problems(&format!("{field}: [{list}]"));
+    let (at_most, above) = ("x".repeat(16 << 10), "x".repeat((16 << 10) + 1));
+    for field in ["request_headers_to_add", "response_headers_to_add"] {
+        assert_eq!(list(field, &header("a", &at_most)), [""; 0]);
+        let reason = "16385 bytes: must be at most 16384 bytes";
+        assert_eq!(list(field, &header("a", &above)), [format!("{field}[0].header.value: {reason}")]);
+        assert_eq!(list(field, &header(&above, "a")), [format!("{field}[0].header.key: {reason}")]);
+        assert_eq!(list(field, &vec![header("a", "b"); 1000].join(",")), [""; 0]);
+        let many = list(field, &vec![header("a", "b"); 1001].join(","));
+        assert_eq!(many, [format!("{field}: 1001: must be at most 1000 headers")]);
+    }
+}
+
+#[test]
 fn faults_of_routes() {
     let direct = "direct_response: {status: 200}";
     for (route, problem) in [
@@ -69,10 +85,7 @@ fn faults_of_routes() {
             format!("match: {{path_separated_prefix: /a/}}, {direct}"),
             "match.path_separated_prefix: /a/: must begin with /, must not end with /, and holds neither ? nor #",
         ),
-        (
-            format!("match: {{safe_regex: {{regex: '('}}}}, {direct}"),
-            "match.safe_regex.regex: (: error: unclosed group",
-        ),
+        (format!("match: {{safe_regex: {{regex: '('}}}}, {direct}"), "match.safe_regex.regex: (: unclosed group"),
         (
             format!("match: {{prefix: /, headers: [{{name: 'a b'}}]}}, {direct}"),
             "match.headers[0].name: a b: not a header name",

@@ -73,6 +73,19 @@ pub(super) const FAULTS: &[Fault] = &[
     ("port_value: 8081", "port_value: 65536", "socket_address.port_value", "65535"),
     ("path: /run/app.sock", "path: \"\"", "pipe.path", "must not be empty"),
     ("cluster_name: tls-upstream", "cluster_name: \"\"", "load_assignment.cluster_name", "must not be empty"),
+    ("path: /run/app.sock }", "path: /run/app.sock, mode: 1000 }", "pipe.mode", "at most 511"),
+    (
+        "hostname: one.example.test",
+        "hostname: one.example.test\n                  health_check_config: { port_value: 70000 }",
+        "health_check_config.port_value",
+        "at most 65535",
+    ),
+    (
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n",
+        "foo:\n",
+        "typed_extension_protocol_options[\"foo\"]",
+        "only envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    ),
     ("max_concurrent_streams: 250", "max_concurrent_streams: 0", "max_concurrent_streams", "must be 1 to"),
     (
         "socket_address: { address: secure.example.test, port_value: 443 }",

@@ -2,6 +2,9 @@
 
 use super::Fault;
 
+/// 108 bytes.
+const LONG_PATH: &str = "path: /run/outrigger/a/path/that/no/kernel/takes/for/a/socket/because/there/is/no/room/for/it/in/its/struct/of/108";
+
 pub(super) const FAULTS: &[Fault] = &[
     // Listeners.
     ("port_value: 15006", "port_value: 70000", "address.socket_address.port_value", "at most 65535"),
@@ -341,6 +344,34 @@ pub(super) const FAULTS: &[Fault] = &[
         "redirect.regex_rewrite",
         "only one of",
     ),
+    // Texts that end a line of a message.
+    ("substitution: /i/\\1", "substitution: \"/i/\\n\"", "regex_rewrite.substitution", "line break"),
+    (
+        "domains: [shop.example.test, \"*.shop.example.test\"]",
+        "domains: [shop.example.test, \"a\\rb\"]",
+        "domains[1]",
+        "line break",
+    ),
+    // What Envoy's own duration cannot hold.
+    (
+        "                          timeout: 10s",
+        "                          timeout: 315576000000s",
+        "route.timeout",
+        "must be at most 9223372035s",
+    ),
+    // Values of a chain's match that are there twice.
+    (
+        "server_names: [example.test, \"*.example.test\"]",
+        "server_names: [example.test, Example.test]",
+        "filter_chain_match.server_names[1]",
+        "is there twice",
+    ),
+    ("application_protocols: [h2]", "application_protocols: [h2, h2]", "application_protocols[1]", "is there twice"),
+    ("source_ports: [1024, 1025]", "source_ports: [1024, 1024]", "source_ports[1]", "is there twice"),
+    // Unix sockets.
+    ("path: /run/outrigger/tcp.sock }", "path: /run/outrigger/tcp.sock, mode: 512 }", "pipe.mode", "at most 511"),
+    ("path: /run/outrigger/tcp.sock", LONG_PATH, "address.pipe.path", "at most 107 bytes"),
+    ("path: /run/outrigger/tcp.sock", "path: \"/run/a\\0b\"", "address.pipe.path", "NUL"),
     // Access logs.
     ("path: /dev/stdout", "path: \"\"", "access_log[0].typed_config.path", "must not be empty"),
     ("%START_TIME% %REQ(:METHOD)% ", "%START_TIM% ", "text_format_source", "no such operator"),
