@@ -146,6 +146,18 @@ pub(crate) const CASES: &[Case] = &[
         "GET /ro",
         &["location: http://new.test:8080/ro\n"],
     ),
+    case(
+        "redirect to a scheme has the scheme's port",
+        "{matches: [{path: {value: /rs}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}",
+        "GET /rs",
+        &["302 ", "location: https://shop.test/rs\n"],
+    ),
+    case(
+        "not that of the listener that was called",
+        "",
+        "GET /rs\nhost: shop.test:9101",
+        &["302 ", "location: https://shop.test:443/rs\n"],
+    ),
     case("no backend", "{matches: [{path: {value: /none}}]}", "GET /none", &["500 "]),
     case(
         "a backend that is not there",
