@@ -125,7 +125,9 @@ pub(crate) fn precise_hostname(text: &str) -> Result<(), &'static str> {
 
 /// A header's name: a token (RFC 9110) of at most 256 bytes.
 pub(crate) fn header_name(text: &str) -> Result<(), &'static str> {
-    let right = text.len() <= 256 && http::HeaderName::from_bytes(text.as_bytes()).is_ok();
+    // The crate takes a quotation mark for a token's character.
+    let token = http::HeaderName::from_bytes(text.as_bytes()).is_ok() && !text.contains('"');
+    let right = text.len() <= 256 && token;
     right.then_some(()).ok_or("must be a header's name: 1 to 256 letters, digits and !#$%&'*+-.^_`|~")
 }
 

@@ -167,6 +167,7 @@ fn fields() -> Vec<Scenario> {
         get("space_in_a_name", &[("x a", "b")]),
         get("capital_in_a_name", &[("X-A", "b")]),
         get("empty_name", &[("", "b")]),
+        get("quotation_mark_in_a_name", &[("x-\"a", "b")]),
         get("transfer_encoding", &[("transfer-encoding", "chunked")]),
         get("connection", &[("connection", "close")]),
         get("keep_alive", &[("keep-alive", "timeout=5")]),

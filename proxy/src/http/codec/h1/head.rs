@@ -267,8 +267,10 @@ fn tidy_request_line(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
 /// What is wrong with a request line that the parser did not like: mostly codec errors, but an old or unknown version
 /// is told to upgrade.
 fn first_line_fault(bytes: &[u8]) -> Fault {
-    let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(0);
-    let line = bytes.get(start..).unwrap_or_default();
+    let mut line = bytes;
+    while let Some(rest) = line.strip_prefix(b"\r\n").or_else(|| line.strip_prefix(b"\n")) {
+        line = rest;
+    }
     let line = line.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
     if line.first().is_none_or(|b| !b.is_ascii_graphic()) {
         return CODEC_ERROR;

@@ -89,7 +89,7 @@ fn cut<'a>(bytes: &'a [u8], at: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     pieces
 }
 
-const REQUESTS: [&str; 13] = [
+const REQUESTS: [&str; 14] = [
     "\r\nGET \t /0 HTTP/1.1 \r\nHost: x\r\nAccept: */*\r\n\r\n",
     "GET /a HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
     "\r\nPOST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\nhello\r\n\r\nGE",
@@ -102,6 +102,7 @@ const REQUESTS: [&str; 13] = [
     "POST /i HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloo\r\n0\r\n\r\n",
     "GET /j\r\n\r\n",
     "\x16\x03\x01\r\n\r\n",
+    "\r\r\n5\r\0\r\n",
     "GET /k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
 ];
 
