@@ -101,6 +101,7 @@ async fn read_http1(bytes: &[u8], room: usize) -> Option<RequestHead> {
     let settings = h1::ServerSettings {
         max_head_bytes: room * MAX_HEAD,
         max_headers: room * MAX_HEADERS,
+        refuse_https: false,
         options: Http1Options::default(),
     };
     let mut connection = h1::ServerConnection::new(Io::Pipe(io), Bytes::new(), Rc::new(settings));
