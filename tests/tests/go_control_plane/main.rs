@@ -20,7 +20,7 @@ use outrigger_tests::process::Process;
 use outrigger_tests::{admin, peers};
 use serde_json::{Value, json};
 
-/// One at a time: its requests wait for a tenth of a second, no longer.
+/// One at a time: each is a mesh of its own.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Listeners of each kind, HTTP and TCP.
@@ -63,25 +63,10 @@ fn grpc(api_type: &str) -> Value {
     })
 }
 
-/// The driver's client waits a tenth of a second, which a busy machine does not always grant: what fails once and not again
-/// is that.
-const TRIES: usize = 3;
-
+/// One run of the driver.
 fn passes(mode: &str, dynamic_resources: Value) {
-    let mut complaint = String::new();
-    for _ in 0..TRIES {
-        match run(mode, &dynamic_resources) {
-            Ok(()) => return,
-            Err(error) => complaint = error,
-        }
-    }
-    panic!("{mode}: {complaint}");
-}
-
-/// One run of the driver; says what failed.
-fn run(mode: &str, dynamic_resources: &Value) -> Result<(), String> {
     let (Some(driver), Some(upstream)) = (peers::find("gcp-testmain", mode), peers::find("gcp-upstream", mode)) else {
-        return Ok(());
+        return;
     };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = tempfile::tempdir().unwrap();
@@ -129,13 +114,11 @@ fn run(mode: &str, dynamic_resources: &Value) -> Result<(), String> {
     let errors = "no_cluster|no_route|rq_5xx|none_healthy|connect_fail|cx_no_route|rejected|rq_timeout|rx_reset";
     let stats = admin::request(&at("admin"), "GET", &format!("/stats?usedonly&filter={errors}"));
     let said = format!("{}\n{}", proxy.output(), stats.unwrap_or_default().1);
-    if !status.is_some_and(|status| status.success()) || batches.len() != 50 {
-        return Err(format!("{status:?}\n{log}\nthe proxy: {said}"));
-    }
-    if !failed.is_empty() {
-        return Err(format!("requests failed:\n{failed:#?}\nthe proxy: {said}"));
-    }
-    Ok(())
+    assert!(
+        status.is_some_and(|status| status.success()) && batches.len() == 50,
+        "{mode}: {status:?}\n{log}\nthe proxy: {said}"
+    );
+    assert!(failed.is_empty(), "{mode}: requests failed:\n{failed:#?}\nthe proxy: {said}");
 }
 
 fn cluster(name: &str, port: u16) -> Value {
