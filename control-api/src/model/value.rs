@@ -125,9 +125,7 @@ pub(crate) fn precise_hostname(text: &str) -> Result<(), &'static str> {
 
 /// A header's name: a token (RFC 9110) of at most 256 bytes.
 pub(crate) fn header_name(text: &str) -> Result<(), &'static str> {
-    // The crate takes a quotation mark for a token's character.
-    let token = http::HeaderName::from_bytes(text.as_bytes()).is_ok() && !text.contains('"');
-    let right = text.len() <= 256 && token;
+    let right = text.len() <= 256 && outrigger_engine::message::header_name(text).is_some();
     right.then_some(()).ok_or("must be a header's name: 1 to 256 letters, digits and !#$%&'*+-.^_`|~")
 }
 

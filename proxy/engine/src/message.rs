@@ -7,6 +7,16 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+/// Whether a header's name is a token (RFC 9110, section 5.6.2): the crate takes a quotation mark for one of its characters.
+pub fn is_token(name: &HeaderName) -> bool {
+    memchr::memchr(b'"', name.as_str().as_bytes()).is_none()
+}
+
+/// The header that `name` is of, in any case; `None` if it is no token.
+pub fn header_name(name: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(name.as_bytes()).ok().filter(is_token)
+}
+
 /// The protocol of one hop, as `%PROTOCOL%` prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {

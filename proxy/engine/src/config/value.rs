@@ -9,7 +9,7 @@ use outrigger_proto::envoy::config::core::v3 as core;
 use outrigger_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 
 use crate::config::report::At;
-use crate::harmless;
+use crate::{harmless, message};
 
 /// A duration as configurations write it: `0.25s`.
 #[derive(Debug, Clone, Copy)]
@@ -51,14 +51,13 @@ pub fn check_header_text(text: &str, at: &At<'_>) {
 
 /// A header name, in any case. `None` where it was rejected.
 pub fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
-    match HeaderName::from_bytes(name.as_bytes()) {
-        // The crate takes a quotation mark for a token's character.
-        Ok(name) if !name.as_str().contains('"') => Some(name),
-        _ if name.is_empty() => {
+    match message::header_name(name) {
+        Some(name) => Some(name),
+        None if name.is_empty() => {
             at.reject("", "must not be empty");
             None
         }
-        _ => {
+        None => {
             at.reject(name, "not a header name");
             None
         }

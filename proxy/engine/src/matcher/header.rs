@@ -8,7 +8,7 @@ use outrigger_proto::envoy::config::route::v3 as proto;
 use crate::config::report::At;
 use crate::matcher::regex::Regex;
 use crate::matcher::string::{Pattern, StringMatcher};
-use crate::message::{Headers, RequestHead, ResponseHead};
+use crate::message::{self, Headers, RequestHead, ResponseHead};
 use crate::singular;
 
 /// The name of a field of a head: a header, or one of the pseudo-headers, which are not among the headers here.
@@ -42,11 +42,8 @@ impl FieldName {
                 _ => None,
             };
         }
-        match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(name) if name == http::header::HOST => Some(FieldName::Authority),
-            Ok(name) => Some(FieldName::Header(name)),
-            Err(_) => None,
-        }
+        message::header_name(name)
+            .map(|name| if name == http::header::HOST { FieldName::Authority } else { FieldName::Header(name) })
     }
 
     /// The name in lower case.

@@ -10,6 +10,7 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::{HttpContext, Why, opening};
+use crate::alarm::Alarm;
 use crate::http::codec::{ResetCode, h2};
 use crate::http::exchange;
 use crate::io::Io;
@@ -64,10 +65,6 @@ impl Draining {
 
 /// Between two looks at a connection that drains and has streams, at least.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Codes of a GOAWAY (RFC 9113, section 7).
-const NO_ERROR: u32 = 0;
-const PROTOCOL_ERROR: u32 = 1;
 
 /// For the last GOAWAY to be written.
 const GOAWAY_LIMIT: Duration = Duration::from_secs(1);
@@ -165,26 +162,12 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
                 why.count(&cx.stats);
                 connection.start_drain();
             }
-            NextStream::Drained | NextStream::HeadTimeout => {
-                let mut code = NO_ERROR;
-                if matches!(next, NextStream::HeadTimeout) {
-                    code = PROTOCOL_ERROR;
-                    if connection.is_within_a_head() {
-                        exchange::log_head_timeout(cx, cx.head_timed_out());
-                    }
+            NextStream::Drained => break abort(&mut connection, ResetCode::NoError, &mut alarm).await,
+            NextStream::HeadTimeout => {
+                if connection.is_within_a_head() {
+                    exchange::log_head_timeout(cx, cx.head_timed_out());
                 }
-                connection.abort(code);
-                let deadline = Some(Instant::now() + GOAWAY_LIMIT);
-                poll_fn(|task| {
-                    while let Poll::Ready(incoming) = connection.poll_incoming(task) {
-                        if matches!(incoming, h2::Incoming::End(_)) {
-                            return Poll::Ready(());
-                        }
-                    }
-                    alarm.poll(task, deadline)
-                })
-                .await;
-                break h2::End::Local;
+                break abort(&mut connection, ResetCode::Protocol, &mut alarm).await;
             }
         }
     };
@@ -220,4 +203,20 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
         .await;
     }
     cx.worker.put_alarm(alarm);
+}
+
+/// Ends the connection with all its streams; the GOAWAY that says `code` is written within [`GOAWAY_LIMIT`] or not at all.
+async fn abort(connection: &mut h2::ServerConnection, code: ResetCode, alarm: &mut Alarm) -> h2::End {
+    connection.abort(code);
+    let deadline = Some(Instant::now() + GOAWAY_LIMIT);
+    poll_fn(|task| {
+        while let Poll::Ready(incoming) = connection.poll_incoming(task) {
+            if matches!(incoming, h2::Incoming::End(_)) {
+                return Poll::Ready(());
+            }
+        }
+        alarm.poll(task, deadline)
+    })
+    .await;
+    h2::End::Local
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use outrigger_tests::client::{Client, Step, h2_head};
 use outrigger_tests::upstream::{Act, Upstream};
-use outrigger_tests::wire::h2;
+use outrigger_tests::wire::h2::{self, kind};
+use outrigger_tests::wire::hpack;
 
 use super::get_from;
 use crate::scenario::{Scenario, scenario};
@@ -42,6 +43,18 @@ fn with_trailers() -> Upstream {
     ])
 }
 
+/// The head of a request in so many frames of 16 KiB, all but the first of them CONTINUATION.
+fn long_head(frames: usize) -> Vec<u8> {
+    let good = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a.test")];
+    let mut bytes = h2::frame(kind::HEADERS, h2::END_STREAM, 1, &hpack::encode(good));
+    for n in 1..frames {
+        let flags = if n == frames - 1 { h2::END_HEADERS } else { 0 };
+        let field = (format!("x-{n}"), "v".repeat(16_000));
+        bytes.extend(h2::frame(kind::CONTINUATION, flags, 1, &hpack::encode([field])));
+    }
+    bytes
+}
+
 fn translation() -> Vec<Scenario> {
     vec![
         to_h1("h2_to_h1").client(Client::h2().h2_get(1, "/path?q", &[("x-a", "1")])),
@@ -52,6 +65,7 @@ fn translation() -> Vec<Scenario> {
                 .h2_post(5, "/empty", &[], ""),
         ),
         to_h1("h2_to_h1_joins_cookies").client(Client::h2().h2_get(1, "/", &[("cookie", "a=1"), ("cookie", "b=2")])),
+        to_h1("h2_head_limit_is_raised").hcm("max_request_headers_kb: 256").client(Client::h2().send(long_head(12)).step(Step::Stream(1))),
         to_h1("h2_to_h1_with_trailers").client(
             Client::h2()
                 .send(h2_head(1, "POST", "/", &[("te", "trailers")], false))

@@ -24,7 +24,7 @@ use crate::config::time::{optional_timeout, timeout};
 use crate::config::value::duration;
 use crate::resilience::strict::StrictHeader;
 use crate::route::RouteTable;
-use crate::{harmless, unsupported};
+use crate::{harmless, message, unsupported};
 
 /// `request_headers_timeout` where it is not set. Envoy has none, and leaves a head that does not come to its end to the
 /// stream's idle timeout of 5 minutes.
@@ -353,7 +353,7 @@ fn upgrades(messages: Vec<nested::UpgradeConfig>, list: &At<'_>) -> Vec<Arc<str>
         unsupported!(at; filters = "upgrades pass the same filters as requests");
         let here = at.field("upgrade_type");
         let name = upgrade_type.to_ascii_lowercase();
-        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        if message::header_name(&name).is_none() {
             here.reject(&upgrade_type, "must be a token, like websocket");
         } else if name == "connect" || name == "connect-udp" {
             here.reject(&upgrade_type, "not in this version");

@@ -169,9 +169,9 @@ impl ClientConnection {
     ///
     /// The transport broke; `owner` is not called then.
     pub async fn handshake(io: Io, settings: &ClientSettings, owner: OwnerRef) -> Result<Self, StreamError> {
-        let link = Link::new(io, Bytes::new(), Policy::EndConnection, Floods::new(&settings.http2), false);
-        let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
         let http2 = &settings.http2;
+        let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
+        let link = Link::new(io, Bytes::new(), Policy::EndConnection, Floods::new(http2, limits.bytes), false);
         let (requests, mut connection) = client::Builder::new()
             .enable_push(false)
             .initial_window_size(http2.initial_stream_window_size)

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request, response};
-use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Scheme};
+use outrigger_engine::message::{Headers, Protocol, RequestHead, ResponseHead, Scheme, is_token};
 
 use crate::http::codec::is_only_of_heads;
 
@@ -142,8 +142,7 @@ fn fields(
         if value.len() > MAX_FIELD_BYTES || name.as_str().len() > MAX_FIELD_BYTES {
             return Err(Refused::FieldTooLarge);
         }
-        // No token, though the crate takes it for one; nor would a host of HTTP/1.
-        if memchr::memchr(b'"', name.as_str().as_bytes()).is_some() {
+        if !is_token(&name) {
             return Err(FIELD);
         }
         bytes = bytes.saturating_add(name.as_str().len()).saturating_add(value.len());

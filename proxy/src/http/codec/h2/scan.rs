@@ -47,8 +47,10 @@ pub(in crate::http) fn is_flood(details: &str) -> bool {
 const MAX_CONTROL_BURST: u32 = 1000;
 /// Envoy's `max_consecutive_inbound_frames_with_empty_payload`.
 const MAX_EMPTY_FRAMES: u32 = 1;
-/// CONTINUATION frames in one header block: nghttp2's bound, hence Envoy's.
-const MAX_CONTINUATIONS: u32 = 8;
+/// CONTINUATION frames in one header block: nghttp2's bound. A limit on heads that is as high as needs more gives more.
+const MAX_CONTINUATIONS: usize = 8;
+/// What a frame carries at least, if it is one of several (RFC 9113, section 4.2).
+const FRAME: usize = 16 << 10;
 
 /// A frame header, and the first bytes of its payload as far as they were asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -186,19 +188,20 @@ fn fill(place: &mut [u8], bytes: &[u8]) -> usize {
 pub(super) struct Floods {
     control: u32,
     empty: u32,
-    continuations: u32,
+    continuations: usize,
     priority: u64,
     window_updates: u64,
     streams: u64,
     /// DATA frames that we sent.
     pub(super) data_sent: u64,
+    max_continuations: usize,
     max_priority_per_stream: u64,
     max_window_updates_per_data: u64,
 }
 
 impl Floods {
-    /// Nothing counted yet, with the limits that are configured.
-    pub(super) fn new(options: &Http2Options) -> Self {
+    /// Nothing counted yet, with the limits that are configured; a head has at most `max_head` bytes.
+    pub(super) fn new(options: &Http2Options, max_head: usize) -> Self {
         Floods {
             control: 0,
             empty: 0,
@@ -207,6 +210,7 @@ impl Floods {
             window_updates: 0,
             streams: 0,
             data_sent: 0,
+            max_continuations: MAX_CONTINUATIONS.max(max_head.div_ceil(FRAME)),
             max_priority_per_stream: options.max_inbound_priority_frames_per_stream.into(),
             max_window_updates_per_data: options.max_inbound_window_update_frames_per_data_frame_sent.into(),
         }
@@ -227,7 +231,7 @@ impl Floods {
                 }
                 if frame.kind == CONTINUATION {
                     self.continuations = self.continuations.saturating_add(1);
-                    if self.continuations > MAX_CONTINUATIONS {
+                    if self.continuations > self.max_continuations {
                         return Err(TOO_MANY_FIELDS);
                     }
                 }
@@ -305,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_window_update_for_each_piece_of_data_is_no_flood() {
-        let mut floods = Floods::new(&Http2Options::default());
+        let mut floods = Floods::new(&Http2Options::default(), 0);
         let update = FrameHead { kind: WINDOW_UPDATE, length: 4, ..FrameHead::default() };
         for _ in 0..1000 {
             floods.data_sent += 1;
@@ -313,8 +317,17 @@ mod tests {
                 floods.inbound(&update).unwrap();
             }
         }
-        let mut floods = Floods::new(&Http2Options::default());
+        let mut floods = Floods::new(&Http2Options::default(), 0);
         assert_eq!((0..6).filter(|_| floods.inbound(&update).is_err()).count(), 1);
+    }
+
+    #[test]
+    fn a_head_may_come_in_as_many_pieces_as_its_limit_needs() {
+        let piece = FrameHead { kind: CONTINUATION, length: 1, ..FrameHead::default() };
+        for (max_head, frames) in [(0, 8), (60 << 10, 8), (256 << 10, 16)] {
+            let mut floods = Floods::new(&Http2Options::default(), max_head);
+            assert_eq!((1..1000).find(|_| floods.inbound(&piece).is_err()), Some(frames + 1), "{max_head}");
+        }
     }
 
     #[test]
@@ -325,7 +338,7 @@ mod tests {
             ..Http2Options::default()
         };
         let refused = |kind, data_sent| {
-            let mut floods = Floods { data_sent, ..Floods::new(&options) };
+            let mut floods = Floods { data_sent, ..Floods::new(&options, 0) };
             let frame = FrameHead { kind, length: 4, ..FrameHead::default() };
             (1..1000).find(|_| floods.inbound(&frame).is_err())
         };

@@ -140,9 +140,9 @@ impl ServerConnection {
         let buffered = read_preface(&mut io, buffered).await?;
         let policy =
             if settings.stream_error_on_invalid_http_message { Policy::EndStream } else { Policy::EndConnection };
-        let link = Link::new(io, buffered, policy, Floods::new(&settings.http2), true);
-        let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
         let http2 = &settings.http2;
+        let limits = Limits { bytes: settings.max_headers_bytes, count: settings.max_headers_count };
+        let link = Link::new(io, buffered, policy, Floods::new(http2, limits.bytes), true);
         let mut builder = server::Builder::new();
         builder
             .max_concurrent_streams(http2.max_concurrent_streams)
@@ -250,7 +250,7 @@ impl ServerConnection {
                 return Some(Incoming::Malformed(details));
             }
             Err(Refused::FieldTooLarge) => {
-                self.abort(Reason::COMPRESSION_ERROR.into());
+                self.go_away(Reason::COMPRESSION_ERROR);
                 return None;
             }
             Err(Refused::Malformed(details)) => {
@@ -317,11 +317,15 @@ impl ServerConnection {
     }
 
     /// Ends the connection with GOAWAY and `code`, whatever is open on it.
-    pub fn abort(&mut self, code: u32) {
+    pub fn abort(&mut self, code: ResetCode) {
+        self.go_away(super::reason(code));
+    }
+
+    fn go_away(&mut self, reason: Reason) {
         if let Some(h2) = &mut self.h2 {
             self.aborted = true;
             self.link.expect_goaway();
-            h2.abrupt_shutdown(code.into());
+            h2.abrupt_shutdown(reason);
         }
     }
 
