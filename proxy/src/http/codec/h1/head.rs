@@ -250,9 +250,9 @@ fn complete(outcome: httparse::Result<usize>, bytes: &[u8], limits: Limits) -> R
 /// The head again with one space between the words of its first line and none behind them, as the parser wants it, and
 /// the number of bytes dropped for it. Only spaces and tabs between three words are anybody's idea of a request line.
 fn tidy_request_line(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
-    let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
-    let end = memchr::memchr(b'\n', bytes.get(start..)?)?.checked_add(start)?;
-    let (line, rest) = (bytes.get(start..end)?.strip_suffix(b"\r")?, bytes.get(end.checked_sub(1)?..)?);
+    let head = without_empty_lines(bytes);
+    let end = memchr::memchr(b'\n', head)?;
+    let (line, rest) = (head.get(..end)?.strip_suffix(b"\r")?, head.get(end.checked_sub(1)?..)?);
     let is_space = |b: &u8| matches!(b, b' ' | b'\t');
     let words: Vec<&[u8]> = line.split(is_space).filter(|word| !word.is_empty()).collect();
     if words.len() != 3 || line.first().is_none_or(is_space) {
@@ -261,17 +261,21 @@ fn tidy_request_line(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let mut tidy = words.join(&b' ');
     let dropped = line.len().checked_sub(tidy.len()).filter(|_| tidy != line)?;
     tidy.extend_from_slice(rest);
-    Some((tidy, dropped.checked_add(start)?))
+    Some((tidy, dropped.checked_add(bytes.len().checked_sub(head.len())?)?))
+}
+
+/// What begins with the first line, as the parser takes it: empty ones before it are nothing.
+fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
+        bytes = rest;
+    }
+    bytes
 }
 
 /// What is wrong with a request line that the parser did not like: mostly codec errors, but an old or unknown version
 /// is told to upgrade.
 fn first_line_fault(bytes: &[u8]) -> Fault {
-    let mut line = bytes;
-    while let Some(rest) = line.strip_prefix(b"\r\n").or_else(|| line.strip_prefix(b"\n")) {
-        line = rest;
-    }
-    let line = line.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let line = without_empty_lines(bytes).split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
     if line.first().is_none_or(|b| !b.is_ascii_graphic()) {
         return CODEC_ERROR;
     }

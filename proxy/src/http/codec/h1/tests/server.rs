@@ -108,6 +108,7 @@ async fn refuses_what_smuggles() {
         (get(": b\r\n"), codec),
         (get("Abc\r\n"), codec),
         ("GET / HTTP/1.1\nHost: x\n\n".into(), codec),
+        ("\r\r\nGET  / HTTP/1.1\r\nHost: x\r\n\r\n".into(), codec),
         ("GET / HTTP/1.1\nHost: x\r\n\r\n".into(), codec),
         ("GET / HTTP/1.1\r\nHost: x\n\r\n".into(), codec),
         ("GET / HTTP/1.1\r\nHost: x\r\n\n".into(), codec),
