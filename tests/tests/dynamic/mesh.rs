@@ -188,7 +188,7 @@ impl Mesh {
 
     /// Replaces a file by any text.
     pub(crate) fn set_text(&self, kind: &str, text: &str) {
-        std::fs::write(path(&self.directory, kind), text).unwrap();
+        replace(&self.directory, kind, text);
     }
 
     /// A file in its directory.
@@ -211,7 +211,7 @@ impl Mesh {
 
     /// A number of `/stats`; 0 where there is none of this name.
     pub(crate) fn stat(&self, name: &str) -> u64 {
-        let stats = self.admin("/stats");
+        let stats = self.admin(&format!("/stats?filter=^{name}$"));
         let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         line.map_or(0, |value| value.parse().unwrap())
     }
@@ -240,6 +240,13 @@ fn path(directory: &TempDir, kind: &str) -> PathBuf {
 }
 
 /// Writes a file beside, and renames it into place.
+fn replace(directory: &TempDir, kind: &str, text: &str) {
+    let beside = directory.path().join(format!("{kind}.new"));
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(beside, path(directory, kind)).unwrap();
+}
+
+/// Replaces the file of a kind by one with these resources.
 fn write(directory: &TempDir, kind: &str, mut resources: Value) {
     let type_url = match kind {
         "cds" => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -254,9 +261,7 @@ fn write(directory: &TempDir, kind: &str, mut resources: Value) {
         let here = directory.path().to_str().unwrap();
         *resource = serde_json::from_str(&text.replace("DIRECTORY", here)).unwrap();
     }
-    let beside = directory.path().join(format!("{kind}.new"));
-    std::fs::write(&beside, json!({"version_info": "v", "resources": resources}).to_string()).unwrap();
-    std::fs::rename(beside, path(directory, kind)).unwrap();
+    replace(directory, kind, &json!({"version_info": "v", "resources": resources}).to_string());
 }
 
 /// A cluster with one endpoint.
