@@ -93,10 +93,16 @@ fn updates_under_connects_refuse_nobody() {
         .map(|_| {
             let (stop, served) = (stop.clone(), served.clone());
             thread::spawn(move || {
-                let mut due = began;
-                while !stop.load(Ordering::SeqCst) {
-                    // One that is late goes on at once: the rate holds over the whole run.
+                let (mut due, mut end) = (began, None);
+                loop {
+                    // One that is late goes on at once, and at the end makes up for what is left: the rate holds over the run.
                     thread::park_timeout(due.saturating_duration_since(Instant::now()));
+                    if end.is_none() && stop.load(Ordering::SeqCst) {
+                        end = Some(Instant::now());
+                    }
+                    if end.is_some_and(|end| pause.is_zero() || end < due) {
+                        break;
+                    }
                     due += pause;
                     let mut connection = Connection::open(port).expect("no connect is refused");
                     let (head, _) = connection.get("/").expect("no connection is reset");
@@ -117,7 +123,9 @@ fn updates_under_connects_refuse_nobody() {
         eventually("clients are served", || served.load(Ordering::SeqCst) > before + 2);
         assert!(!clients.iter().any(thread::JoinHandle::is_finished), "a client failed");
     }
+    let changing = began.elapsed();
     stop.store(true, Ordering::SeqCst);
+    let count = u32::try_from(clients.len()).unwrap();
     for client in clients {
         client.join().expect("every connect and every request succeeded");
     }
@@ -126,6 +134,10 @@ fn updates_under_connects_refuse_nobody() {
         "{updates} updates and {served} connections in {seconds:.1} s, {:.0} a second",
         f64::from(served) / seconds
     );
+    if !pause.is_zero() {
+        let due = (changing.as_secs_f64() / pause.as_secs_f64()) as u32 * count;
+        assert!(served >= due, "{served} connects while the listener changed, and {due} were due");
+    }
     assert_eq!(get(port, "/").unwrap().1, "a");
     let (head, _) = idle.get("/").expect("a connection of a chain that is gone is served once more");
     assert!(head.contains("connection: close"), "{head}");

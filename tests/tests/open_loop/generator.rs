@@ -15,7 +15,7 @@ use tokio::sync::mpsc as channel;
 use tokio::task::JoinSet;
 
 use crate::PATIENCE;
-use crate::instance::{BODY, content};
+use crate::instance::{BODY, content, is_post};
 use crate::ledger::Ledger;
 
 /// A request that is sent later than this after its time is late.
@@ -39,7 +39,7 @@ struct Job {
 
 impl Job {
     fn is_post(self) -> bool {
-        self.id % 2 == 1
+        is_post(self.id)
     }
 }
 
@@ -57,6 +57,8 @@ pub(crate) struct Outcome {
     pub(crate) failed: usize,
     /// The first ones.
     pub(crate) failures: Vec<String>,
+    /// From the first request's time to the last moment in which one was due.
+    pub(crate) sending: Duration,
     late: usize,
     latest: Duration,
     latencies: Vec<Duration>,
@@ -83,8 +85,9 @@ impl fmt::Display for Outcome {
         let (sent, last) = (self.latencies.len(), self.latencies.last().copied().unwrap_or_default());
         write!(
             f,
-            "client: {sent} requests, {} failed; {} sent more than {LATE:?} late, at most {:?}; from their time to their answer \
+            "client: {sent} requests in {:.1} s, {} failed; {} sent more than {LATE:?} late, at most {:?}; from their time to their answer \
              p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, at most {:.1} ms",
+            self.sending.as_secs_f64(),
             self.failed,
             self.late,
             self.latest,
@@ -137,13 +140,16 @@ async fn generate(pace: Pace, routes: usize, port: u16, ledger: &Ledger, stopped
     }
     drop(done);
     let began = Instant::now();
+    let mut end = None;
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
     for number in 0u32.. {
         let due = began + Duration::from_secs(1) * number / pace.rate;
-        while Instant::now() < due {
+        while Instant::now() < due && end.is_none() {
             ticks.tick().await;
+            end = stopped.load(Ordering::Relaxed).then(Instant::now);
         }
-        if stopped.load(Ordering::Relaxed) {
+        // One that is late sends all that was due when it was stopped.
+        if end.is_some_and(|end| end < due) {
             break;
         }
         let id = ledger.next();
@@ -156,7 +162,8 @@ async fn generate(pace: Pace, routes: usize, port: u16, ledger: &Ledger, stopped
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
-    let mut outcome = Outcome::default();
+    let sending = end.map_or(Duration::ZERO, |end| end - began);
+    let mut outcome = Outcome { sending, ..Outcome::default() };
     results.into_iter().for_each(|done| outcome.add(done));
     outcome
 }

@@ -22,14 +22,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use generator::{Generator, Pace};
+use generator::{Generator, Outcome, Pace};
 use ledger::Ledger;
 use outrigger_control::bootstrap::{BootstrapArgs, bootstrap};
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
 use outrigger_tests::{admin, peers};
 use plane::Plane;
-use updates::Updater;
+use updates::{Changes, Updater};
 
 /// Longer than anything here takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -44,6 +44,8 @@ struct Form {
     updates_per_second: u32,
     /// How long it is dead.
     outage: Duration,
+    /// It is the form that the claim is about.
+    is_full: bool,
 }
 
 impl Form {
@@ -55,6 +57,7 @@ impl Form {
                 updates: [600, 600],
                 updates_per_second: 20,
                 outage: Duration::from_secs(30),
+                is_full: true,
             }
         } else {
             Form {
@@ -63,7 +66,27 @@ impl Form {
                 updates: [18, 18],
                 updates_per_second: 10,
                 outage: Duration::from_millis(500),
+                is_full: false,
             }
+        }
+    }
+}
+
+impl Form {
+    /// That the run was what it says, however the machine stood still: load that was not there proves nothing.
+    fn was_met(&self, changes: &Changes, outcome: &Outcome, sent: usize, with_outage: bool) {
+        let count: usize = self.updates.iter().sum();
+        assert_eq!(changes.updates(), count, "{changes}");
+        assert_eq!(changes.stopped, changes.left, "who leaves stops: {changes}");
+        let nominal = Duration::from_secs(1) * u32::try_from(count).unwrap() / self.updates_per_second;
+        assert!(outcome.sending >= nominal, "traffic of {:?}, changes of {nominal:?}", outcome.sending);
+        // All that was due, late or not; the first one at once.
+        let due = (outcome.sending.as_secs_f64() * f64::from(self.pace.rate)) as usize + 1;
+        assert!(sent.abs_diff(due) <= 1, "{sent} requests were sent and {due} were due");
+        // Where the rate of changes is the claim: half of it is there on a machine that does other things too.
+        if self.is_full {
+            let most = nominal * 2 + if with_outage { self.outage } else { Duration::ZERO };
+            assert!(changes.took <= most, "{count} changes in {nominal:?} were wanted: {changes}");
         }
     }
 }
@@ -140,6 +163,7 @@ fn run(form: &Form, with_outage: bool) {
     let output = proxy.output();
     assert_eq!(outcome.failed, 0, "{:#?}\nthe proxy said: {output}", outcome.failures);
     assert_eq!((report.missing, report.repeated), (0, 0), "the proxy said: {output}");
+    form.was_met(&changes, &outcome, report.sent, with_outage);
     let (_, rejected) = admin::request(&admin, "GET", "/stats?filter=update_rejected").unwrap();
     assert!(rejected.lines().all(|line| line.ends_with(": 0")), "{rejected}");
     drop(plane);

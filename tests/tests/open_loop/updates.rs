@@ -50,20 +50,30 @@ pub(crate) struct Changes {
     moves: usize,
     joins: usize,
     leaves: usize,
-    stopped: usize,
+    /// Instances that have stopped.
+    pub(crate) stopped: usize,
+    /// Instances that had to.
+    pub(crate) left: usize,
     /// From the answer of the API until the proxy knew an instance that joined.
     known_after: Vec<Duration>,
     /// From the first update's time to the last one's.
-    took: Duration,
+    pub(crate) took: Duration,
+}
+
+impl Changes {
+    /// How many updates were made.
+    pub(crate) fn updates(&self) -> usize {
+        self.moves + self.joins + self.leaves
+    }
 }
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Changes { moves, joins, leaves, stopped, known_after, took } = self;
+        let Changes { moves, joins, leaves, stopped, left: _, known_after, took } = self;
         let mut known_after = known_after.clone();
         known_after.sort_unstable();
         let at = |share: f64| known_after.get((known_after.len() as f64 * share) as usize).copied().unwrap_or_default();
-        let updates = moves + joins + leaves;
+        let updates = self.updates();
         write!(
             f,
             "{updates} updates in {:.1} s: {moves} routes moved, {joins} instances joined, {leaves} left; {stopped} instances \
@@ -131,10 +141,13 @@ impl Updater {
             thread::park_timeout(due.saturating_duration_since(Instant::now()));
             let route = (self.updates / 3) % self.routes.len();
             let is_full = self.routes[route].instances.len() >= MOST;
+            // Who may not leave yet, because the proxy has no other, makes room for another change: none is left out.
             match self.updates % 3 {
                 0 => self.move_route(route),
                 1 if !is_full => self.join(route),
-                _ => self.leave(route),
+                _ if self.leave(route) => {}
+                _ if !is_full => self.join(route),
+                _ => self.move_route(route),
             }
             self.updates += 1;
         }
@@ -180,6 +193,7 @@ impl Updater {
         self.apply(objects);
         gone.extend(old.iter().map(|(name, _)| key("Workload", name)));
         self.delete(gone);
+        self.changes.left += old.len();
         for (_, instance) in old {
             let (version, newest) = (route.version, route.newest.clone());
             self.leaving.spawn_on(
@@ -216,13 +230,13 @@ impl Updater {
         self.changes.joins += 1;
     }
 
-    /// The oldest instance leaves, of two that the proxy has.
-    fn leave(&mut self, index: usize) {
+    /// The oldest instance leaves, of two that the proxy has. `false`: it does not have two.
+    fn leave(&mut self, index: usize) -> bool {
         let known = self.hosts.borrow().clone();
         let instances = &mut self.routes[index].instances;
         let there = instances.iter().filter(|(_, instance)| known.contains(&instance.port)).count();
         let oldest = instances.iter().position(|(_, instance)| known.contains(&instance.port));
-        let Some(oldest) = oldest.filter(|_| there > 1) else { return };
+        let Some(oldest) = oldest.filter(|_| there > 1) else { return false };
         let (name, instance) = instances.remove(oldest);
         self.delete(vec![key("Workload", &name)]);
         let hosts = self.hosts.clone();
@@ -236,6 +250,8 @@ impl Updater {
             self.runtime.handle(),
         );
         self.changes.leaves += 1;
+        self.changes.left += 1;
+        true
     }
 
     fn put_back(&mut self, index: usize, route: Route) {
