@@ -5,6 +5,7 @@ pub mod api;
 pub mod bootstrap;
 pub mod cli;
 pub mod compile;
+mod connection;
 pub mod log;
 pub mod model;
 pub mod node;

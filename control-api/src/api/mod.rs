@@ -12,6 +12,7 @@ mod watching;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::UNIX_EPOCH;
 
 use outrigger_engine::source::nearest;
@@ -57,6 +58,8 @@ pub struct Api {
     pub board: Arc<Board>,
     /// A permit for each watch that may be open: [`WATCHES`].
     pub watches: Arc<Semaphore>,
+    /// Connections that were ended because their clients did not read.
+    pub unread: Arc<AtomicU64>,
 }
 
 impl Api {
@@ -74,6 +77,7 @@ impl Api {
             counters: Arc::default(),
             board,
             watches: Arc::new(Semaphore::new(WATCHES)),
+            unread: Arc::default(),
         }
     }
 

@@ -299,6 +299,12 @@ fn retry_policy(rule: &RuleRetry, attempt: Duration, policy: &PolicyValues) -> O
     if !codes.is_empty() {
         on.push("retriable-status-codes");
     }
+    // An attempt whose time is over has no status that could be retried, though its caller gets a 504: it counts as reset. Who
+    // names 504 takes requests to be sent again that may have been processed.
+    let wider = [RetryCause::Reset, RetryCause::GatewayError, RetryCause::ServerError];
+    if !attempt.is_zero() && codes.contains(&504) && !causes.iter().any(|cause| wider.contains(cause)) {
+        on.push(token(RetryCause::Reset));
+    }
     // A base of the rule's own leaves the policy's longest wait behind.
     let (base, max) = match rule.backoff {
         Some(base) => (base, None),

@@ -23,7 +23,7 @@ pub(super) fn raise_limit() {
 
 /// Waits after an `accept` that failed, and says so once until one succeeds.
 #[derive(Debug, Default)]
-pub(super) struct BackOff {
+pub(crate) struct BackOff {
     pause: Option<Pin<Box<Sleep>>>,
     warned: bool,
 }

@@ -21,10 +21,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 use super::descriptors::BackOff;
 use super::secure::SecureArgs;
+use crate::connection::{Cut, Peer};
 
 /// Connections that wait for a client at the socket file.
 const BACKLOG: i32 = 128;
@@ -121,7 +122,7 @@ fn socket_file(path: &Path) -> std::io::Result<UnixListener> {
 
 /// Connections as they are accepted.
 #[derive(Debug)]
-pub(super) enum Accepted {
+pub(crate) enum Accepted {
     Tcp(TcpListener, BackOff),
     Tls(Handshakes),
     Unix(UnixListener, BackOff),
@@ -129,7 +130,7 @@ pub(super) enum Accepted {
 
 /// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody, and neither do many:
 /// who is quick is served while others that say nothing come and are ended.
-pub(super) struct Handshakes {
+pub(crate) struct Handshakes {
     listener: TcpListener,
     back_off: BackOff,
     /// The newest counts, of each handshake from its start on.
@@ -138,7 +139,7 @@ pub(super) struct Handshakes {
     most: usize,
     /// How long each may take.
     longest: Duration,
-    under_way: JoinSet<Option<Connection>>,
+    under_way: JoinSet<Option<Transport>>,
     /// The oldest first; also some that are done.
     order: VecDeque<AbortHandle>,
 }
@@ -155,7 +156,7 @@ impl Handshakes {
         Self { listener, back_off, config, most, longest, under_way: JoinSet::new(), order: VecDeque::new() }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Connection> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Transport> {
         while let Poll::Ready((stream, peer)) =
             self.back_off.poll_accept(context, |context| self.listener.poll_accept(context))
         {
@@ -187,7 +188,7 @@ impl Handshakes {
         let longest = self.longest;
         self.order.push_back(self.under_way.spawn(async move {
             let reason = match tokio::time::timeout(longest, handshake).await {
-                Ok(Ok(stream)) => return Some(Connection::Tls(Box::new(stream))),
+                Ok(Ok(stream)) => return Some(Transport::Tls(Box::new(stream))),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("took longer than {longest:?}"),
             };
@@ -207,35 +208,42 @@ impl Stream for Accepted {
                 back_off.poll_accept(context, |context| listener.poll_accept(context)).map(|(stream, _)| {
                     // Only latency suffers where it cannot be set.
                     _ = stream.set_nodelay(true);
-                    Connection::Tcp(stream)
+                    Transport::Tcp(stream)
                 })
             }
             Accepted::Unix(listener, back_off) => back_off
                 .poll_accept(context, |context| listener.poll_accept(context))
-                .map(|(stream, _)| Connection::Unix(stream)),
+                .map(|(stream, _)| Transport::Unix(stream)),
         };
-        accepted.map(|connection| Some(Ok(connection)))
+        accepted.map(|transport| Some(Ok(Connection { transport, cut: Cut::default() })))
     }
 }
 
 /// An accepted connection.
 #[derive(Debug)]
-pub(super) enum Connection {
+pub(crate) struct Connection {
+    transport: Transport,
+    cut: Cut,
+}
+
+#[derive(Debug)]
+enum Transport {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        match self {
-            Connection::Tcp(stream) => stream.connect_info(),
-            Connection::Tls(stream) => stream.get_ref().0.connect_info(),
+    fn connect_info(&self) -> Peer {
+        let address = match &self.transport {
+            Transport::Tcp(stream) => stream.peer_addr().ok(),
+            Transport::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
             // A socket file's peer has no address.
-            Connection::Unix(_) => TcpConnectInfo { local_addr: None, remote_addr: None },
-        }
+            Transport::Unix(_) => None,
+        };
+        Peer { address, cut: self.cut.clone() }
     }
 }
 
@@ -245,36 +253,40 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Connection::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Connection::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-            Connection::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        let this = self.get_mut();
+        if this.cut.poll(context) {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+        }
+        match &mut this.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Connection::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Connection::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-            Connection::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Connection::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Connection::Tls(stream) => Pin::new(stream).poll_flush(context),
-            Connection::Unix(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Unix(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Connection::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Connection::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-            Connection::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use crate::api::Api;
 use crate::model::Kind;
@@ -59,6 +60,10 @@ pub(super) fn text(api: &Api) -> String {
     Family::new(&mut text, "outrigger_control_proxies_behind", "gauge", help).sample("", behind as u64);
     let help = "xDS streams that are open.";
     Family::new(&mut text, "outrigger_control_xds_streams", "gauge", help).sample("", api.proxies.streams() as u64);
+
+    let help = "Connections that were ended because the client read nothing of a response for a minute.";
+    let unread = api.unread.load(Ordering::Relaxed);
+    Family::new(&mut text, "outrigger_control_unread_connections_total", "counter", help).sample("", unread);
 
     let counts = api.proxies.counts();
     let mut per_kind = |name, help, value: fn(&crate::xds::Counts) -> u64| {

@@ -5,6 +5,7 @@ mod listen;
 mod metrics;
 mod pages;
 mod secure;
+mod unread;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ pub use self::listen::Address;
 use self::listen::bind;
 use self::pages::Pages;
 pub use self::secure::SecureArgs;
+#[cfg(test)]
+pub(crate) use self::{descriptors::BackOff, listen::Accepted, unread::watch_over};
 use crate::api::{Api, InForce, Writer};
 use crate::log::{self, Level};
 use crate::store::{LOG_ENTRIES, Store, StoreError};
@@ -179,7 +182,7 @@ async fn run(
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_routes(routes.routes())
+        .add_routes(unread::watch_over(routes.routes(), Arc::clone(&api.unread)))
         .serve_with_incoming_shutdown(accepted, ending(end.clone()));
     let pages = Pages { api, stopping: end.clone() };
     let pages = axum::serve(http, pages.router()).with_graceful_shutdown(ending(end)).into_future();

@@ -25,6 +25,7 @@ use tonic::{Status, Streaming};
 use super::proxies::{self, Proxies};
 use super::session::{Answer, Names, Protocol, Request, Response, Session};
 use super::{Resource, Views};
+use crate::connection::Peer;
 use crate::node::{Caller, LONGEST_TEXT};
 
 /// `control_plane.identifier`: Envoy shows it in its statistics.
@@ -198,7 +199,7 @@ impl<M: Messages> Serve<M> {
     ) -> Self {
         let current = views.borrow_and_update().clone();
         let changes = WatchStream::from_changes(views);
-        let address = requests.remote_addr();
+        let address = requests.extensions().get::<Peer>().and_then(|peer| peer.address);
         let requests = requests.into_inner();
         let timer = Some(Box::pin(tokio::time::sleep(FIRST_REQUEST)));
         Self { address, requests, views: current, changes, proxies, only, open: None, timer, places }

@@ -1,6 +1,7 @@
 //! The services over a connection, as tonic's own clients see them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -13,16 +14,17 @@ use outrigger_proto::google::rpc;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
 use tonic::service::Routes;
-use tonic::transport::{Channel, Server as Transport};
+use tonic::transport::{Channel, Endpoint, Server as Transport};
 use tonic::{Code, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::session_tests::view;
 use super::{Limits, Protocol, Proxies, Server, View, Views};
 use crate::node::Caller;
+use crate::serve::{Accepted, BackOff, watch_over};
 use crate::testing::Heard;
 
 struct Same(Arc<View>);
@@ -62,7 +64,9 @@ impl Views for New {
 struct Control {
     views: watch::Sender<Arc<dyn Views>>,
     proxies: Arc<Proxies>,
+    endpoint: Endpoint,
     channel: Channel,
+    unread: Arc<AtomicU64>,
 }
 
 impl Control {
@@ -77,11 +81,14 @@ impl Control {
         server.add_to(&mut routes);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let unread = Arc::<AtomicU64>::default();
+        let accepted = Accepted::Tcp(listener, BackOff::default());
         let serving =
-            Transport::builder().add_routes(routes.routes()).serve_with_incoming(TcpListenerStream::new(listener));
+            Transport::builder().add_routes(watch_over(routes.routes(), unread.clone())).serve_with_incoming(accepted);
         tokio::runtime::Handle::current().spawn(serving);
-        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { views, proxies: server.proxies(), channel }
+        let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        Self { views, proxies: server.proxies(), endpoint, channel, unread }
     }
 
     fn update(&self, next: Arc<View>) {
@@ -421,6 +428,45 @@ async fn a_stream_without_a_request_ends_after_a_while() {
     while client.stream_clusters(request()).await.is_err() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_loses_its_connection_and_one_that_waits_does_not() {
+    let heard = Heard::default();
+    let _heard = tracing::subscriber::set_default(heard.clone());
+    let large = format!("a={}", "x".repeat(1 << 20));
+    let control = Control::start(view(&[(Kind::Cluster, &[&large])])).await;
+    let request = || {
+        let request = DiscoveryRequest { node: node(), ..Default::default() };
+        tokio_stream::iter([request]).chain(tokio_stream::pending())
+    };
+    let mut waits = ClusterDiscoveryServiceClient::new(control.channel.clone());
+    let mut waits = waits.stream_clusters(request()).await.unwrap().into_inner();
+    assert_eq!(waits.message().await.unwrap().unwrap().resources.len(), 1);
+    // It answers pings, and gives back nothing of the windows of its two streams.
+    let channel = control.endpoint.clone().initial_stream_window_size(65_535).connect().await.unwrap();
+    let mut never = ClusterDiscoveryServiceClient::new(channel);
+    let _unread = [never.stream_clusters(request()).await.unwrap(), never.stream_clusters(request()).await.unwrap()];
+    while control.proxies.streams() < 3 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    while control.proxies.streams() > 1 {
+        assert!(began.elapsed() < Duration::from_secs(100_000), "it stays open");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(began.elapsed() >= Duration::from_secs(45), "{:?}", began.elapsed());
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    tokio::time::resume();
+    assert_eq!(control.unread.load(Ordering::Relaxed), 1);
+    let lines: Vec<_> = heard.lines().into_iter().filter(|line| line.contains("read nothing")).collect();
+    assert!(
+        matches!(lines.as_slice(), [line] if line.contains("from 127.0.0.1:") && line.contains("/StreamClusters")),
+        "{lines:?}"
+    );
+    drop(control.views);
+    assert!(waits.message().await.unwrap().is_none(), "who waits is still there");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ mod plane;
 mod updates;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -123,6 +123,9 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn run(form: &Form, with_outage: bool) {
+    // Side by side the two would be twice the load that the claim is about.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = form.is_full.then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner));
     let directory = tempfile::tempdir().unwrap();
     let ledger = Arc::new(Ledger::new());
     let mut plane = Plane::start(directory.path());

@@ -209,6 +209,18 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("retry no other status", "", "GET /retries/a\nx-fail: 503 1", &["503 ", "asked 1\n"]),
     case(
+        "retry of an attempt that took too long",
+        "{matches: [{path: {value: /late}}], backendRefs: [{name: one, port: 80}], timeouts: {backendRequest: 500ms}, retry: {codes: [504], attempts: 5, backoff: 1ms}}",
+        "GET /late\nx-hang: 1",
+        &["200 ", "\nasked "],
+    ),
+    case(
+        "not without its status",
+        "{matches: [{path: {value: /later}}], backendRefs: [{name: one, port: 80}], timeouts: {backendRequest: 50ms}, retry: {codes: [503], attempts: 5, backoff: 1ms}}",
+        "GET /later\nx-hang: 1",
+        &["504 "],
+    ),
+    case(
         "retry of another instance",
         "{matches: [{path: {value: /dead}}], backendRefs: [{name: half-dead, port: 80}], retry: {attempts: 5, backoff: 1ms}}",
         "GET /dead",

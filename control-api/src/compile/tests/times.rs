@@ -88,6 +88,22 @@ fn retries_are_safe_unless_asked_for() {
             "timeouts: {attempt: 1s}",
             format!("2 on {safe} [] try 2s wait 25ms..250ms"),
         ),
+        (
+            ", timeouts: {backendRequest: 1s}, retry: {codes: [500, 504]}",
+            "",
+            format!("2 on {safe},reset,codes [500, 504] try 1s wait 25ms..250ms"),
+        ),
+        (
+            ", timeouts: {backendRequest: 1s}, retry: {codes: [500]}",
+            "",
+            format!("2 on {safe},codes [500] try 1s wait 25ms..250ms"),
+        ),
+        (", retry: {codes: [504]}", "", format!("2 on {safe},codes [504] try 0ns wait 25ms..250ms")),
+        (
+            "",
+            "retry: {on: [gatewayError], codes: [504]}, timeouts: {attempt: 1s}",
+            "2 on gateway-error,codes [504] try 1s wait 25ms..250ms".to_owned(),
+        ),
         ("", "timeouts: {attempt: 1s}", format!("2 on {safe} [] try 1s wait 25ms..250ms")),
         (
             "",

@@ -1,0 +1,49 @@
+//! What the services know of the connection that a request came over, and a way to end it: a response that the client does not
+//! read stays in the transport, where no service reaches it any more.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
+
+/// The connection of a request, among its extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Where it comes from; `None` over a socket file.
+    pub(crate) address: Option<SocketAddr>,
+    /// Ends it.
+    pub(crate) cut: Cut,
+}
+
+/// Ends a connection, with all that goes on over it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cut(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_cut: bool,
+    reader: Option<Waker>,
+}
+
+impl Cut {
+    /// Ends the connection. `false` where somebody has done so.
+    pub(crate) fn cut(&self) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = state.reader.take();
+        let first = !std::mem::replace(&mut state.is_cut, true);
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        first
+    }
+
+    /// Whether it is ended. If not, the task that reads is woken when it is.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut state.reader {
+            Some(reader) => reader.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        state.is_cut
+    }
+}
