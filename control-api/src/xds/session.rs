@@ -3,8 +3,9 @@
 //! One response per kind is in flight. Kinds wait for one another so that nothing breaks on the way from one view to the next:
 //! clusters and their endpoints go first; listeners and routes, which may name them, when the client has acknowledged
 //! those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this); clusters that are gone
-//! are taken away when the listeners and routes that named them have been replaced, and none that came in their place is
-//! rejected. Who does not answer is waited for [`PATIENCE`] long.
+//! are taken away when the listeners and routes that named them have been replaced. In place of a rejected one a client goes
+//! on using what it had: clusters that it was told of by then stay until something in that place is accepted. Who does not
+//! answer is waited for [`PATIENCE`] long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::cluster::v3::{Cluster, cluster};
 use prost::Message;
 
-use super::subscription::{InFlight, Resources, Subscription, Told};
+use super::subscription::{InFlight, Last, Resources, Subscription, Told};
 use super::{Resource, View};
 
 /// How long other kinds wait for the answer to a response: Envoy's default `initial_fetch_timeout`, after which a cluster stops warming.
@@ -138,7 +139,7 @@ impl Session {
         let mut answer = Answer::None;
         if let Some(sent) = subscription.in_flight.take_if(|sent| sent.nonce.as_ref() == request.nonce) {
             let version = sent.version.clone();
-            subscription.answered(sent, request.error.as_deref());
+            subscription.answered(sent, request.error.as_deref(), self.nonces);
             answer = request.error.map_or(Answer::Accepted(version), Answer::Rejected);
         }
         // A request with a stale nonce answers nothing, and is not answered before the response that it crossed is. What it
@@ -209,9 +210,11 @@ impl Session {
 
     /// The next response, if there is one to send now.
     pub(super) fn next(&mut self, now: Instant) -> Option<Response> {
-        for subscription in self.subscriptions.values_mut() {
+        let held = self.rejected_until();
+        for (kind, subscription) in &mut self.subscriptions {
             let since = subscription.gone_since.unwrap_or(now);
-            subscription.gone_since = (!subscription.gone.is_empty()).then_some(since);
+            let some = removable(subscription, *kind, held).next().is_some();
+            subscription.gone_since = some.then_some(since);
         }
         let kind = Kind::ALL.into_iter().find(|kind| self.ready(*kind, now))?;
         let removals = self.may_remove(kind, now);
@@ -236,7 +239,7 @@ impl Session {
         let Some(subscription) = self.subscriptions.get(&kind) else { return false };
         subscription.in_flight.is_none()
             && (subscription.due() && self.may_add(kind, now)
-                || !subscription.gone.is_empty() && self.may_remove(kind, now))
+                || removable(subscription, kind, self.rejected_until()).next().is_some() && self.may_remove(kind, now))
     }
 
     fn is(&self, kind: Kind, test: impl Fn(&Subscription) -> bool) -> bool {
@@ -256,18 +259,20 @@ impl Session {
     /// Whether nothing names the resources of `kind` any more that are gone.
     fn may_remove(&self, kind: Kind, now: Instant) -> bool {
         let settled = |kind| self.is(kind, |subscription| subscription.settled(now, PATIENCE));
-        // In place of what it rejected, a client uses what it had, which may name anything that it had then.
-        let taken = |kind| self.is(kind, |subscription| subscription.refused.is_empty());
         match kind {
-            Kind::Cluster => {
-                [Kind::Listener, Kind::Routes].into_iter().all(|kind| settled(kind) && taken(kind))
-                    && self.replaced(kind, now)
-            }
+            Kind::Cluster => [Kind::Listener, Kind::Routes].into_iter().all(settled) && self.replaced(kind, now),
             // A client unsubscribes from the endpoints of a cluster that goes, and keeps those of one that stays.
             Kind::Endpoints => settled(Kind::Cluster),
             Kind::Listener => self.may_add(kind, now),
             Kind::Routes => self.may_add(kind, now) && settled(Kind::Listener) && self.replaced(kind, now),
         }
+    }
+
+    /// In place of what it rejected, a client uses what it had, which may name any cluster that it had then: those that the
+    /// first so many responses told of.
+    fn rejected_until(&self) -> Option<u64> {
+        let users = [Kind::Listener, Kind::Routes].into_iter().filter_map(|kind| self.subscriptions.get(&kind));
+        users.flat_map(|subscription| subscription.refused.values().copied()).max()
     }
 
     /// Whether the client has asked for all listeners and routes that it is to have in place of those that name what is gone
@@ -280,6 +285,7 @@ impl Session {
     fn respond(&mut self, kind: Kind, removals: bool, now: Instant) -> Option<Response> {
         let none = Resources::new();
         let there = self.view.get(&kind).unwrap_or(&none);
+        let held = self.rejected_until();
         let subscription = self.subscriptions.get_mut(&kind)?;
         let answer = std::mem::take(&mut subscription.answer);
 
@@ -289,7 +295,8 @@ impl Session {
         due.append(&mut subscription.owed);
         for name in due {
             if let Some(resource) = there.get(&name) {
-                subscription.told.insert(name, Told::Sent(resource.clone()));
+                let since = subscription.told.get(&name).map_or(self.nonces + 1, |told| told.since);
+                subscription.told.insert(name, Told { since, last: Last::Sent(resource.clone()) });
                 resources.push(resource.clone());
             } else if !subscription.told.contains_key(&name) {
                 removed.push(name);
@@ -299,7 +306,8 @@ impl Session {
             }
         }
         if removals {
-            for name in std::mem::take(&mut subscription.gone) {
+            for name in removable(subscription, kind, held).cloned().collect::<Vec<_>>() {
+                subscription.gone.remove(&name);
                 subscription.told.remove(&name);
                 subscription.refused.remove(&name);
                 removed.push(name);
@@ -345,10 +353,19 @@ impl Session {
 }
 
 fn sent(told: &Told) -> Option<Arc<Resource>> {
-    match told {
-        Told::Sent(resource) => Some(resource.clone()),
-        Told::Before(_) => None,
+    match &told.last {
+        Last::Sent(resource) => Some(resource.clone()),
+        Last::Before(_) => None,
     }
+}
+
+/// What is gone, but for the clusters that something in use may name: those of the first so many responses.
+fn removable(subscription: &Subscription, kind: Kind, in_use: Option<u64>) -> impl Iterator<Item = &Arc<str>> {
+    let is_in_use = move |name: &Arc<str>| {
+        let since = subscription.told.get(name).map(|told| told.since);
+        kind == Kind::Cluster && since.zip(in_use).is_some_and(|(since, until)| since <= until)
+    };
+    subscription.gone.iter().filter(move |name| !is_in_use(name))
 }
 
 /// The name of the resource that holds the endpoints of a cluster, if one does.

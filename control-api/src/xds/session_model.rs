@@ -12,6 +12,11 @@ use super::View;
 use super::session::{Names, PATIENCE, Protocol, Request, Response, Session};
 use super::session_tests::resource;
 
+/// Whether resources of the kind name clusters.
+fn is_user(kind: Kind) -> bool {
+    matches!(kind, Kind::Listener | Kind::Routes)
+}
+
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 #[derive(Clone, Debug)]
@@ -56,8 +61,9 @@ struct Client {
     has: BTreeMap<Kind, BTreeMap<String, String>>,
     unanswered: BTreeMap<Kind, Response>,
     nonces: BTreeMap<Kind, String>,
-    /// What it rejected on this stream, and was not replaced since: in its place it uses what it had.
-    rejected: BTreeMap<Kind, BTreeSet<String>>,
+    /// What it rejected on this stream, and was not replaced since: in its place it uses what it had, which may name the
+    /// clusters that it had then.
+    rejected: BTreeMap<Kind, BTreeMap<String, BTreeSet<String>>>,
 }
 
 impl Client {
@@ -124,17 +130,16 @@ impl Client {
                 // That a route table is gone the state of the world does not say.
                 let there =
                     |kind: Kind, name: &String| self.view.get(&kind).is_some_and(|v| v.contains_key(name.as_str()));
-                let in_use =
-                    |kind: &Kind| self.rejected.get(kind).is_some_and(|names| names.iter().any(|n| there(*kind, n)));
-                let names_it = [Kind::Listener, Kind::Routes].iter().any(in_use);
-                prop_assert!(!names_it, "a cluster is removed that what was rejected may name");
+                let in_use = self.rejected.iter().flat_map(|(kind, all)| all.iter().map(move |entry| (*kind, entry)));
+                let in_use = in_use.filter(|(kind, (name, _))| is_user(*kind) && there(*kind, name));
+                for (_, (_, clusters)) in in_use {
+                    let gone = clusters.iter().find(|name| before.contains_key(*name) && !has.contains_key(*name));
+                    prop_assert_eq!(gone, None, "a cluster is removed that what was rejected may name");
+                }
             }
             let has = &self.has[&kind];
             let rejected = self.rejected.entry(kind).or_default();
-            rejected.retain(|name| has.contains_key(name));
-            for resource in &response.resources {
-                rejected.remove(resource.name.as_ref());
-            }
+            rejected.retain(|name, _| has.contains_key(name));
             self.unanswered.insert(kind, response);
         }
         Ok(())
@@ -147,23 +152,25 @@ impl Client {
             Protocol::StateOfTheWorld => Names::All(self.names(kind)),
         };
         self.nonces.insert(kind, response.nonce.to_string());
+        let clusters: BTreeSet<String> = self.has[&Kind::Cluster].keys().cloned().collect();
         let rejected = self.rejected.entry(kind).or_default();
         for resource in &response.resources {
             let name = resource.name.to_string();
             // What it dropped meanwhile it does not use.
             if accept || !self.has[&kind].contains_key(&name) {
-                rejected.remove(&name)
+                rejected.remove(&name);
             } else {
-                rejected.insert(name)
-            };
+                rejected.entry(name).or_insert_with(|| clusters.clone());
+            }
         }
         let error = (!accept).then(|| "no".to_owned());
         self.session.request(kind, Request { nonce: response.nonce.to_string(), error, names });
     }
 
-    /// Whether clusters stay though they are gone.
-    fn keeps_clusters(&self) -> bool {
-        [Kind::Listener, Kind::Routes].iter().any(|kind| self.rejected.get(kind).is_some_and(|names| !names.is_empty()))
+    /// The clusters that stay though they are gone.
+    fn kept_clusters(&self) -> BTreeSet<&String> {
+        let users = self.rejected.iter().filter(|(kind, _)| is_user(**kind));
+        users.flat_map(|(_, rejected)| rejected.values().flatten()).collect()
     }
 
     fn want(&mut self, kind: Kind, name: &'static str, on: bool) {
@@ -206,14 +213,17 @@ impl Client {
     /// What the view says that the client is to have. Without removals on the wire, what went may stay; and clusters with their
     /// endpoints, while what was rejected may name them.
     fn check(&self) -> Result<(), TestCaseError> {
+        let kept = self.kept_clusters();
         for kind in Kind::ALL {
             let there = self.view.get(&kind);
             let mut has = self.has[&kind].clone();
             if self.protocol == Protocol::StateOfTheWorld && matches!(kind, Kind::Endpoints | Kind::Routes) {
                 has.retain(|name, _| there.is_some_and(|there| there.contains_key(name.as_str())));
             }
-            if self.keeps_clusters() && matches!(kind, Kind::Cluster | Kind::Endpoints) {
-                has.retain(|name, _| there.is_some_and(|there| there.contains_key(name.as_str())));
+            if matches!(kind, Kind::Cluster | Kind::Endpoints) && !kept.is_empty() {
+                // Endpoints go when no cluster is to go any more.
+                let may_stay = |name: &String| kind == Kind::Endpoints || kept.contains(name);
+                has.retain(|name, _| !may_stay(name) || there.is_some_and(|there| there.contains_key(name.as_str())));
             }
             let wanted = there.into_iter().flatten().filter(|(name, _)| self.wants(kind, name));
             let wanted: BTreeMap<_, _> =
@@ -247,7 +257,7 @@ proptest! {
 
         // To a stream that comes back, delta says nothing.
         if !world {
-            let kept = client.keeps_clusters();
+            let kept = !client.kept_clusters().is_empty();
             client.connect();
             let unknown = Kind::ALL.iter().any(|kind| client.names(*kind).iter().any(|name| !client.has[kind].contains_key(name)));
             let empty = Kind::ALL.iter().any(|kind| client.has[kind].is_empty());

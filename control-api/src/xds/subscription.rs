@@ -16,9 +16,17 @@ const WILDCARD: &str = "*";
 /// Resources of one kind by name.
 pub(super) type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
 
-/// What the client was told last about a resource.
+/// What the client was told about a resource.
 #[derive(Clone, Debug)]
-pub(super) enum Told {
+pub(super) struct Told {
+    /// By which response of the stream, counted from 1, it was told first; 0: it came with it.
+    pub(super) since: u64,
+    pub(super) last: Last,
+}
+
+/// What it was told last.
+#[derive(Clone, Debug)]
+pub(super) enum Last {
     /// It had this version before this stream.
     Before(Arc<str>),
     /// It was sent on this stream.
@@ -27,9 +35,9 @@ pub(super) enum Told {
 
 impl Told {
     pub(super) fn version(&self) -> &str {
-        match self {
-            Told::Before(version) => version,
-            Told::Sent(resource) => &resource.version,
+        match &self.last {
+            Last::Before(version) => version,
+            Last::Sent(resource) => &resource.version,
         }
     }
 }
@@ -63,8 +71,8 @@ pub(super) struct Subscription {
     pub(super) gone: BTreeSet<Arc<str>>,
     /// Since when some are gone.
     pub(super) gone_since: Option<Instant>,
-    /// Told, and rejected: what the client uses in their place, if anything, is older.
-    pub(super) refused: BTreeSet<Arc<str>>,
+    /// Told, and rejected: what the client uses in their place, if anything, is older than so many responses of the stream.
+    pub(super) refused: BTreeMap<Arc<str>, u64>,
     /// A first answer is owed even if there is nothing to say in it: a client that starts waits for it.
     pub(super) answer: bool,
     pub(super) in_flight: Option<InFlight>,
@@ -132,8 +140,9 @@ impl Subscription {
         self.in_flight.is_none() && !self.due() && self.gone.is_empty() && self.refused.is_empty()
     }
 
-    /// The client has answered `sent`. What it does not name in its error it has taken; if it names nothing, none of it.
-    pub(super) fn answered(&mut self, sent: InFlight, error: Option<&str>) {
+    /// The client has answered `sent`, when there had been `responses` on the stream. What it does not name in its error it
+    /// has taken; if it names nothing, none of it.
+    pub(super) fn answered(&mut self, sent: InFlight, error: Option<&str>, responses: u64) {
         let (mut refused, taken): (Vec<_>, Vec<_>) =
             sent.names.into_iter().partition(|name| error.is_some_and(|error| mentions(error, name)));
         let taken = if error.is_some() && refused.is_empty() {
@@ -146,7 +155,10 @@ impl Subscription {
             self.refused.remove(name);
         }
         // A client that unsubscribed meanwhile dropped what it was sent, and uses nothing in its place.
-        self.refused.extend(refused.into_iter().filter(|name| self.told.contains_key(name)));
+        for name in refused.into_iter().filter(|name| self.told.contains_key(name)) {
+            // What is rejected again leaves in use what was in use after the first time.
+            self.refused.entry(name).or_insert(responses);
+        }
     }
 
     /// Compares what the client was told with what there is.
@@ -210,7 +222,7 @@ impl Subscription {
         self.answer |= first && self.wildcard && versions.is_empty();
         for (name, version) in versions {
             if self.wants(&name) {
-                self.told.insert(name.into(), Told::Before(version.into()));
+                self.told.insert(name.into(), Told { since: 0, last: Last::Before(version.into()) });
             }
         }
         self.forget_unwanted();
@@ -246,7 +258,7 @@ impl Subscription {
         self.changed.retain(|name| names.contains(name));
         self.owed.retain(|name| names.contains(name));
         self.gone.retain(|name| names.contains(name));
-        self.refused.retain(|name| names.contains(name));
+        self.refused.retain(|name, _| names.contains(name));
     }
 }
 
