@@ -26,7 +26,7 @@ use regex::Regex;
 use super::json::{JsonError, Mask, Printer};
 use super::query::Query;
 use super::{AdminState, Response};
-use crate::configuration::record::{Failure, Record, Status, Version};
+use crate::configuration::record::{Absence, Failure, Record, Status, Version};
 
 pub(super) fn config_dump(state: &dyn AdminState, query: &Query) -> Response {
     let names = match query.get("name_regex").filter(|text| !text.is_empty()) {
@@ -148,7 +148,7 @@ impl Dumps<'_> {
         let record = state.record();
         self.dynamic_clusters(&record.of(Kind::Cluster), &mut clusters);
         self.dynamic_listeners(record, &mut listeners);
-        self.dynamic_routes(&record.of(Kind::Routes), &mut routes);
+        self.dynamic_routes(&arrived(record, Kind::Routes), &mut routes);
         let last_updated = Some(self.updated);
         let mut parts = vec![self.printer.dynamic(&BootstrapConfigDump { bootstrap: Some(bootstrap), last_updated })?];
         parts.push(self.printer.dynamic(&clusters)?);
@@ -287,7 +287,7 @@ impl Dumps<'_> {
             let endpoint_config = Some(any(&assignment));
             dump.static_endpoint_configs.push(StaticEndpointConfig { endpoint_config, last_updated: None });
         });
-        for (name, status) in state.record().of(Kind::Endpoints) {
+        for (name, status) in arrived(state.record(), Kind::Endpoints) {
             if !self.wants(&name) {
                 continue;
             }
@@ -304,6 +304,14 @@ impl Dumps<'_> {
     }
 }
 
+/// What came of a kind, be it good or bad: of what was only asked for Envoy's dump says nothing.
+fn arrived(record: &Record, kind: Kind) -> Vec<(String, Status)> {
+    let mut statuses = record.of(kind);
+    statuses
+        .retain(|(_, Status { active, warming, error, .. })| active.is_some() || warming.is_some() || error.is_some());
+    statuses
+}
+
 /// What all dumps say of a resource that came from outside.
 #[derive(Default)]
 pub(super) struct Shown {
@@ -316,16 +324,19 @@ pub(super) struct Shown {
 
 impl Shown {
     pub(super) fn new(kind: Kind, name: &str, status: &Status) -> Self {
-        let error_state = status.error.as_ref().map(|Failure { refused, details }| UpdateFailureState {
+        let error_state = status.error.as_ref().map(|Failure { refused, details, .. }| UpdateFailureState {
             failed_configuration: (!refused.body.is_empty()).then(|| encoded(kind, &refused.body)),
             last_update_attempt: Some(refused.updated.into()),
             details: format!("{}: {details}", shown_name(name)),
             version_info: refused.version.clone(),
         });
-        let client_status = match (&status.error, status.active.as_ref().or(status.warming.as_ref())) {
+        let client_status = match (&status.error, status.absence) {
+            (Some(failure), _) if failure.received => ClientResourceStatus::ReceivedError,
             (Some(_), _) => ClientResourceStatus::Nacked,
-            (None, Some(_)) => ClientResourceStatus::Acked,
-            (None, None) => ClientResourceStatus::Requested,
+            (None, Some(Absence::Requested)) => ClientResourceStatus::Requested,
+            (None, Some(Absence::DoesNotExist)) => ClientResourceStatus::DoesNotExist,
+            (None, Some(Absence::TimedOut)) => ClientResourceStatus::Timeout,
+            (None, None) => ClientResourceStatus::Acked,
         };
         let shown = Shown { error_state, client_status, ..Default::default() };
         match status.active.as_ref().or(status.warming.as_ref()) {

@@ -117,7 +117,7 @@ impl Applier {
     /// Applies what came, each resource by itself. `unreadable` came with it and could not even be decoded.
     pub(super) fn apply(&mut self, origin: &Origin, update: Update, unreadable: Vec<Rejection>) -> Vec<Rejection> {
         let (started, now) = (Instant::now(), SystemTime::now());
-        let Update { kind, changed, removed } = update;
+        let Update { kind, changed, removed, timed_out, errors } = update;
         if changed.len() + removed.len() >= MANY {
             self.trim_at = Some(started + QUIET);
         }
@@ -151,6 +151,12 @@ impl Applier {
         }
         if kind != Kind::Listener {
             self.remove(kind, origin, &removed);
+        }
+        for name in timed_out {
+            self.process.record.timed_out(kind, origin, &name);
+        }
+        for (name, reason) in errors {
+            self.process.record.unavailable(kind, by_name(kind, origin), name, reason, now);
         }
         for Rejection { name, reasons } in unreadable {
             let body = Default::default();
@@ -245,8 +251,10 @@ impl Applier {
         for effect in self.warmer.settle(now) {
             match effect {
                 Effect::Subscribe(interest) => {
-                    if !interest.wanted {
-                        let Interest { kind, name, source, .. } = &interest;
+                    let Interest { kind, name, source, .. } = &interest;
+                    if interest.wanted {
+                        self.process.record.requested(*kind, &source.origin, name);
+                    } else {
                         let reference = Reference { name: name.as_str().into(), origin: source.origin.clone() };
                         if *kind == Kind::Routes {
                             self.rds_stats.remove(&reference);

@@ -75,8 +75,7 @@ impl Files {
                     if let Some(stats) = stats.subscription(kind) {
                         stats.init_fetch_timeout.inc();
                     }
-                    let update = Update { kind, changed: Vec::new(), removed: Vec::new() };
-                    _ = feed.apply(origin, update, Vec::new()).await;
+                    _ = feed.apply(origin, Update::empty(kind), Vec::new()).await;
                 }
             });
         }
@@ -106,7 +105,7 @@ impl Files {
                 let removed = known.difference(&present).cloned().collect();
                 known = present;
                 answered.set(true);
-                let update = Update { kind, changed: resources, removed };
+                let update = Update { changed: resources, removed, ..Update::empty(kind) };
                 let Some(rejected) = feed.apply(origin.clone(), update, unreadable).await else { return };
                 if let Some(stats) = stats.subscription(kind).filter(|_| rejected.is_empty()) {
                     stats.set_version(&version);
@@ -151,7 +150,8 @@ impl Files {
                     return;
                 }
                 drop(file);
-                let update = Update { kind, changed: Vec::new(), removed: vec![name.clone()] };
+                let names = vec![name.clone()];
+                let update = Update { removed: names.clone(), timed_out: names, ..Update::empty(kind) };
                 _ = feed.apply(origin.clone(), update, Vec::new()).await;
                 // Nobody waits for it any longer; what is wrong with the file is so still.
                 if let Some(Err(reason)) = outcome {
@@ -221,7 +221,7 @@ async fn apply_wanted(
     let faulty: Vec<_> = faulty.cloned().collect();
     let is_there = |name: &String| changed.contains_key(name) || faulty.iter().any(|fault| fault.name == *name);
     let removed = wanted.iter().filter(|name| !is_there(name)).cloned().collect();
-    let update = Update { kind, changed: changed.into_values().collect(), removed };
+    let update = Update { changed: changed.into_values().collect(), removed, ..Update::empty(kind) };
     feed.apply(origin.clone(), update, faulty).await.map(|_| ())
 }
 

@@ -20,13 +20,26 @@ pub struct Version {
     pub updated: SystemTime,
 }
 
-/// A version that was refused.
+/// What is wrong with a resource.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What came; the body is empty where it could not be read at all.
+    /// What came and was refused; the body is empty where nothing came, or it could not be read at all.
     pub refused: Version,
     /// Every reason, one a line.
     pub details: String,
+    /// Whether it is the server that says so, in place of sending the resource.
+    pub received: bool,
+}
+
+/// Why what was asked for by name is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Nothing was heard of it yet.
+    Requested,
+    /// Its source has none, or none any more.
+    DoesNotExist,
+    /// Nothing was heard of it in time.
+    TimedOut,
 }
 
 /// Where a resource stands.
@@ -36,8 +49,10 @@ pub struct Status {
     pub active: Option<Version>,
     /// Accepted, and not in force yet.
     pub warming: Option<Version>,
-    /// The last one, if it was refused.
+    /// Of the last one, if something was wrong with it.
     pub error: Option<Failure>,
+    /// Of what its source does not have. An older version may be in force still.
+    pub absence: Option<Absence>,
 }
 
 /// A listener that is gone while connections of it are open.
@@ -69,7 +84,7 @@ struct Entry {
 }
 
 impl Record {
-    /// Every resource of a kind, by name; a name that comes from several sources is there several times.
+    /// Every resource of a kind, by name, and what was asked for by name and did not come; a name that comes from several sources is there several times.
     pub fn of(&self, kind: Kind) -> Vec<(String, Status)> {
         let inner = self.lock();
         let all = inner.kinds.get(&kind).into_iter().flatten();
@@ -88,11 +103,22 @@ impl Record {
         inner.draining.clone()
     }
 
+    /// A resource is asked for by name.
+    pub(super) fn requested(&self, kind: Kind, origin: &Origin, name: &str) {
+        let mut inner = self.lock();
+        let status = inner.entry(kind, Some(origin), name);
+        // What came before, from a file that others read too, stands.
+        if status.active.is_none() && status.warming.is_none() && status.error.is_none() {
+            status.absence = Some(Absence::Requested);
+        }
+    }
+
     /// A resource was accepted; it warms.
     pub(super) fn accepted(&self, kind: Kind, origin: Option<&Origin>, resource: &Resource, now: SystemTime) {
         let mut inner = self.lock();
         let status = inner.entry(kind, origin, &resource.name);
         status.error = None;
+        status.absence = None;
         status.warming = Some(version(resource, now));
     }
 
@@ -110,6 +136,7 @@ impl Record {
         let mut inner = self.lock();
         if let Some(status) = inner.find(kind, origin, &resource.name) {
             status.error = None;
+            status.absence = None;
             if let Some(latest) = status.warming.as_mut().or(status.active.as_mut()) {
                 latest.version.clone_from(&resource.version);
             }
@@ -127,10 +154,28 @@ impl Record {
     ) -> bool {
         let mut inner = self.lock();
         let status = inner.entry(kind, origin, &resource.name);
-        let failure = Failure { refused: version(resource, now), details };
+        let failure = Failure { refused: version(resource, now), details, received: false };
         let before = status.error.replace(failure);
-        let (Some(before), Some(failure)) = (before, &status.error) else { return true };
+        let (Some(before), Some(failure)) = (before.filter(|before| !before.received), &status.error) else {
+            return true;
+        };
         before.refused.body != failure.refused.body || before.details != failure.details
+    }
+
+    /// The server says why it cannot send a resource.
+    pub(super) fn unavailable(
+        &self,
+        kind: Kind,
+        origin: Option<&Origin>,
+        name: String,
+        details: String,
+        now: SystemTime,
+    ) {
+        let nothing = Version { version: String::new(), body: Bytes::new(), updated: now };
+        let mut inner = self.lock();
+        if let Some(status) = inner.find(kind, origin, &name) {
+            status.error = Some(Failure { refused: nothing, details, received: true });
+        }
     }
 
     /// The resources that are refused now, by kind: how many, and the first `limit` of all, with their reasons.
@@ -140,7 +185,8 @@ impl Record {
         for (kind, statuses) in &inner.kinds {
             let count = counts.entry(*kind).or_default();
             let entries = statuses.iter().flat_map(|(name, entries)| entries.iter().map(move |entry| (name, entry)));
-            for (name, failure) in entries.filter_map(|(name, entry)| Some((name, entry.status.error.as_ref()?))) {
+            let refused = entries.filter_map(|(name, entry)| Some((name, entry.status.error.as_ref()?)));
+            for (name, failure) in refused.filter(|(_, failure)| !failure.received) {
                 *count += 1;
                 if first.len() < limit {
                     first.push((*kind, name.clone(), failure.details.clone()));
@@ -172,14 +218,18 @@ impl Record {
         }
     }
 
-    /// Its source has no such resource any more: nothing is wrong with it then. What is in force stays.
+    /// Its source has no such resource, or none any more: nothing is wrong with it then. What is in force stays.
     pub(super) fn absent(&self, kind: Kind, origin: &Origin, name: &str) {
-        let mut inner = self.lock();
-        let Some(status) = inner.find(kind, Some(origin), name) else { return };
-        status.error = None;
-        if status.active.is_none() && status.warming.is_none() {
-            drop(inner);
-            self.removed(kind, Some(origin), name);
+        if let Some(status) = self.lock().find(kind, Some(origin), name) {
+            status.error = None;
+            status.absence = Some(Absence::DoesNotExist);
+        }
+    }
+
+    /// Of what is absent nothing was heard in time.
+    pub(super) fn timed_out(&self, kind: Kind, origin: &Origin, name: &str) {
+        if let Some(status) = self.lock().find(kind, Some(origin), name) {
+            status.absence = Some(Absence::TimedOut);
         }
     }
 

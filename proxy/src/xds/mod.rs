@@ -125,7 +125,7 @@ pub async fn run(
 fn nobody_sends(feed: &Feed, Interest { kind, name, .. }: Interest) {
     tracing::warn!(target: "config", "{kind:?} {name:?}: is to come by ads, and dynamic_resources.ads_config is not set");
     let feed = feed.clone();
-    let update = Update { kind, changed: Vec::new(), removed: vec![name] };
+    let update = Update { removed: vec![name], ..Update::empty(kind) };
     spawn_local(async move { feed.apply(Origin::Ads, update, Vec::new()).await });
 }
 

@@ -180,15 +180,17 @@ impl Stream {
     /// Sends resources as they are, on a delta stream; returns the answer.
     #[track_caller]
     pub(crate) fn push_raw(&mut self, kind: Kind, resources: Vec<pb::Resource>, removed: &[&str]) -> Request {
+        let removed_resources = removed.iter().map(ToString::to_string).collect();
+        self.push_message(kind, pb::DeltaDiscoveryResponse { resources, removed_resources, ..Default::default() })
+    }
+
+    /// Sends a message on a delta stream, with its type and a nonce; returns the answer.
+    #[track_caller]
+    pub(crate) fn push_message(&mut self, kind: Kind, message: pb::DeltaDiscoveryResponse) -> Request {
         self.nonce += 1;
         let nonce = self.nonce.to_string();
-        let message = pb::DeltaDiscoveryResponse {
-            type_url: kind.type_url().to_owned(),
-            nonce: nonce.clone(),
-            resources,
-            removed_resources: removed.iter().map(ToString::to_string).collect(),
-            ..Default::default()
-        };
+        let message =
+            pb::DeltaDiscoveryResponse { type_url: kind.type_url().to_owned(), nonce: nonce.clone(), ..message };
         let _ = self.responses.send(message.encode_to_vec().into());
         self.request("an answer", |request| request.nonce == nonce)
     }

@@ -391,7 +391,7 @@ fn delta_change(subscription: &mut Subscription, kind: Kind) -> Option<pb::Delta
         }
         // No name stands for all there is.
         let names = subscription.names_to_send();
-        let versions = subscription.known().map(|(name, version)| (name.to_string(), version.to_owned())).collect();
+        let versions = subscription.versions();
         let subscribe = strings(&names);
         subscription.on_stream = Some(OnStream { names, ..Default::default() });
         subscription.changed = false;

@@ -105,16 +105,21 @@ pub struct Update {
     pub changed: Vec<Resource>,
     /// Removed by the server, or absent after the wait for them was over.
     pub removed: Vec<String>,
+    /// Those of `removed` of which nothing was heard in time.
+    pub timed_out: Vec<String>,
+    /// What the server says of resources that it cannot send: name and reason. What is in force stays.
+    pub errors: Vec<(String, String)>,
 }
 
 impl Update {
+    /// Nothing of a kind; it says that its source has answered.
+    pub fn empty(kind: Kind) -> Update {
+        Update { kind, changed: Vec::new(), removed: Vec::new(), timed_out: Vec::new(), errors: Vec::new() }
+    }
+
     /// The update, leaving an empty one of the same kind.
     fn take(&mut self) -> Update {
-        Update {
-            kind: self.kind,
-            changed: std::mem::take(&mut self.changed),
-            removed: std::mem::take(&mut self.removed),
-        }
+        std::mem::replace(self, Update::empty(self.kind))
     }
 }
 

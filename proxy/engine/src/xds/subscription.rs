@@ -22,7 +22,8 @@ pub(super) struct Subscription {
     /// Whether the server may not know all of the names: comparing thousands is not free.
     pub changed: bool,
     known: HashMap<Arc<str>, Known>,
-    /// What was rejected last: whoever shows it wants to know when it is gone. The empty name stands for all without one.
+    /// What was rejected last, or could not be sent: whoever shows it wants to know when it is gone. The empty name stands for
+    /// all without one.
     failed: BTreeSet<Arc<str>>,
     /// Of the last response that was accepted as a whole.
     pub version: String,
@@ -79,8 +80,7 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new(kind: Kind) -> Self {
-        let update = Update { kind, changed: Vec::new(), removed: Vec::new() };
-        Draft { update, rejected: Vec::new(), pending: HashMap::new() }
+        Draft { update: Update::empty(kind), rejected: Vec::new(), pending: HashMap::new() }
     }
 
     /// Whoever applies the update has dropped `name` since.
@@ -117,6 +117,14 @@ impl Subscription {
 
     pub(super) fn known(&self) -> impl Iterator<Item = (&Arc<str>, &str)> {
         self.known.iter().map(|(name, known)| (name, known.version.as_str()))
+    }
+
+    /// What a server is told at the start of a stream. Of what was wrong last it is to speak again, whatever it has of it now,
+    /// so that is said to be here in a version that nobody has.
+    pub(super) fn versions(&self) -> BTreeMap<String, String> {
+        let known = self.known().map(|(name, version)| (name.to_string(), version.to_owned()));
+        let failed = self.failed.iter().filter(|name| !name.is_empty()).map(|name| (name.to_string(), String::new()));
+        known.chain(failed).collect()
     }
 
     /// `until`: when the wait is over, where the clock runs already.
@@ -234,6 +242,7 @@ impl Subscription {
                 wanted.wait = Wait::Over;
             }
             draft.update.removed.push(name.to_string());
+            draft.update.timed_out.push(name.to_string());
         }
         while let Some((at, _)) = self.expiries.first()
             && *at <= now
@@ -279,13 +288,17 @@ impl Subscription {
                 self.take_removal(name, &mut draft);
             }
         }
-        for (name, _) in errors {
-            let name: Arc<str> = name.into();
+        for (name, reason) in errors.into_iter().filter(|(name, _)| !counts.contains_key(name)) {
+            let shared: Arc<str> = name.as_str().into();
             // Without it there is nothing to wait for; with an older one, that one serves.
-            let is_here = self.known.contains_key(&name) || counts.contains_key(&*name);
-            if !is_here && self.names.contains_key(&name) {
-                self.arrived(&name);
-                draft.update.removed.push(name.to_string());
+            let is_here = self.known.contains_key(&shared);
+            if !is_here && self.names.contains_key(&shared) {
+                self.arrived(&shared);
+                draft.update.removed.push(name.clone());
+            }
+            if is_here || self.names.contains_key(&shared) {
+                self.failed.insert(shared);
+                draft.update.errors.push((name, reason));
             }
         }
         draft

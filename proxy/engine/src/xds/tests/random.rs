@@ -199,7 +199,8 @@ impl Server {
                 assert!(is_first || request.initial_resource_versions.is_empty(), "versions again");
                 assert!(is_first || is_nonce_or_names(&request), "a message that says nothing");
                 for (name, version) in request.initial_resource_versions {
-                    served.sent.insert(name, version.parse().unwrap());
+                    // No version is that of nothing.
+                    served.sent.insert(name, version.parse().unwrap_or_default());
                 }
                 let mut missing = false;
                 for name in request.resource_names_subscribe {
@@ -235,6 +236,8 @@ struct World {
     wanted: BTreeSet<(Kind, String)>,
     in_hand: Option<Update>,
     applied: BTreeMap<(Kind, String), String>,
+    /// What is shown as rejected.
+    refused: BTreeSet<(Kind, String)>,
 }
 
 impl World {
@@ -244,8 +247,8 @@ impl World {
         client.subscribe_all(Kind::Cluster, WAIT, now);
         client.subscribe_all(Kind::Listener, WAIT, now);
         let server = Server::new(variant);
-        let (wanted, applied) = (BTreeSet::new(), BTreeMap::new());
-        World { client, server, now, is_up: false, wanted, in_hand: None, applied }
+        let (wanted, applied, refused) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        World { client, server, now, is_up: false, wanted, in_hand: None, applied, refused }
     }
 
     fn step(&mut self, step: Step) {
@@ -259,6 +262,7 @@ impl World {
             Step::GiveUp(kind, name) => {
                 self.wanted.remove(&(kind, name.to_string()));
                 self.applied.remove(&(kind, name.to_string()));
+                self.refused.remove(&(kind, name.to_string()));
                 self.client.interest(kind, &name.to_string(), false, WAIT, self.now);
             }
             Step::Send => _ = self.send(),
@@ -306,13 +310,21 @@ impl World {
         let is_wanted = |name: &String| is_wildcard(update.kind) || self.wanted.contains(&(update.kind, name.clone()));
         let mut rejected = Vec::new();
         for resource in update.changed.iter().filter(|resource| is_wanted(&resource.name)) {
+            let key = (update.kind, resource.name.clone());
             match content(&resource.body).as_str() {
-                "0" => rejected.push(rejection(&resource.name, "bad")),
-                content => _ = self.applied.insert((update.kind, resource.name.clone()), content.to_owned()),
+                "0" => {
+                    self.refused.insert(key);
+                    rejected.push(rejection(&resource.name, "bad"));
+                }
+                content => {
+                    self.refused.remove(&key);
+                    self.applied.insert(key, content.to_owned());
+                }
             }
         }
         for name in &update.removed {
             self.applied.remove(&(update.kind, name.clone()));
+            self.refused.remove(&(update.kind, name.clone()));
         }
         self.client.verdict(&rejected, self.now);
         true
@@ -344,6 +356,11 @@ impl World {
             // The state of the world cannot say that endpoints or routes are gone.
             let may_stay = self.server.variant == Variant::Sotw && !is_wildcard(key.0);
             assert!(may_stay || self.server.content.contains_key(key), "{key:?} is gone");
+        }
+        for key in &self.refused {
+            let may_stay = self.server.variant == Variant::Sotw && !is_wildcard(key.0);
+            let is_bad = self.server.content.get(key).is_some_and(|(_, content)| *content == 0);
+            assert!(may_stay || is_bad, "{key:?} is shown as rejected, and what the server has is not bad");
         }
         for kind in Kind::ALL {
             let accepted: BTreeSet<String> = self.client.accepted(kind).map(|(name, _)| name.to_string()).collect();

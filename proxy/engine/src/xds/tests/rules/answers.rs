@@ -1,5 +1,7 @@
 //! Rules 12 to 22: what it makes of an answer, and what it says to it.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 #[test]
@@ -47,12 +49,13 @@ fn rule_13_the_valid_apply_and_every_invalid_one_is_named() {
     ] {
         assert!(error.message.contains(part), "{part} in {}", error.message);
     }
-    // The server is told the versions that are in force.
+    // The server is told the versions that are in force, and no version of what it sent last and was refused: whatever it has
+    // of that now, it speaks of it.
     bench.reconnect();
     let [first] = &bench.delta_requests()[..] else { panic!() };
-    let versions: Vec<_> =
+    let versions: BTreeMap<_, _> =
         first.initial_resource_versions.iter().map(|(name, version)| (&**name, &**version)).collect();
-    assert_eq!(versions, [("a", "1"), ("b", "2")]);
+    assert_eq!(versions, [("a", ""), ("b", "2"), ("d", ""), ("e", "")].into());
     // Of what was never good it is said when it is gone, as it is shown until then.
     let update = bench.answer(delta(Kind::Cluster, "n1", vec![resource("a", "3", "")], &["d", "e", "f"]));
     assert_eq!((changed(&update), &update.removed[..]), (vec!["a"], &["", "d", "e"].map(str::to_owned)[..]));
@@ -102,7 +105,14 @@ fn rule_15_errors_of_single_resources_and_names_of_removed_ones() {
         ..delta(Kind::Endpoints, "n2", vec![], &[])
     };
     // What is here goes on serving.
-    assert_eq!(bench.answer(response).removed, ["c", "b"]);
+    let update = bench.answer(response);
+    assert_eq!(update.removed, ["c", "b"]);
+    // Whoever shows the state of each resource gets the reasons, and whoever sends is to speak of them again.
+    assert_eq!(update.errors, ["a", "b"].map(|name| (name.to_owned(), "no such service".to_owned())));
+    bench.requests();
+    bench.reconnect();
+    let versions = bench.delta_requests().remove(0).initial_resource_versions;
+    assert_eq!(versions, [("a".to_owned(), String::new()), ("b".to_owned(), String::new())].into());
 }
 
 #[test]

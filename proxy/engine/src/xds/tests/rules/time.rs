@@ -20,7 +20,8 @@ fn rule_23_what_does_not_come_in_time_does_not_exist() {
         bench.client.connected();
         bench.requests();
     }
-    assert_eq!(bench.after(1).unwrap().removed, ["b"]);
+    let update = bench.after(1).unwrap();
+    assert_eq!((&update.removed, &update.timed_out), (&vec!["b".to_owned()], &vec!["b".to_owned()]));
     // While the stream to a server that has said something is down nobody can say what exists.
     bench.answer(delta(Kind::Endpoints, "n0", Vec::new(), &[]));
     bench.want("d");
@@ -43,22 +44,26 @@ fn rule_23_what_does_not_come_in_time_does_not_exist() {
 #[test]
 fn rule_24_a_resource_lives_as_long_as_its_heartbeats() {
     let ttl = Some(prost_types::Duration { seconds: 10, nanos: 0 });
-    let live = pb::Resource { ttl, ..resource(Kind::Cluster, "a", "1", "") };
-    let heartbeat = pb::Resource { resource: None, ..live.clone() };
-    let stale = pb::Resource { version: "0".to_owned(), ..heartbeat.clone() };
     let wrap = |resource: &pb::Resource| Any {
         type_url: "type.googleapis.com/envoy.service.discovery.v3.Resource".to_owned(),
         value: resource.encode_to_vec(),
     };
-    for variant in [Variant::Sotw, Variant::Delta] {
-        let mut bench = Bench::with_clusters(variant);
+    let kinds = [Kind::Cluster, Kind::Endpoints];
+    for (kind, variant) in kinds.into_iter().flat_map(|kind| [(kind, Variant::Sotw), (kind, Variant::Delta)]) {
+        let mut bench = match kind {
+            Kind::Cluster => Bench::with_clusters(variant),
+            _ => Bench::with_endpoints(variant, &["a", "b"]),
+        };
+        let live = pb::Resource { ttl, ..resource(kind, "a", "1", "") };
+        let heartbeat = pb::Resource { resource: None, ..live.clone() };
+        let stale = pb::Resource { version: "0".to_owned(), ..heartbeat.clone() };
         let response = |nonce: &str, resources: &[pb::Resource]| -> Response {
             match variant {
-                Variant::Sotw => sotw(Kind::Cluster, "1", nonce, resources.iter().map(wrap).collect()).into(),
-                Variant::Delta => delta(Kind::Cluster, nonce, resources.to_vec(), &[]).into(),
+                Variant::Sotw => sotw(kind, "1", nonce, resources.iter().map(wrap).collect()).into(),
+                Variant::Delta => delta(kind, nonce, resources.to_vec(), &[]).into(),
             }
         };
-        let forever = resource(Kind::Cluster, "b", "1", "");
+        let forever = resource(kind, "b", "1", "");
         assert_eq!(changed(&bench.answer(response("n1", &[live.clone(), forever]))), ["a", "b"]);
         assert!(bench.after(9).is_none());
         let update = bench.answer(response("n2", std::slice::from_ref(&heartbeat)));
@@ -66,7 +71,11 @@ fn rule_24_a_resource_lives_as_long_as_its_heartbeats() {
         assert!(bench.after(9).is_none());
         assert_eq!(bench.after(1).unwrap().removed, ["a"]);
         bench.requests();
+        // To a new stream it is not here any more.
         if variant == Variant::Delta {
+            bench.reconnect();
+            let versions = bench.delta_requests().remove(0).initial_resource_versions;
+            assert_eq!(versions.into_keys().collect::<Vec<_>>(), ["b"]);
             bench.answer(response("n3", std::slice::from_ref(&stale)));
             let error = bench.delta_requests()[0].error_detail.clone().unwrap();
             assert_eq!(error.message, "a: a heartbeat of a version that is not here");
