@@ -21,6 +21,7 @@ use outrigger_proto::outrigger::control::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListProxiesRequest,
     ListProxiesResponse, ListRequest, ListResponse, Object, ObjectKey, Proxy, ProxyType, WatchRequest, WatchResponse,
 };
+use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -33,6 +34,7 @@ pub use self::refusal::{Refusal, Violation};
 pub use self::watching::Selection;
 pub use self::writer::{ApplyOutcome, DeleteOutcome, Doomed, Held, InForce, Writer};
 use crate::model::{DEFAULT_NAMESPACE, Key, Kind, Name};
+use crate::serve::LARGEST_MESSAGE;
 use crate::store::Log;
 use crate::xds::{Protocol, Proxies};
 
@@ -116,7 +118,7 @@ impl Api {
         let chosen = set.objects.iter().filter(|(key, _)| selection.holds(key));
         let standing = self.board.standing(&self.proxies);
         let objects = chosen.map(|(key, held)| self.shown(&set, key, held, &standing)).collect();
-        Ok(ListResponse { objects, revision: set.revision })
+        fits(ListResponse { objects, revision: set.revision }, LARGEST_MESSAGE)
     }
 
     async fn apply_objects(&self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
@@ -204,6 +206,19 @@ fn proxy(proxy: crate::xds::Proxy) -> Proxy {
         address: proxy.address.map(|address| address.to_string()).unwrap_or_default(),
         types: types.collect(),
     }
+}
+
+/// The response, unless the transport would refuse it with words that tell nobody what to do.
+fn fits(response: ListResponse, most: usize) -> Result<ListResponse, Status> {
+    let length = response.encoded_len();
+    if length <= most {
+        return Ok(response);
+    }
+    Err(Status::resource_exhausted(format!(
+        "the {} objects of the list take {length} bytes, and a message has {most} at most: list one kind or one namespace at \
+         a time, or use Watch (`outrigger get KIND --watch`), which sends one by one",
+        response.objects.len()
+    )))
 }
 
 fn key(key: Option<ObjectKey>) -> Result<Key, Status> {

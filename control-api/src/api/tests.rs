@@ -351,3 +351,13 @@ async fn a_watch_beyond_the_limit_is_refused_until_another_ends() {
         tokio::task::yield_now().await;
     }
 }
+
+#[test]
+fn a_list_that_is_too_long_for_a_message_says_what_to_do() {
+    let list = ListResponse { objects: vec![Object::default(); 50], revision: 0 };
+    assert_eq!(super::fits(list.clone(), 100).unwrap().objects.len(), 50);
+    let refused = super::fits(list, 99).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let text = refused.message();
+    assert!(text.starts_with("the 50 objects of the list take 100 bytes") && text.contains("--watch"), "{text}");
+}

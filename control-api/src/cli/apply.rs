@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use outrigger_proto::outrigger::control::v1::applied::Outcome;
 use outrigger_proto::outrigger::control::v1::{Applied, ApplyRequest};
+use prost::Message as _;
 
 use super::read::Texts;
 use super::{Failure, NamespaceArgs, ServerArgs, print, qualified, request};
 use crate::model::Key;
+use crate::serve::LARGEST_MESSAGE;
 
 /// Flags of `apply`.
 #[derive(Clone, Debug, Args)]
@@ -30,11 +32,25 @@ pub struct ApplyArgs {
 pub(super) async fn apply(args: ApplyArgs) -> Result<(), Failure> {
     let texts = Texts::read(&args.files)?;
     let objects = texts.objects(args.namespace.namespace.as_deref(), "applied")?;
-    let mut client = args.server.connect().await?;
     let message =
         ApplyRequest { objects: objects.read.iter().map(|read| read.object.clone()).collect(), dry_run: args.dry_run };
+    fits(&message, LARGEST_MESSAGE)?;
+    let mut client = args.server.connect().await?;
     let response = client.apply(request(message)).await.map_err(|status| objects.explain(&status))?.into_inner();
     print(&response.applied.iter().map(|applied| line(applied, args.dry_run)).collect::<String>())
+}
+
+/// The transport would end the connection over it.
+fn fits(message: &ApplyRequest, most: usize) -> Result<(), Failure> {
+    let length = message.encoded_len();
+    if length <= most {
+        return Ok(());
+    }
+    let count = message.objects.len();
+    Err(Failure(format!(
+        "the {count} objects take {length} bytes, and the control plane takes {most} at a time: apply them in several parts, \
+         Services first\nnothing was applied"
+    )))
 }
 
 /// `httproute.gateway.networking.k8s.io/products configured`; in a dry run, what differs below it.
@@ -58,4 +74,17 @@ fn line(applied: &Applied, dry_run: bool) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_for_a_message_is_said_before_it_is_sent() {
+        let message = ApplyRequest { objects: vec![Default::default(); 50], dry_run: false };
+        assert!(fits(&message, 100).is_ok());
+        let Failure(reason) = fits(&message, 99).unwrap_err();
+        assert!(reason.starts_with("the 50 objects take 100 bytes") && reason.contains("in several parts"), "{reason}");
+    }
 }

@@ -1,5 +1,7 @@
 //! `outrigger get`.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
 use outrigger_proto::outrigger::control::v1::{GetRequest, ListRequest, Object, ObjectKey, WatchRequest};
@@ -23,6 +25,10 @@ pub struct GetArgs {
     /// Show what is, then every change as it happens, until interrupted.
     #[arg(short = 'w', long)]
     pub watch: bool,
+    /// With --watch and -o json or yaml: each object within its event, {"type": "ADDED", "object": ...}; else nothing tells
+    /// that one was deleted. Types are ADDED (what is, too), MODIFIED and DELETED.
+    #[arg(long, requires = "watch")]
+    pub output_watch_events: bool,
     /// In all namespaces.
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
@@ -107,6 +113,18 @@ fn name(object: &Object) -> String {
     Key::of(object).map(|key| format!("{}/{}\n", qualified(key.kind), key.name.name)).unwrap_or_default()
 }
 
+/// What kubectl calls the event. `there`: the objects that there are.
+fn event_type(event: Event, key: Key, there: &mut BTreeSet<Key>) -> &'static str {
+    if event == Event::Deleted {
+        there.remove(&key);
+        "DELETED"
+    } else if there.insert(key) {
+        "ADDED"
+    } else {
+        "MODIFIED"
+    }
+}
+
 /// As JSON, indented.
 pub(super) fn json_text(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
@@ -115,6 +133,9 @@ pub(super) fn json_text(value: &Value) -> String {
 async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(), Failure> {
     if names.len() > 1 {
         return Err(Failure("a watch follows one object or all of a kind: name one".to_owned()));
+    }
+    if args.output_watch_events && !matches!(args.output, Output::Json | Output::Yaml) {
+        return Err(Failure("--output-watch-events is for -o json and -o yaml; a table has a column EVENT".to_owned()));
     }
     let namespace = if args.all_namespaces { "" } else { args.namespace.name() };
     let message = WatchRequest {
@@ -131,13 +152,15 @@ async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(),
     heads.extend(columns.heads());
     let mut table = Table::new(heads);
     let mut synced = false;
+    let mut there = BTreeSet::new();
     while let Some(response) = events.message().await? {
-        let word = match response.event() {
+        let event = response.event();
+        let word = match event {
             Event::Applied => "applied",
             Event::Deleted => "deleted",
             Event::Initial | Event::Synced | Event::Unspecified => "",
         };
-        if response.event() == Event::Synced {
+        if event == Event::Synced {
             // The widths of columns are known from here on.
             synced = true;
             if matches!(args.output, Output::Table | Output::Wide) {
@@ -146,7 +169,11 @@ async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(),
             continue;
         }
         let Some(object) = response.object else { continue };
-        let shown = objects::json(&object);
+        let mut shown = objects::json(&object);
+        if args.output_watch_events {
+            let Some(key) = Key::of(&object) else { continue };
+            shown = json!({"type": event_type(event, key, &mut there), "object": shown});
+        }
         match args.output {
             Output::Yaml => print(&format!("---\n{}", yaml::text(&shown)))?,
             Output::Json => print(&json_text(&shown))?,

@@ -25,11 +25,11 @@ impl Texts {
         let mut texts = Texts::default();
         for name in names {
             if name.as_os_str() == "-" {
-                let mut text = String::new();
+                let mut bytes = Vec::new();
                 std::io::stdin()
-                    .read_to_string(&mut text)
+                    .read_to_end(&mut bytes)
                     .map_err(|error| Failure(format!("standard input: {error}")))?;
-                texts.0.push(("<stdin>".to_owned(), text));
+                texts.0.push(("<stdin>".to_owned(), utf8("<stdin>", bytes)?));
             } else if name.is_dir() {
                 for file in files(name)? {
                     texts.add(&file)?;
@@ -43,7 +43,8 @@ impl Texts {
 
     fn add(&mut self, file: &Path) -> Result<(), Failure> {
         let name = file.display().to_string();
-        let text = std::fs::read_to_string(file).map_err(|error| Failure(format!("{name}: {error}")))?;
+        let bytes = std::fs::read(file).map_err(|error| Failure(format!("{name}: {error}")))?;
+        let text = utf8(&name, bytes)?;
         self.0.push((name, text));
         Ok(())
     }
@@ -70,6 +71,20 @@ impl Texts {
         }
         Ok(found)
     }
+}
+
+/// The text of a file, which has to be UTF-8.
+fn utf8(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|error| {
+        let (before, bytes) = (error.utf8_error().valid_up_to(), error.as_bytes());
+        let good = bytes.get(..before).unwrap_or_default();
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        // What is good is text.
+        let column = String::from_utf8_lossy(good.get(start..).unwrap_or_default()).chars().count() + 1;
+        let byte = bytes.get(before).copied().unwrap_or_default();
+        Failure(format!("{name}:{line}:{column}: the byte {byte:#04x} is not UTF-8: save the file as UTF-8"))
+    })
 }
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -249,6 +264,15 @@ nothing was deleted"
             reason,
             "shop.yaml:7:13: Service shop/a: spec.ports[0].port: 0: must be 1 to 65535\nnothing was applied"
         );
+    }
+
+    #[test]
+    fn a_file_that_is_no_utf8_is_named_with_the_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"kind: Service\n# gr\xc3\xbc\xdfe\n").unwrap();
+        let Failure(reason) = Texts::read(&[file.path().to_owned()]).unwrap_err();
+        let name = file.path().display();
+        assert_eq!(reason, format!("{name}:2:6: the byte 0xdf is not UTF-8: save the file as UTF-8"));
     }
 
     #[test]

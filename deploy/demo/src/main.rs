@@ -32,6 +32,9 @@ struct Cli {
     /// minute, and the mesh runs on until Ctrl-C.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
+    /// Run on after the script until Ctrl-C, also with --duration.
+    #[arg(long)]
+    stay: bool,
     /// Requests per second.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,

@@ -54,7 +54,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 
 /// Whether all was as it should.
 async fn demo(cli: Cli) -> Result<bool, String> {
-    let Cli { duration, rate, sidecar } = cli;
+    let Cli { duration, stay, rate, sidecar } = cli;
     let directory = tempfile::Builder::new().prefix("outrigger-demo-").tempdir().map_err(|error| error.to_string())?;
     let client = Client::new();
     let mesh = Mesh::new(directory.path(), client.clone(), sidecar)?;
@@ -73,7 +73,7 @@ async fn demo(cli: Cli) -> Result<bool, String> {
         wrong: Vec::new(),
     };
     let result = tokio::select! {
-        result = show.all(duration.is_some(), rate) => result,
+        result = show.all(duration.is_some() && !stay, rate) => result,
         result = stopped() => result,
     };
     if let Some(traffic) = show.traffic.take() {
@@ -117,12 +117,15 @@ impl Show {
         self.start(rate).await?;
         self.script().await?;
         if !ends {
+            self.measures.borrow_mut().moment = Period::default();
             self.screen.say(
                 "\nThe script is over; the mesh runs on, with half of the traffic to each version. Ctrl-C ends it.\n",
             );
             self.title = "running".to_owned();
             loop {
+                let began = Instant::now();
                 self.watch(1.0).await?;
+                self.line(began.elapsed());
             }
         }
         Ok(())
@@ -358,6 +361,14 @@ impl Show {
         let mut lines = vec![format!("  -- now: {} --", self.title)];
         lines.extend(moment.table(elapsed));
         self.screen.draw(&lines);
+    }
+
+    /// Without a terminal there is no table: a line says how it goes.
+    fn line(&mut self, period: Duration) {
+        if !self.screen.is_live() {
+            let moment = std::mem::take(&mut self.measures.borrow_mut().moment);
+            self.screen.say(&format!("  {:.0} s more: {}", period.as_secs_f64(), verdict(&moment)));
+        }
     }
 
     /// Waits until the share of a version is in a range.

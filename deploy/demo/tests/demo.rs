@@ -135,6 +135,22 @@ fn an_interrupt_leaves_no_process_and_no_file() {
 }
 
 #[test]
+fn without_a_terminal_lines_go_on_after_the_script() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut demo = Demo::start(&["--duration", "5s", "--stay"]);
+    demo.until("The script is over");
+    for _ in 0..2 {
+        demo.until(" s more: ");
+        let line = demo.seen.lines().last().unwrap();
+        assert!(line.contains(" requests, 0 failed") && !line.contains(" 0 requests"), "{line}");
+    }
+    demo.signal(Signal::INT);
+    let (status, error) = demo.end();
+    assert!(status.success(), "{status}:\n{}{error}", demo.seen);
+    demo.leaves_nothing();
+}
+
+#[test]
 fn a_crash_leaves_no_process() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut demo = Demo::start(&[]);

@@ -104,6 +104,33 @@ fn a_watch_follows_what_others_do() {
 }
 
 #[test]
+fn a_watch_in_json_tells_what_was_deleted() {
+    let (plane, _directory) = plane();
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let flags = ["get", "svc", "users", "--watch", "-o", "json", "--output-watch-events"];
+    let mut watch = plane.command(&flags).stdout(Stdio::piped()).spawn().unwrap();
+    let out = BufReader::new(watch.stdout.take().unwrap());
+    let mut events = serde_json::Deserializer::from_reader(out).into_iter::<serde_json::Value>().map(Result::unwrap);
+    let mut next = || {
+        let event = events.next().unwrap();
+        assert_eq!(event["object"]["metadata"]["name"], "users");
+        event["type"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(next(), "ADDED");
+    plane.write("changed.yaml", &SHOP.replace("{name: users}", "{name: users, labels: {a: b}}"));
+    plane.run(&["apply", "-f", "changed.yaml"]).unwrap();
+    assert_eq!(next(), "MODIFIED");
+    plane.run(&["delete", "svc", "users"]).unwrap();
+    assert_eq!(next(), "DELETED");
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    assert_eq!(next(), "ADDED");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let refused = plane.run(&["get", "svc", "--watch", "--output-watch-events"]).unwrap_err();
+    assert!(refused.contains("is for -o json and -o yaml"), "{refused}");
+}
+
+#[test]
 fn it_stops_when_told_and_says_how_it_is() {
     let (mut plane, _directory) = plane();
     assert!(plane.page("/healthz").starts_with("HTTP/1.1 200 "));
