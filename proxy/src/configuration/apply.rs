@@ -32,6 +32,29 @@ pub(super) const CLUSTER_WAIT: Duration = Duration::from_secs(1);
 const MANY: usize = 100;
 const QUIET: Duration = Duration::from_secs(1);
 
+/// So many resources are applied in one step: less than ten milliseconds' work.
+pub(super) const SLICE: usize = 256;
+
+/// An update that is being applied.
+#[derive(Debug)]
+pub(super) struct Progress {
+    origin: Origin,
+    left: std::vec::IntoIter<Resource>,
+    /// All but the resources that come in slices.
+    rest: Update,
+    unreadable: Vec<Rejection>,
+    rejections: Vec<Rejection>,
+    started: Instant,
+    now: SystemTime,
+}
+
+impl Progress {
+    /// Of all of it.
+    pub(super) fn kind(&self) -> Kind {
+        self.rest.kind
+    }
+}
+
 /// What the control thread is to do after a step.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
@@ -66,6 +89,8 @@ pub(super) struct Applier {
     sockets_changed: bool,
     /// TLS contexts came or went.
     tls_changed: bool,
+    /// An update of something else than endpoints is applied in part: what came of it is not to be seen yet.
+    in_part: bool,
     /// What is not in force any more, and may be in use.
     old: Graveyard,
     /// When freed pages are to be given back.
@@ -89,6 +114,7 @@ impl Applier {
             listener_names: HashSet::new(),
             sockets_changed: false,
             tls_changed: false,
+            in_part: false,
             old: Graveyard::default(),
             trim_at: None,
         }
@@ -114,51 +140,63 @@ impl Applier {
         Ok(())
     }
 
-    /// Applies what came, each resource by itself. `unreadable` came with it and could not even be decoded.
-    pub(super) fn apply(&mut self, origin: &Origin, update: Update, unreadable: Vec<Rejection>) -> Vec<Rejection> {
+    /// Something came: [`Applier::advance`] applies it. `unreadable` came with it and could not even be decoded. Of all
+    /// kinds but endpoints, one is done with before the next begins.
+    pub(super) fn begin(&mut self, origin: Origin, mut rest: Update, unreadable: Vec<Rejection>) -> Progress {
         let (started, now) = (Instant::now(), SystemTime::now());
-        let Update { kind, changed, removed, timed_out, errors } = update;
-        if changed.len() + removed.len() >= MANY {
+        let changed = std::mem::take(&mut rest.changed);
+        if changed.len() + rest.removed.len() >= MANY {
             self.trim_at = Some(started + QUIET);
         }
-        let mut rejections = Vec::new();
+        self.in_part |= rest.kind != Kind::Endpoints;
         // An address must be free before another listener takes it; everything else is made before the old one breaks.
-        if kind == Kind::Listener {
-            self.remove(kind, origin, &removed);
+        if rest.kind == Kind::Listener {
+            self.remove(rest.kind, &origin, &rest.removed);
         }
-        for resource in &changed {
+        Progress { origin, left: changed.into_iter(), rest, unreadable, rejections: Vec::new(), started, now }
+    }
+
+    /// Applies the next resources, each by itself. All that were rejected, if none is left.
+    pub(super) fn advance(&mut self, progress: &mut Progress) -> Option<Vec<Rejection>> {
+        let Progress { origin, left, rest, unreadable, rejections, started, now } = progress;
+        let (kind, origin, now) = (rest.kind, &*origin, *now);
+        for resource in left.take(SLICE) {
             let reference = Reference { name: resource.name.as_str().into(), origin: origin.clone() };
-            let applied = self.set(kind, &reference, resource);
+            let applied = self.set(kind, &reference, &resource);
             if kind == Kind::Routes {
                 self.count_routes(&reference, &applied);
             }
             let of = by_name(kind, origin);
             match applied {
                 Ok(Applied::Unchanged) => {
-                    self.process.record.repeated(kind, of, resource);
+                    self.process.record.repeated(kind, of, &resource);
                     if kind == Kind::Cluster {
-                        self.process.record.kept(kind, resource, now);
+                        self.process.record.kept(kind, &resource, now);
                     }
                 }
                 Ok(Applied::Added | Applied::Modified) => {
-                    self.process.record.accepted(kind, of, resource, now);
+                    self.process.record.accepted(kind, of, &resource, now);
                 }
                 Err(reasons) => {
-                    self.reject(kind, origin, resource, &reasons, now);
-                    rejections.push(Rejection { name: resource.name.clone(), reasons });
+                    self.reject(kind, origin, &resource, &reasons, now);
+                    rejections.push(Rejection { name: resource.name, reasons });
                 }
             }
         }
+        if !left.as_slice().is_empty() {
+            return None;
+        }
+        self.in_part &= kind == Kind::Endpoints;
         if kind != Kind::Listener {
-            self.remove(kind, origin, &removed);
+            self.remove(kind, origin, &rest.removed);
         }
-        for name in timed_out {
-            self.process.record.timed_out(kind, origin, &name);
+        for name in &rest.timed_out {
+            self.process.record.timed_out(kind, origin, name);
         }
-        for (name, reason) in errors {
+        for (name, reason) in std::mem::take(&mut rest.errors) {
             self.process.record.unavailable(kind, by_name(kind, origin), name, reason, now);
         }
-        for Rejection { name, reasons } in unreadable {
+        for Rejection { name, reasons } in std::mem::take(unreadable) {
             let body = Default::default();
             let nothing = Resource { name: name.clone(), version: String::new(), body };
             self.reject(kind, origin, &nothing, &reasons, now);
@@ -174,7 +212,7 @@ impl Applier {
             stats.update_time.set(now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64));
             stats.update_duration.record(started.elapsed().as_micros() as u64);
         }
-        rejections
+        Some(std::mem::take(rejections))
     }
 
     /// What comes from `origin` cannot be had at present; an empty name stands for all of it.
@@ -225,9 +263,14 @@ impl Applier {
         self.warmer.deadline().into_iter().chain(self.old.deadline()).chain(self.trim_at).min()
     }
 
+    /// Whether an update of something else than endpoints is applied in part.
+    pub(super) fn is_in_part(&self) -> bool {
+        self.in_part
+    }
+
     /// Whether everything that was accepted is in force.
     pub(super) fn is_settled(&self) -> bool {
-        self.warmer.waits().is_empty()
+        !self.in_part && self.warmer.waits().is_empty()
     }
 
     /// Whether a cluster waits for hosts.
@@ -244,11 +287,42 @@ impl Applier {
         process.stats.server.initialization_time_ms.record(process.started.elapsed().as_micros() as u64);
     }
 
+    /// Puts in force what need not wait until an update is applied as a whole: hosts of clusters.
+    pub(super) fn settle_hosts(&mut self) {
+        let effects = self.warmer.settle_hosts();
+        self.carry_out(effects);
+    }
+
     /// Puts in force what can be.
     pub(super) fn settle(&mut self, now: Instant) -> Wanted {
+        let effects = self.warmer.settle(now);
+        let wanted = self.carry_out(effects);
+        self.process.waits.store(Arc::new(self.warmer.waits()));
+        let stats = &self.process.stats;
+        stats.cluster_manager.warming_clusters.set(self.warmer.warming_clusters().count() as u64);
+        stats.listener_manager.total_listeners_warming.set(self.warmer.warming_listeners().count() as u64);
+        if std::mem::take(&mut self.sockets_changed) {
+            self.settle_sockets();
+        }
+        if std::mem::take(&mut self.tls_changed) {
+            let snapshot = self.warmer.snapshot();
+            let listeners = snapshot.listeners.values().flat_map(|listener| listener.chains());
+            let downstream = listeners.filter_map(|chain| Some(&chain.tls.as_deref()?.common));
+            let upstream =
+                snapshot.clusters.values().filter_map(|cluster| Some(&cluster.config.tls.as_deref()?.common));
+            self.process.certificates.store(Arc::new(certs::describe(downstream.chain(upstream))));
+        }
+        self.old.clear(now);
+        if self.trim_at.take_if(|at| *at <= now).is_some() {
+            memory::trim();
+        }
+        wanted
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Wanted {
         let mut wanted = Wanted::default();
         let (mut changed_hosts, mut exchanged) = (Vec::new(), false);
-        for effect in self.warmer.settle(now) {
+        for effect in effects {
             match effect {
                 Effect::Subscribe(interest) => {
                     let Interest { kind, name, source, .. } = &interest;
@@ -285,25 +359,6 @@ impl Applier {
         }
         if exchanged {
             self.process.workers.tell(|| Command::Routes);
-        }
-        self.process.waits.store(Arc::new(self.warmer.waits()));
-        let stats = &self.process.stats;
-        stats.cluster_manager.warming_clusters.set(self.warmer.warming_clusters().count() as u64);
-        stats.listener_manager.total_listeners_warming.set(self.warmer.warming_listeners().count() as u64);
-        if std::mem::take(&mut self.sockets_changed) {
-            self.settle_sockets();
-        }
-        if std::mem::take(&mut self.tls_changed) {
-            let snapshot = self.warmer.snapshot();
-            let listeners = snapshot.listeners.values().flat_map(|listener| listener.chains());
-            let downstream = listeners.filter_map(|chain| Some(&chain.tls.as_deref()?.common));
-            let upstream =
-                snapshot.clusters.values().filter_map(|cluster| Some(&cluster.config.tls.as_deref()?.common));
-            self.process.certificates.store(Arc::new(certs::describe(downstream.chain(upstream))));
-        }
-        self.old.clear(now);
-        if self.trim_at.take_if(|at| *at <= now).is_some() {
-            memory::trim();
         }
         wanted
     }

@@ -41,7 +41,10 @@ pub struct Feed(mpsc::Sender<Push>);
 
 impl Feed {
     /// Has an `update` from `origin` applied, and says what was rejected: resources of it, and those that came with it and
-    /// were `unreadable`. Updates of one source are to be applied one after the other. `None` while the process ends.
+    /// were `unreadable`. Updates of one kind from one source are to be applied one after the other. `None` while the
+    /// process ends.
+    ///
+    /// Endpoints do not wait for updates of other kinds that came before.
     ///
     /// An update without any resource counts too: it says that the source has answered, or that the wait for its first
     /// answer is over, which is what the start of the process waits for.

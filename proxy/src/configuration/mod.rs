@@ -1,7 +1,7 @@
 //! The configuration as it changes while the process runs: updates come in from any source, and what is good of them is
 //! in force a moment later.
 //!
-//! One task on the control thread takes updates one after the other and does what needs that thread: names to resolve,
+//! One task on the control thread takes updates in turn ([`queue`]) and does what needs that thread: names to resolve,
 //! resources to ask for, files to watch. What computes goes to another thread and back ([`apply`]), so that the control
 //! thread always answers. What the bootstrap configures goes the same way first.
 
@@ -9,6 +9,7 @@ mod apply;
 pub mod channel;
 mod file;
 mod graveyard;
+mod queue;
 pub mod record;
 pub(crate) mod resource;
 mod sockets;
@@ -31,6 +32,7 @@ use tokio::time::sleep_until;
 use self::apply::{Applier, Wanted};
 use self::channel::{Content, Feed, Push};
 use self::file::Files;
+use self::queue::{Job, Queue};
 pub use self::sockets::{Addresses, BindError};
 use crate::cluster::dns::DnsResolver;
 use crate::process::Process;
@@ -39,13 +41,13 @@ use crate::server::StartError;
 /// Longer than anything waits.
 const NEVER: Duration = Duration::from_hours(24 * 365);
 
-/// What happens to the configuration.
-enum Event {
-    Push(Push),
-    /// The names of a cluster have had their first answers.
-    Ready(Arc<ClusterState>),
-    /// Something has waited long enough.
-    Time,
+/// What a step came to.
+struct Step {
+    wanted: Wanted,
+    /// The rest of what was being applied.
+    left: Option<Job>,
+    /// The kind of which an update is applied.
+    answered: Option<Kind>,
 }
 
 /// The configuration of the process, before it runs.
@@ -105,25 +107,22 @@ impl Configuration {
         let (ready, mut readies) = mpsc::unbounded_channel();
         let mut accepting = false;
         let mut begun = Some(begun);
-        let mut event = Event::Time;
+        let (mut queue, mut resolved) = (Queue::default(), Vec::new());
         loop {
-            let answered = match &event {
-                Event::Push(Push { content: Content::Update(update, _), .. }) => Some(update.kind),
-                // A failure is no answer.
-                Event::Push(_) | Event::Ready(_) | Event::Time => None,
-            };
+            let (job, resolved_now) = (queue.next(), std::mem::take(&mut resolved));
             let step = spawn_blocking(move || {
-                let wanted = one_step(&mut applier, event, accepting || dynamic);
-                (applier, wanted)
+                let step = one_step(&mut applier, job, &resolved_now, accepting || dynamic);
+                (applier, step)
             });
-            let wanted;
-            (applier, wanted) = match step.await {
+            let Step { wanted, left, answered };
+            (applier, Step { wanted, left, answered }) = match step.await {
                 Ok(back) => back,
                 Err(error) => {
                     tracing::error!(target: "config", "the configuration does not change any more: {error}");
                     return;
                 }
             };
+            left.into_iter().for_each(|job| queue.put_back(job));
             if let Some(begun) = begun.take() {
                 // Who does not wait need not know.
                 _ = begun.send(());
@@ -148,43 +147,70 @@ impl Configuration {
                 accepting = true;
                 applier.accept();
             }
+            while let Ok(push) = pushes.try_recv() {
+                queue.add(push);
+            }
+            while let Ok(cluster) = readies.try_recv() {
+                resolved.push(cluster);
+            }
+            if !queue.is_empty() || !resolved.is_empty() {
+                continue;
+            }
             let deadline = applier.deadline().unwrap_or_else(|| Instant::now() + NEVER);
-            event = tokio::select! {
-                Some(push) = pushes.recv() => Event::Push(push),
-                Some(cluster) = readies.recv() => Event::Ready(cluster),
-                () = sleep_until(deadline.into()) => Event::Time,
-            };
+            tokio::select! {
+                Some(push) = pushes.recv() => queue.add(push),
+                Some(cluster) = readies.recv() => resolved.push(cluster),
+                () = sleep_until(deadline.into()) => {}
+            }
         }
     }
 }
 
-/// Does one step beside the control thread. `later`: what is missing may come later.
-fn one_step(applier: &mut Applier, event: Event, later: bool) -> Wanted {
+/// Does one step beside the control thread: a slice of `job`, and what time brings. The names of the clusters `resolved` have
+/// had their first answers. `later`: what is missing may come later.
+fn one_step(applier: &mut Applier, job: Option<Job>, resolved: &[Arc<ClusterState>], later: bool) -> Step {
+    resolved.iter().for_each(|cluster| applier.cluster_ready(cluster));
+    let mut step = Step { wanted: Wanted::default(), left: None, answered: None };
     let mut done = None;
-    match event {
-        Event::Push(Push { origin, content, outcome }) => {
-            let rejections = match content {
-                Content::Update(update, unreadable) => applier.apply(&origin, update, unreadable),
-                Content::Failure { kind, names, reason } => {
-                    applier.fail(kind, &origin, &names, &reason);
-                    Vec::new()
-                }
-            };
-            done = Some((rejections, outcome));
+    let begun = match job {
+        Some(Job::Push(Push { origin, content: Content::Update(update, unreadable), outcome })) => {
+            Some((applier.begin(origin, update, unreadable), outcome))
         }
-        Event::Ready(cluster) => applier.cluster_ready(&cluster),
-        Event::Time => {}
+        Some(Job::Push(Push { origin, content: Content::Failure { kind, names, reason }, outcome })) => {
+            applier.fail(kind, &origin, &names, &reason);
+            done = Some((Vec::new(), outcome));
+            None
+        }
+        Some(Job::Begun(progress, outcome)) => Some((progress, outcome)),
+        None => None,
+    };
+    if let Some((mut progress, outcome)) = begun {
+        match applier.advance(&mut progress) {
+            Some(rejections) => {
+                // A failure is no answer.
+                step.answered = Some(progress.kind());
+                done = Some((rejections, outcome));
+            }
+            None => step.left = Some(Job::Begun(progress, outcome)),
+        }
     }
-    let mut wanted = applier.settle(Instant::now());
-    if !later && !applier.has_warming_clusters() {
-        // Nobody sends what is still missing.
-        let last = applier.settle(Instant::now() + apply::CLUSTER_WAIT);
-        wanted.resolve.extend(last.resolve);
-        wanted.interests.extend(last.interests);
+    if step.left.is_some() || applier.is_in_part() {
+        applier.settle_hosts();
+    } else {
+        step.wanted = applier.settle(Instant::now());
+        if !later && !applier.has_warming_clusters() {
+            // Nobody sends what is still missing.
+            let last = applier.settle(Instant::now() + apply::CLUSTER_WAIT);
+            step.wanted.resolve.extend(last.resolve);
+            step.wanted.interests.extend(last.interests);
+        }
     }
     if let Some((rejections, outcome)) = done {
         // A source that has gone needs no answer.
         _ = outcome.send(rejections);
     }
-    wanted
+    step
 }
+
+#[cfg(test)]
+mod tests;

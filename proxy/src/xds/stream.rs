@@ -1,10 +1,11 @@
 //! One stream of discovery: opened, read, answered and opened again.
 
+use std::collections::BTreeMap;
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,12 +50,15 @@ enum Link {
     },
 }
 
+/// An update on its way into force, and what was rejected of it.
+type Applying = Pin<Box<dyn Future<Output = Option<Vec<Rejection>>>>>;
+
 /// What happens next.
 enum Event {
     Interests(Option<Vec<Interest>>),
     /// The first clusters are there, so listeners can be asked for.
     Clusters,
-    Applied(Option<Vec<Rejection>>),
+    Applied(Kind, Option<Vec<Rejection>>),
     Opened(Result<Call, CallError>),
     /// The stream takes a message.
     Ready,
@@ -72,7 +76,7 @@ impl Stream {
         let policy = self.source.services.first().map(|service| service.back_off).unwrap_or_default();
         let mut reconnect = Reconnect::new(policy, self.source.services.len());
         let mut link = Link::Down(Instant::now());
-        let mut applying: Option<(Kind, Pin<Box<dyn Future<Output = Option<Vec<Rejection>>>>>)> = None;
+        let mut applying = BTreeMap::new();
         // Listeners wait for clusters of another stream; of this one the client sees to it.
         let own_clusters = self.kinds.iter().any(|(kind, _)| *kind == Kind::Cluster);
         let mut listeners = None;
@@ -85,19 +89,18 @@ impl Stream {
         }
         loop {
             let now = Instant::now();
-            if applying.is_none()
-                && let Some((update, unreadable)) = client.poll_update(now.into_std())
-            {
+            while let Some((update, unreadable)) = client.poll_update(now.into_std()) {
                 let is_empty = update.changed.is_empty() && update.removed.is_empty();
                 if is_empty
-                    && !client.is_response()
+                    && !client.is_response(update.kind)
                     && let Some(stats) = self.stats(update.kind)
                 {
                     // The wait for the first response is over.
                     stats.init_fetch_timeout.inc();
                 }
                 let (kind, feed, origin) = (update.kind, self.feed.clone(), self.origin());
-                applying = Some((kind, Box::pin(async move { feed.apply(origin, update, unreadable).await })));
+                let outcome: Applying = Box::pin(async move { feed.apply(origin, update, unreadable).await });
+                applying.insert(kind, outcome);
             }
             if let Link::Up { outgoing, .. } = &mut link
                 && outgoing.is_none()
@@ -115,12 +118,7 @@ impl Stream {
                 let waits_for_clusters = listeners.is_some();
                 tokio::select! {
                     biased;
-                    outcome = async {
-                        match &mut applying {
-                            Some((_, applying)) => applying.await,
-                            None => pending().await,
-                        }
-                    } => Event::Applied(outcome),
+                    (kind, outcome) = applied(&mut applying) => Event::Applied(kind, outcome),
                     interests = self.interests.recv() => Event::Interests(interests),
                     // An error is as good as a change: the stream that was to bring them is gone.
                     _ = self.clusters_are_there.wait_for(|there| *there), if waits_for_clusters => Event::Clusters,
@@ -145,10 +143,10 @@ impl Stream {
                         self.subscribe_all(&mut client, Kind::Listener, timeout);
                     }
                 }
-                Event::Applied(outcome) => {
-                    let Some((kind, _)) = applying.take() else { continue };
+                Event::Applied(kind, outcome) => {
+                    applying.remove(&kind);
                     let Some(rejected) = outcome else { return };
-                    client.verdict(&rejected, Instant::now().into_std());
+                    client.verdict(kind, &rejected, Instant::now().into_std());
                     if kind == Kind::Cluster {
                         self.first_clusters.send_replace(true);
                     }
@@ -282,6 +280,15 @@ impl Stream {
             self.worker.process.stats.control_plane.connected_state.set(connected);
         }
     }
+}
+
+/// The next update that is applied.
+async fn applied(applying: &mut BTreeMap<Kind, Applying>) -> (Kind, Option<Vec<Rejection>>) {
+    let poll = |(kind, applying): (&Kind, &mut Applying), cx: &mut Context| match applying.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Some((*kind, outcome)),
+        Poll::Pending => None,
+    };
+    poll_fn(|cx| applying.iter_mut().find_map(|entry| poll(entry, cx)).map_or(Poll::Pending, Poll::Ready)).await
 }
 
 /// What the connection brings next.

@@ -124,6 +124,8 @@ pub struct Warmer {
     warming_clusters: BTreeMap<Arc<str>, Arc<ClusterState>>,
     waiting_listeners: BTreeMap<Arc<str>, (Arc<Listener>, Instant)>,
     leaving_clusters: BTreeMap<Arc<str>, Instant>,
+    /// Whose successors come into force with the next snapshot: until then their endpoints are wanted.
+    replaced_clusters: Vec<Arc<ClusterState>>,
     /// By the name that EDS has for them.
     services: HashMap<Reference, Service>,
     /// By the name that RDS has for them.
@@ -149,6 +151,7 @@ impl Warmer {
             warming_clusters: BTreeMap::new(),
             waiting_listeners: BTreeMap::new(),
             leaving_clusters: BTreeMap::new(),
+            replaced_clusters: Vec::new(),
             services: HashMap::new(),
             configurations: HashMap::new(),
             waiting_routes: HashMap::new(),
@@ -263,6 +266,9 @@ impl Warmer {
         self.drop_left_clusters(now);
         let exchanges = self.settle_routes(now);
         self.settle_listeners(now);
+        for replaced in std::mem::take(&mut self.replaced_clusters) {
+            self.release_endpoints(&replaced);
+        }
         if std::mem::take(&mut self.changed) | self.changed_listeners | !self.changed_clusters.is_empty() {
             self.effects.push(Effect::Publish {
                 snapshot: Arc::new(self.snapshot.clone()),
@@ -274,6 +280,14 @@ impl Warmer {
         self.effects.extend(exchanges);
         self.effects.extend(self.in_force.drain(..).map(|(kind, name, origin)| Effect::InForce(kind, name, origin)));
         std::mem::take(&mut self.effects)
+    }
+
+    /// What need not wait for the end of a batch: hosts, which clusters that are in force have already.
+    pub fn settle_hosts(&mut self) -> Vec<Effect> {
+        let mut effects: Vec<_> = self.effects.extract_if(.., |effect| matches!(effect, Effect::Hosts(_))).collect();
+        let endpoints = self.in_force.extract_if(.., |(kind, ..)| *kind == Kind::Endpoints);
+        effects.extend(endpoints.map(|(kind, name, origin)| Effect::InForce(kind, name, origin)));
+        effects
     }
 
     fn settle_listeners(&mut self, now: Instant) {
@@ -355,7 +369,7 @@ impl Warmer {
         self.in_force.push((Kind::Cluster, Arc::clone(&name), None));
         if let Some(replaced) = self.snapshot.clusters.insert(Arc::clone(&name), state) {
             self.changed_clusters.push(name);
-            self.release_endpoints(&replaced);
+            self.replaced_clusters.push(replaced);
         }
         self.changed = true;
     }

@@ -221,6 +221,27 @@ fn a_cluster_of_eds_serves_when_its_endpoints_are_there_and_its_successor_starts
 }
 
 #[test]
+fn endpoints_reach_a_cluster_in_force_until_its_successor_is() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, by_eds("a", "1s"));
+    endpoints(&mut warmer, 1, &[1]);
+    let first = interests(&mut warmer, now).1.unwrap().clusters["a"].clone();
+    // A batch has begun, and is not at its end.
+    put(&mut warmer, "a", 2, by_eds("a", "2s"));
+    endpoints(&mut warmer, 2, &[2]);
+    let effects = warmer.settle_hosts();
+    let [Effect::Hosts(_), Effect::Hosts(_), Effect::InForce(Kind::Endpoints, ..)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(ports(&first)[0].0, "127.0.0.1:2");
+    assert!(warmer.settle_hosts().is_empty());
+    let second = interests(&mut warmer, now).1.unwrap().clusters["a"].clone();
+    assert_eq!(ports(&first), ports(&second));
+    endpoints(&mut warmer, 3, &[3]);
+    assert_eq!((&*ports(&first)[0].0, &*ports(&second)[0].0), ("127.0.0.1:2", "127.0.0.1:3"));
+}
+
+#[test]
 fn a_cluster_whose_endpoints_do_not_exist_serves_without_and_hosts_stay_when_endpoints_are_removed() {
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
     put(&mut warmer, "a", 1, by_eds("a", "1s"));

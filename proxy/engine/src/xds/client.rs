@@ -1,6 +1,6 @@
 //! One client of one source of configuration.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,12 +64,13 @@ pub struct Client {
     /// Whether a response ever came: a server that says nothing stops no clock.
     heard: bool,
     responses: VecDeque<(u64, Kind, Response)>,
-    in_hand: Option<InHand>,
+    /// The updates that are being applied.
+    in_hand: BTreeMap<Kind, InHand>,
     answers: VecDeque<Answer>,
     limit: Option<Bucket>,
 }
 
-/// The update that is being applied.
+/// An update that is being applied.
 #[derive(Debug)]
 struct InHand {
     draft: Draft,
@@ -105,7 +106,7 @@ impl Client {
             streams: 0,
             heard: false,
             responses: VecDeque::new(),
-            in_hand: None,
+            in_hand: BTreeMap::new(),
             answers: VecDeque::new(),
             limit: limit.map(|limit| Bucket { limit, tokens: limit.max_tokens, since: None }),
         }
@@ -135,8 +136,8 @@ impl Client {
             subscription.want(name, timeout, until);
         } else {
             subscription.give_up(name);
-            if let Some(in_hand) = &mut self.in_hand {
-                in_hand.draft.forget(kind, name);
+            if let Some(in_hand) = self.in_hand.get_mut(&kind) {
+                in_hand.draft.forget(name);
             }
         }
     }
@@ -164,9 +165,27 @@ impl Client {
         }
     }
 
-    /// Whether everything that came is applied. Who reads the stream only then has one response in memory at most.
+    /// Whether no response waits for another one of its kind. Who reads the stream only then has one of each kind in memory
+    /// at most, and one more.
     pub fn wants_response(&self) -> bool {
-        self.responses.is_empty() && self.in_hand.is_none()
+        let mut kinds: BTreeSet<Kind> = self.in_hand.keys().copied().collect();
+        self.responses.iter().all(|(_, kind, _)| kinds.insert(*kind))
+    }
+
+    /// Whether an update of the kind may be applied beside those that are. What came is applied in its order, one after the
+    /// other, with one exception: endpoints overtake the other kinds, since clusters in force take them at once and
+    /// they need nothing that came before them. Among themselves they keep their order.
+    fn may_begin(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Endpoints => !self.in_hand.contains_key(&kind),
+            Kind::Cluster | Kind::Listener | Kind::Routes => self.in_hand.is_empty(),
+        }
+    }
+
+    /// What time has done to a kind that can be told of it now.
+    fn due(&mut self, now: Instant) -> Option<Draft> {
+        let kinds = Kind::ALL.into_iter().filter(|kind| self.may_begin(*kind)).collect::<Vec<_>>();
+        kinds.into_iter().find_map(|kind| self.kinds.get_mut(&kind)?.due(now))
     }
 
     /// A response came on the stream. Returns its kind, or `None` where nothing of its type was ever asked for on this
@@ -181,16 +200,14 @@ impl Client {
         Some(kind)
     }
 
-    /// The next update to apply, once the verdict on the one before is in; and what of its response is rejected already.
+    /// The next update to apply, once the verdict on those that it comes after is in; and what of its response is rejected
+    /// already.
     pub fn poll_update(&mut self, now: Instant) -> Option<(Update, Vec<Rejection>)> {
-        if self.in_hand.is_some() {
-            return None;
-        }
-        let due = self.kinds.values_mut().find_map(|subscription| subscription.due(now));
-        let mut in_hand = match due {
+        let mut in_hand = match self.due(now) {
             Some(draft) => InHand { draft, answer: None },
             None => {
-                let (stream, kind, response) = self.responses.pop_front()?;
+                let next = self.responses.iter().position(|(_, kind, _)| self.may_begin(*kind))?;
+                let (stream, kind, response) = self.responses.remove(next)?;
                 let subscription = self.kinds.get_mut(&kind)?;
                 let (nonce, version) = (response.nonce.clone(), response.version.clone());
                 subscription.first_wait = None;
@@ -200,19 +217,18 @@ impl Client {
         };
         let update = in_hand.draft.update.take();
         let unreadable = std::mem::take(&mut in_hand.draft.rejected);
-        self.in_hand = Some(in_hand);
+        self.in_hand.insert(update.kind, in_hand);
         Some((update, unreadable))
     }
 
-    /// Whether the update in hand is of a response; time makes updates too.
-    pub fn is_response(&self) -> bool {
-        self.in_hand.as_ref().is_some_and(|in_hand| in_hand.answer.is_some())
+    /// Whether the update of the kind in hand is of a response; time makes updates too.
+    pub fn is_response(&self, kind: Kind) -> bool {
+        self.in_hand.get(&kind).is_some_and(|in_hand| in_hand.answer.is_some())
     }
 
-    /// The update in hand is applied but for what is `rejected`, which includes what was rejected before.
-    pub fn verdict(&mut self, rejected: &[Rejection], now: Instant) {
-        let Some(InHand { draft, answer }) = self.in_hand.take() else { return };
-        let kind = draft.update.kind;
+    /// The update of the kind in hand is applied but for what is `rejected`, which includes what was rejected before.
+    pub fn verdict(&mut self, kind: Kind, rejected: &[Rejection], now: Instant) {
+        let Some(InHand { draft, answer }) = self.in_hand.remove(&kind) else { return };
         let Some(subscription) = self.kinds.get_mut(&kind) else { return };
         subscription.settle(draft, rejected);
         let first = !std::mem::replace(&mut subscription.answered, true);
@@ -275,7 +291,8 @@ impl Client {
         if let Some(bucket) = &mut self.limit {
             bucket.refill(now);
         }
-        let waits = self.kinds.values().filter(|_| self.in_hand.is_none()).filter_map(Subscription::deadline);
+        let kinds = self.kinds.iter().filter(|(kind, _)| self.may_begin(**kind));
+        let waits = kinds.filter_map(|(_, subscription)| subscription.deadline());
         waits.chain(self.limit.as_ref().and_then(Bucket::next_token)).min()
     }
 
@@ -301,8 +318,7 @@ impl Client {
 
     /// Whether something that came, perhaps by an earlier stream, is not applied yet: what is here cannot be said.
     fn is_unsettled(&self, kind: Kind) -> bool {
-        let in_hand = self.in_hand.iter().map(|in_hand| in_hand.draft.update.kind);
-        self.responses.iter().map(|(_, kind, _)| *kind).chain(in_hand).any(|other| other == kind)
+        self.in_hand.contains_key(&kind) || self.responses.iter().any(|(_, other, _)| *other == kind)
     }
 
     fn answer(&mut self, answer: Answer) -> Option<Request> {

@@ -84,10 +84,8 @@ impl Draft {
     }
 
     /// Whoever applies the update has dropped `name` since.
-    pub(super) fn forget(&mut self, kind: Kind, name: &str) {
-        if self.update.kind == kind {
-            self.pending.remove(name);
-        }
+    pub(super) fn forget(&mut self, name: &str) {
+        self.pending.remove(name);
     }
 }
 

@@ -24,7 +24,7 @@ enum Step {
     /// The client reads a message.
     Read,
     Apply,
-    Verdict,
+    Verdict(Kind),
     Disconnect,
     Connect,
     Pass(u64),
@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Serve),
         3 => Just(Step::Read),
         3 => Just(Step::Apply),
-        3 => Just(Step::Verdict),
+        4 => kind().prop_map(Step::Verdict),
         1 => Just(Step::Disconnect),
         2 => Just(Step::Connect),
         1 => (0..20_000u64).prop_map(Step::Pass),
@@ -140,8 +140,10 @@ impl Server {
             Variant::Delta => {
                 let is_new = |(name, version, _): &&(String, u64, u8)| served.sent.get(name) != Some(version);
                 let new: Vec<_> = wanted.iter().filter(is_new).collect();
-                let gone: Vec<String> =
-                    served.sent.keys().filter(|sent| !wanted.iter().any(|(name, ..)| name == *sent)).cloned().collect();
+                let is_gone = |sent: &&String| !wanted.iter().any(|(name, ..)| name == *sent);
+                // Who asks for what is not there is told so.
+                let asked = served.names.iter().filter(|_| force);
+                let gone: BTreeSet<String> = served.sent.keys().chain(asked).filter(is_gone).cloned().collect();
                 if new.is_empty() && gone.is_empty() && !force {
                     return;
                 }
@@ -234,7 +236,7 @@ struct World {
     now: Instant,
     is_up: bool,
     wanted: BTreeSet<(Kind, String)>,
-    in_hand: Option<Update>,
+    in_hand: BTreeMap<Kind, Update>,
     applied: BTreeMap<(Kind, String), String>,
     /// What is shown as rejected.
     refused: BTreeSet<(Kind, String)>,
@@ -248,7 +250,7 @@ impl World {
         client.subscribe_all(Kind::Listener, WAIT, now);
         let server = Server::new(variant);
         let (wanted, applied, refused) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
-        World { client, server, now, is_up: false, wanted, in_hand: None, applied, refused }
+        World { client, server, now, is_up: false, wanted, in_hand: BTreeMap::new(), applied, refused }
     }
 
     fn step(&mut self, step: Step) {
@@ -263,13 +265,17 @@ impl World {
                 self.wanted.remove(&(kind, name.to_string()));
                 self.applied.remove(&(kind, name.to_string()));
                 self.refused.remove(&(kind, name.to_string()));
+                // Whoever applies drops it, also of what is under way.
+                if let Some(update) = self.in_hand.get_mut(&kind) {
+                    update.changed.retain(|resource| resource.name != name.to_string());
+                }
                 self.client.interest(kind, &name.to_string(), false, WAIT, self.now);
             }
             Step::Send => _ = self.send(),
             Step::Serve => _ = self.server.serve(),
             Step::Read => _ = self.read(),
             Step::Apply => _ = self.apply(),
-            Step::Verdict => _ = self.verdict(),
+            Step::Verdict(kind) => _ = self.verdict(kind),
             Step::Disconnect => {
                 self.is_up = false;
                 self.client.disconnected();
@@ -299,14 +305,15 @@ impl World {
     }
 
     fn apply(&mut self) -> bool {
-        let update = self.client.poll_update(self.now);
-        let some = update.is_some();
-        self.in_hand = self.in_hand.take().or(update.map(|(update, _)| update));
-        some
+        let Some((update, _)) = self.client.poll_update(self.now) else { return false };
+        let alone = self.in_hand.is_empty() || update.kind == Kind::Endpoints;
+        assert!(alone && !self.in_hand.contains_key(&update.kind), "{update:?} beside {:?}", self.in_hand);
+        self.in_hand.insert(update.kind, update);
+        true
     }
 
-    fn verdict(&mut self) -> bool {
-        let Some(update) = self.in_hand.take() else { return false };
+    fn verdict(&mut self, kind: Kind) -> bool {
+        let Some(update) = self.in_hand.remove(&kind) else { return false };
         let is_wanted = |name: &String| is_wildcard(update.kind) || self.wanted.contains(&(update.kind, name.clone()));
         let mut rejected = Vec::new();
         for resource in update.changed.iter().filter(|resource| is_wanted(&resource.name)) {
@@ -326,7 +333,7 @@ impl World {
             self.applied.remove(&(update.kind, name.clone()));
             self.refused.remove(&(update.kind, name.clone()));
         }
-        self.client.verdict(&rejected, self.now);
+        self.client.verdict(kind, &rejected, self.now);
         true
     }
 
@@ -334,8 +341,9 @@ impl World {
     fn settle(&mut self) {
         self.step(Step::Connect);
         for _ in 0..1000 {
-            let moved = self.send() | self.server.serve() | self.read() | self.apply() | self.verdict();
-            if !moved {
+            let moved = self.send() | self.server.serve() | self.read() | self.apply();
+            let settled = Kind::ALL.map(|kind| self.verdict(kind)).contains(&true);
+            if !moved && !settled {
                 return;
             }
         }

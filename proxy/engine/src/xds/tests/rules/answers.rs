@@ -161,26 +161,74 @@ fn rule_18_what_is_unchanged_may_come_again() {
 #[test]
 fn rule_20_updates_come_one_after_the_other_in_the_order_of_the_server() {
     let mut bench = Bench::with_clusters(Variant::Delta);
+    bench.client.subscribe_all(Kind::Listener, WAIT, bench.now);
+    bench.answer(delta(Kind::Cluster, "n1", vec![], &[]));
     bench.want("a");
     bench.requests();
-    bench.client.receive(delta(Kind::Endpoints, "n1", vec![], &[]).into());
-    bench.client.receive(delta(Kind::Cluster, "n2", vec![], &[]).into());
-    assert!(!bench.client.wants_response());
-    assert_eq!(bench.client.poll_update(bench.now).unwrap().0.kind, Kind::Endpoints);
-    assert!(bench.client.poll_update(bench.now).is_none());
-    bench.client.verdict(&[], bench.now);
-    assert_eq!(bench.client.poll_update(bench.now).unwrap().0.kind, Kind::Cluster);
-    bench.client.verdict(&[], bench.now);
+    for (kind, nonce) in [(Kind::Endpoints, "n2"), (Kind::Cluster, "n3"), (Kind::Listener, "n4")] {
+        bench.client.receive(delta(kind, nonce, vec![], &[]).into());
+    }
+    for kind in [Kind::Endpoints, Kind::Cluster, Kind::Listener] {
+        assert_eq!(bench.client.poll_update(bench.now).unwrap().0.kind, kind);
+        assert!(bench.client.poll_update(bench.now).is_none());
+        bench.client.verdict(kind, &[], bench.now);
+    }
     assert!(bench.client.wants_response());
 }
 
 #[test]
-fn rule_21_endpoints_are_asked_for_while_clusters_are_applied() {
-    let mut bench = Bench::with_clusters(Variant::Delta);
-    bench.client.receive(delta(Kind::Cluster, "n1", vec![resource(Kind::Cluster, "a", "1", "")], &[]).into());
-    bench.client.poll_update(bench.now).unwrap();
-    bench.want("a");
-    assert_eq!(bench.delta_requests()[0].resource_names_subscribe, ["a"]);
+fn rule_21_endpoints_are_asked_for_read_and_acknowledged_while_clusters_are_applied() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let mut bench = Bench::with_clusters(variant);
+        let respond = |kind, nonce: &str| -> Response {
+            match variant {
+                Variant::Delta => delta(kind, nonce, vec![resource(kind, "a", nonce, nonce)], &[]).into(),
+                Variant::Sotw => sotw(kind, nonce, nonce, vec![any(kind, "a", nonce)]).into(),
+            }
+        };
+        bench.client.subscribe_all(Kind::Listener, WAIT, bench.now);
+        bench.answer(respond(Kind::Cluster, "n1"));
+        bench.requests();
+        bench.client.receive(respond(Kind::Cluster, "n2"));
+        assert_eq!(bench.client.poll_update(bench.now).unwrap().0.kind, Kind::Cluster);
+        bench.want("a");
+        assert_eq!(answers(&bench.requests()), [(Kind::Endpoints, "")]);
+
+        // Others behind the clusters have to wait, and do not hold the endpoints up.
+        for (kind, nonce) in [(Kind::Listener, "n3"), (Kind::Endpoints, "n4")] {
+            assert!(bench.client.wants_response());
+            bench.client.receive(respond(kind, nonce));
+        }
+        let (update, _) = bench.client.poll_update(bench.now).unwrap();
+        assert_eq!((update.kind, changed(&update)), (Kind::Endpoints, vec!["a"]));
+        bench.client.receive(respond(Kind::Endpoints, "n5"));
+        assert!(bench.client.poll_update(bench.now).is_none(), "endpoints come one after the other");
+        assert!(!bench.client.wants_response(), "memory is bounded");
+        bench.client.verdict(Kind::Endpoints, &[], bench.now);
+        assert_eq!(answers(&bench.requests()), [(Kind::Endpoints, "n4")]);
+        assert_eq!(bench.client.poll_update(bench.now).unwrap().0.kind, Kind::Endpoints);
+        bench.client.verdict(Kind::Endpoints, &[], bench.now);
+        assert_eq!(answers(&bench.requests()), [(Kind::Endpoints, "n5")]);
+
+        // Those that are bad are refused by themselves, and what waits comes when the clusters are applied.
+        assert!(bench.client.poll_update(bench.now).is_none());
+        bench.client.verdict(Kind::Cluster, &[rejection("a", "bad")], bench.now);
+        assert_eq!(answers(&bench.requests()), [(Kind::Cluster, "n2")]);
+        assert_eq!(bench.client.poll_update(bench.now).unwrap().0.kind, Kind::Listener);
+    }
+}
+
+/// What is answered, or asked for without a nonce.
+fn answers(requests: &[Request]) -> Vec<(Kind, &str)> {
+    let mut all = Vec::new();
+    for request in requests {
+        let (url, nonce) = match request {
+            Request::Sotw(request) => (&request.type_url, &request.response_nonce),
+            Request::Delta(request) => (&request.type_url, &request.response_nonce),
+        };
+        all.push((Kind::from_type_url(url).unwrap(), nonce.as_str()));
+    }
+    all
 }
 
 #[test]

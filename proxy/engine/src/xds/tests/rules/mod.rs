@@ -78,7 +78,7 @@ impl Bench {
         self.client.receive(response.into()).expect("a kind that was asked for");
         let (update, mut all) = self.client.poll_update(self.now).expect("an update");
         all.extend(rejected);
-        self.client.verdict(&all, self.now);
+        self.client.verdict(update.kind, &all, self.now);
         update
     }
 
@@ -95,7 +95,7 @@ impl Bench {
     fn after(&mut self, seconds: u64) -> Option<Update> {
         self.now += Duration::from_secs(seconds);
         let (update, _) = self.client.poll_update(self.now)?;
-        self.client.verdict(&[], self.now);
+        self.client.verdict(update.kind, &[], self.now);
         Some(update)
     }
 }

@@ -90,7 +90,7 @@ fn rule_6_nonces_stay_on_their_stream_and_versions_survive_it() {
     bench.client.receive(sotw(Kind::Cluster, "2", "n2", vec![cluster("a", "x")]).into());
     assert!(bench.client.poll_update(bench.now).is_some());
     bench.reconnect();
-    bench.client.verdict(&[], bench.now);
+    bench.client.verdict(Kind::Cluster, &[], bench.now);
     let [first] = &bench.sotw_requests()[..] else { panic!() };
     assert_eq!((&*first.version_info, &*first.response_nonce), ("2", ""));
 }
@@ -103,7 +103,7 @@ fn rule_7_an_acknowledgement_carries_the_current_names() {
     bench.want("b");
     assert_eq!(bench.requests(), []);
     bench.client.poll_update(bench.now).unwrap();
-    bench.client.verdict(&[], bench.now);
+    bench.client.verdict(Kind::Endpoints, &[], bench.now);
     let [ack] = &bench.sotw_requests()[..] else { panic!() };
     assert_eq!((&*ack.response_nonce, &ack.resource_names[..]), ("n1", &["a".to_owned(), "b".to_owned()][..]));
 }
@@ -121,7 +121,7 @@ fn rule_8_a_change_of_names_is_the_whole_list_or_a_message_of_its_own() {
     let mut bench = Bench::with_endpoints(Variant::Delta, &["a"]);
     bench.client.receive(delta(Kind::Endpoints, "n1", vec![resource(Kind::Endpoints, "a", "1", "")], &[]).into());
     bench.client.poll_update(bench.now).unwrap();
-    bench.client.verdict(&[], bench.now);
+    bench.client.verdict(Kind::Endpoints, &[], bench.now);
     bench.want("b");
     let [ack, change] = &bench.delta_requests()[..] else { panic!() };
     assert_eq!((&*ack.response_nonce, ack.resource_names_subscribe.len()), ("n1", 0));
