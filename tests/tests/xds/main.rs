@@ -58,12 +58,12 @@ impl Mode {
         })
     }
 
-    /// A config source, for the bootstrap and for resources.
+    /// A config source, for the bootstrap and for resources. It waits for ever: a machine that stands still ends no wait.
     fn source(self) -> Value {
         if self.aggregated {
-            json!({"ads": {}, "resource_api_version": "V3"})
+            json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"})
         } else {
-            json!({"api_config_source": self.api(), "resource_api_version": "V3"})
+            json!({"api_config_source": self.api(), "resource_api_version": "V3", "initial_fetch_timeout": "0s"})
         }
     }
 }
@@ -420,7 +420,7 @@ fn a_cluster_that_comes_back_at_once_is_still_shown() {
     assert!(shown.iter().any(|config| config.name == "same" && config.version_info == "3"), "{shown:?}");
 }
 
-/// Of 500 clusters, 7 are bad in different ways, one of them a known one.
+/// Of 500 clusters, 7 are bad in different ways, one of them a known one: 493 apply.
 #[test]
 fn bad_resources_are_named_one_by_one_and_the_others_apply() {
     let mode = Mode { delta: true, aggregated: true };
@@ -428,18 +428,25 @@ fn bad_resources_are_named_one_by_one_and_the_others_apply() {
     let server = Server::start(&directory.path().join("control"));
     let mut proxy = Proxy::start(mode, directory);
     let mut stream = server.stream();
-    let plain = |name: &str, timeout: &str| json!({"name": name, "type": "STATIC", "connect_timeout": timeout});
+    let first = named::upstream("first");
+    let plain = |name: &str, timeout: &str| {
+        let assignment = endpoints(name, first);
+        json!({"name": name, "type": "STATIC", "connect_timeout": timeout, "load_assignment": assignment})
+    };
     let good = |name: &str| resource(Kind::Cluster, "2", &plain(name, "2s"));
     stream.accepted(Kind::Cluster, "1", &[plain("known", "1s")], &[]);
     stream.subscription(Kind::Listener);
-    stream.accepted(Kind::Listener, "1", &[], &[]);
+    stream.accepted(Kind::Listener, "1", &[proxy.listener(mode)], &[]);
+    stream.subscription(Kind::Routes);
+    stream.accepted(Kind::Routes, "1", &[routes("known")], &[]);
     let admin = proxy.admin();
     proxy.process.ready(&admin, PATIENCE).unwrap();
+    proxy.answers("first");
 
     let any_of = |value: &[u8]| Any { type_url: Kind::Cluster.type_url().to_owned(), value: value.to_vec() };
     let listener = any(Kind::Listener, &json!({"name": "other-type"}));
     let no_eds = json!({"name": "no-eds", "type": "EDS", "connect_timeout": "1s"});
-    let mut resources: Vec<_> = (0..492).map(|n| good(&format!("good-{n}"))).collect();
+    let mut resources: Vec<_> = (0..493).map(|n| good(&format!("good-{n}"))).collect();
     resources.extend([
         resource(Kind::Cluster, "2", &plain("known", "-1s")),
         resource(Kind::Cluster, "2", &no_eds),
@@ -450,10 +457,11 @@ fn bad_resources_are_named_one_by_one_and_the_others_apply() {
         pb::Resource { resource: Some(any_of(&[0xff])), ..good("garbage") },
         pb::Resource { name: "outside".to_owned(), ..good("inside") },
     ]);
-    assert_eq!(resources.len(), 500);
+    let names: std::collections::BTreeSet<&str> = resources.iter().map(|resource| resource.name.as_str()).collect();
+    assert_eq!((names.len(), resources.len()), (500, 501), "one of them comes twice");
     let error = stream.push_raw(Kind::Cluster, resources, &[]).error.expect("a NACK");
     let faults = [
-        ("known", "connect_timeout: -1s: "),
+        ("known", "connect_timeout: -1s: must not be negative"),
         ("no-eds", "eds_cluster_config"),
         ("twice", "more than once"),
         ("", "must have a name"),
@@ -487,11 +495,12 @@ fn bad_resources_are_named_one_by_one_and_the_others_apply() {
     }
     assert_eq!((shown.len(), dump.len(), metrics.len()), (faults.len(), faults.len(), faults.len()));
     assert_eq!(active["known"], "1s", "the last good version serves");
+    proxy.answers("first");
     assert_eq!(proxy.stat("xds.cds.rejected"), Some(7));
     assert_eq!(proxy.stat("xds.cds.rejected_resources"), Some(7));
     assert_eq!(proxy.stat("cluster_manager.cds.update_rejected"), Some(1));
     // Those of the bootstrap and the first push among them.
-    proxy.until("the good ones are there", || proxy.stat("cluster_manager.active_clusters") == Some(494));
+    proxy.until("the good ones are there", || proxy.stat("cluster_manager.active_clusters") == Some(495));
 
     // The next good push clears them.
     let resources = ["known", "no-eds", "twice", "other-type"].into_iter().map(good).collect();

@@ -9,10 +9,10 @@ use outrigger_proto::envoy::admin::v3::ClientResourceStatus;
 use outrigger_proto::envoy::service::discovery::v3 as pb;
 use outrigger_proto::envoy::service::status::v3::client_config::GenericXdsConfig;
 use outrigger_proto::google::rpc::Status;
-use outrigger_tests::named;
+use outrigger_tests::{admin, named};
 use serde_json::json;
 
-use crate::server::{Server, Stream, resource};
+use crate::server::{Request, Server, Stream, resource};
 use crate::{Mode, PATIENCE, Proxy, cluster, csds, endpoints, routes};
 
 const BOTH: [Mode; 2] = [Mode { delta: true, aggregated: true }, Mode { delta: false, aggregated: true }];
@@ -61,6 +61,40 @@ fn ask(connection: &mut TcpStream) -> String {
     let mut body = vec![0; length];
     connection.read_exact(&mut body).unwrap();
     String::from_utf8(body).unwrap()
+}
+
+#[test]
+fn rule_11_what_goes_takes_its_subscriptions_along_and_asks_anew_when_it_comes_back() {
+    let first = named::upstream("first");
+    for mode in BOTH {
+        let (proxy, _server, mut stream) = serving(mode, first);
+        let is = |request: &Request, kind: Kind, names: &[&str], gone: &[&str]| {
+            let equal = |list: &[String], names: &[&str]| list.iter().map(String::as_str).eq(names.iter().copied());
+            let all_or_gone =
+                if mode.delta { equal(&request.unsubscribed, gone) } else { equal(&request.names, names) };
+            request.kind == Some(kind) && all_or_gone
+        };
+        let (a, both) = ([cluster("a", mode)], [cluster("a", mode), cluster("b", mode)]);
+        for version in ["2", "3"] {
+            stream.accepted(Kind::Cluster, version, &both, &[]);
+            stream.request("b", |request| request.names.contains(&"b".to_owned()));
+            // The same endpoints as before.
+            stream.accepted(Kind::Endpoints, version, &[endpoints("b", first)], &[]);
+            proxy.until("b is warm", || proxy.stat("cluster_manager.warming_clusters") == Some(0));
+            let (resources, removed): (&[_], &[&str]) = if mode.delta { (&[], &["b"]) } else { (&a, &[]) };
+            stream.accepted(Kind::Cluster, &format!("{version}-less"), resources, removed);
+            stream.request("the end of b", |request| is(request, Kind::Endpoints, &["a"], &["b"]));
+        }
+        for version in ["2", "3"] {
+            let removed: &[&str] = if mode.delta { &["in"] } else { &[] };
+            stream.accepted(Kind::Listener, &format!("{version}-less"), &[], removed);
+            stream.request("the end of the table", |request| is(request, Kind::Routes, &[], &["shop"]));
+            stream.accepted(Kind::Listener, version, &[proxy.listener(mode)], &[]);
+            stream.request("the table", |request| request.names == ["shop"]);
+            stream.accepted(Kind::Routes, version, &[routes("a")], &[]);
+            proxy.answers("first");
+        }
+    }
 }
 
 #[test]
@@ -146,6 +180,49 @@ fn rule_20_what_serves_goes_on_until_its_successor_is_warm() {
     }
 }
 
+#[test]
+fn rule_22_ready_is_who_has_clusters_and_listeners_or_knows_that_there_are_none() {
+    for mode in BOTH {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::start(&directory.path().join("control"));
+        let mut proxy = Proxy::start(mode, directory);
+        let admin = proxy.admin();
+        let is_ready = || admin::request(&admin, "GET", "/ready").map(|(status, _)| status == 200);
+        let mut stream = server.stream();
+        assert_eq!(stream.request("the first", |_| true).kind, Some(Kind::Cluster));
+        proxy.until("it answers", || is_ready().is_some());
+        assert_eq!(is_ready(), Some(false), "without clusters");
+        stream.accepted(Kind::Cluster, "1", &[], &[]);
+        stream.subscription(Kind::Listener);
+        assert_eq!(is_ready(), Some(false), "without listeners");
+        assert_eq!(proxy.stat("listener_manager.workers_started"), Some(0));
+        stream.accepted(Kind::Listener, "1", &[], &[]);
+        proxy.process.ready(&admin, PATIENCE).unwrap();
+        assert_eq!(proxy.stat("listener_manager.workers_started"), Some(1));
+    }
+}
+
+#[test]
+fn rule_24_what_outlives_its_ttl_is_dropped_and_endpoints_serve_on() {
+    let first = named::upstream("first");
+    let [mode, _] = BOTH;
+    let (proxy, _server, mut stream) = serving(mode, first);
+    let ttl = Some(outrigger_proto::prost_types::Duration { seconds: 0, nanos: 100_000_000 });
+    let brief = |kind, json| pb::Resource { ttl, ..resource(kind, "2", &json) };
+    let bare = json!({"name": "brief", "type": "STATIC", "connect_timeout": "1s"});
+    assert_eq!(stream.push_raw(Kind::Cluster, vec![brief(Kind::Cluster, bare)], &[]).error, None);
+    proxy.until("the cluster is gone", || shown(&proxy, Kind::Cluster, "brief").is_none());
+    assert_eq!(stream.push_raw(Kind::Endpoints, vec![brief(Kind::Endpoints, endpoints("a", first))], &[]).error, None);
+    assert_eq!(stream.push_raw(Kind::Routes, vec![brief(Kind::Routes, routes("a"))], &[]).error, None);
+    for (kind, name) in [(Kind::Endpoints, "a"), (Kind::Routes, "shop")] {
+        proxy.until("its time is over", || status(&proxy, kind, name) == Some(ClientResourceStatus::DoesNotExist));
+    }
+    // As where the server removes them, and as in Envoy.
+    proxy.answers("first");
+    stream.accepted(Kind::Endpoints, "3", &[endpoints("a", first)], &[]);
+    assert_eq!(status(&proxy, Kind::Endpoints, "a"), Some(ClientResourceStatus::Acked));
+}
+
 /// gRPC's usual limit is 4 MiB, and the configuration of a large mesh is more.
 #[test]
 fn rule_27_responses_above_4_mib_are_taken() {
@@ -220,6 +297,16 @@ fn rule_28_the_state_of_each_resource_is_told() {
     assert_eq!((removed.client_status, removed.error_state), (DoesNotExist as i32, None));
     assert_eq!(removed.xds_config, good.resource);
     proxy.answers("first");
+    // So it is counted, by kind.
+    for prefix in ["cluster_manager.cds", "listener_manager.lds"] {
+        for name in ["update_attempt", "update_success", "update_failure", "update_rejected", "update_time", "version"]
+        {
+            assert!(proxy.stat(&format!("{prefix}.{name}")).is_some(), "{prefix}.{name}");
+        }
+    }
+    assert_eq!(proxy.stat("cluster.a.update_rejected"), Some(1));
+    assert_eq!(proxy.stat("xds.eds.rejected"), Some(1));
+    assert_eq!(proxy.stat("control_plane.connected_state"), Some(1));
     // With the last one who asks for it a name is gone.
     stream.accepted(Kind::Cluster, "3", &[], &["never"]);
     proxy.until("nobody asks", || shown(&proxy, Kind::Endpoints, "never").is_none());

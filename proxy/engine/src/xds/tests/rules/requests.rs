@@ -55,9 +55,10 @@ fn rule_3_each_request_has_its_type() {
 fn rule_4_the_node_says_what_the_client_can() {
     let node = identify(node(), "1.2.3");
     assert_eq!((&*node.id, &*node.user_agent_name), ("sidecar~1", "outrigger"));
-    assert!(node.client_features.iter().any(|feature| feature == "xds.config.resource-in-sotw"));
     // Overprovisioning is supported, load reports are not.
-    assert!(!node.client_features.iter().any(|feature| feature.starts_with("envoy.")));
+    let expected =
+        ["xds.config.resource-in-sotw", "xds.config.supports-resource-in-sotw", "xds.config.supports-resource-ttl"];
+    assert_eq!(node.client_features, expected);
     assert_eq!(identify(node.clone(), "1.2.3"), node);
 }
 
