@@ -5,6 +5,7 @@
 //! it says what it says, and tells watches when it says something else.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use outrigger_proto::outrigger::control::v1::Condition;
 use tokio::sync::watch;
 
 use super::objects::rfc3339;
-use super::writer::{InForce, now};
+use super::writer::{Held, InForce, now};
 use crate::model::status::condition;
 use crate::model::{Key, Status};
 use crate::store::Record;
@@ -45,6 +46,11 @@ impl Standing {
         Self { number, revisions, rejections }
     }
 
+    /// What this revision or an older one wrote is with every proxy.
+    fn settled(&self) -> u64 {
+        self.revisions.first().copied().unwrap_or_default()
+    }
+
     /// The condition of an object that this revision wrote. `waiting`: the reason where it is not known yet.
     fn condition(&self, revision: u64, waiting: &str, generation: Option<i64>) -> Condition {
         let all = self.revisions.len();
@@ -73,13 +79,24 @@ impl Standing {
 /// What was said last of each object.
 #[derive(Debug, Default)]
 pub struct Board {
-    said: Mutex<BTreeMap<Key, Said>>,
+    pad: Mutex<Pad>,
     moments: AtomicU64,
     changes: watch::Sender<()>,
 }
 
+#[derive(Debug, Default)]
+struct Pad {
+    said: BTreeMap<Key, Said>,
+    /// What was said anew, in its order: for each object the last time.
+    order: BTreeMap<u64, Key>,
+    /// The number of the newest of these.
+    newest: u64,
+}
+
 #[derive(Debug)]
 struct Said {
+    /// Its number in the order; 0 as long as nothing else was said of it.
+    number: u64,
     /// The object's first revision: one that is deleted and made again is another.
     created: u64,
     moment: u64,
@@ -92,6 +109,13 @@ impl Board {
     /// Is marked when any object's condition has another status or reason.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
+    }
+
+    /// The objects whose condition has another status or reason than at `after`, which then is now.
+    pub(super) fn changed(&self, after: &mut u64) -> Vec<Key> {
+        let pad = self.pad();
+        let since = std::mem::replace(after, pad.newest);
+        pad.order.range((Bound::Excluded(since), Bound::Unbounded)).map(|(_, key)| key.clone()).collect()
     }
 
     /// Where all proxies are now.
@@ -123,11 +147,15 @@ impl Board {
 
     /// Since when the condition has its status.
     fn since(&self, key: &Key, created: u64, moment: u64, new: &Condition) -> String {
-        let mut all = self.said();
+        let mut pad = self.pad();
+        let Pad { said: all, order, newest } = &mut *pad;
         let Some(said) = all.get_mut(key).filter(|said| said.created == created) else {
             let since = rfc3339(now());
             let (status, reason) = (new.status.clone(), new.reason.clone());
-            all.insert(key.clone(), Said { created, moment, status, reason, since: since.clone() });
+            let said = Said { number: 0, created, moment, status, reason, since: since.clone() };
+            if let Some(other) = all.insert(key.clone(), said) {
+                order.remove(&other.number);
+            }
             return since;
         };
         // Who looked earlier and comes later has nothing new to say.
@@ -143,9 +171,13 @@ impl Board {
         if changed {
             said.status.clone_from(&new.status);
             said.reason.clone_from(&new.reason);
+            order.remove(&said.number);
+            *newest += 1;
+            said.number = *newest;
+            order.insert(*newest, key.clone());
         }
         let since = said.since.clone();
-        drop(all);
+        drop(pad);
         if changed {
             self.changes.send_replace(());
         }
@@ -155,16 +187,29 @@ impl Board {
     /// Looks at all objects, also those that nobody reads.
     fn look(&self, set: &InForce, proxies: &Proxies) {
         let standing = self.standing(proxies);
+        let settled = standing.settled();
         for (key, status) in &set.compiled.statuses {
-            if let Some(held) = set.objects.get(key) {
-                self.add(key, &held.record, &mut status.clone(), &standing);
+            let Some(Held { record, .. }) = set.objects.get(key) else { continue };
+            // Most of a mesh is with every proxy, and was before.
+            if record.revision > settled || !self.stands(key, record.created, standing.number) {
+                self.add(key, record, &mut status.clone(), &standing);
             }
         }
-        self.said().retain(|key, _| set.objects.contains_key(key));
+        let mut pad = self.pad();
+        let Pad { said, order, .. } = &mut *pad;
+        said.retain(|key, _| set.objects.contains_key(key));
+        order.retain(|_, key| set.objects.contains_key(key));
     }
 
-    fn said(&self) -> MutexGuard<'_, BTreeMap<Key, Said>> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Says of an object once more that it is with every proxy. `false`: something else was said of it, or nothing.
+    fn stands(&self, key: &Key, created: u64, moment: u64) -> bool {
+        let mut pad = self.pad();
+        let said = pad.said.get_mut(key).filter(|said| said.created == created && said.status == "True");
+        said.map(|said| said.moment = said.moment.max(moment)).is_some()
+    }
+
+    fn pad(&self) -> MutexGuard<'_, Pad> {
+        self.pad.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -204,6 +249,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::model;
     use crate::xds::{self, Protocol};
 
     fn proxy(node: &str, revision: u64, rejected: Option<&str>) -> Proxy {
@@ -218,6 +264,36 @@ mod tests {
             kinds: [(Kind::Routes, status)].into(),
             needs: [Kind::Routes].into(),
         }
+    }
+
+    #[test]
+    fn what_was_said_anew_is_told_once_and_by_its_object() {
+        let board = Board::default();
+        let key = |name: &str| Key { kind: model::Kind::HttpRoute, name: model::Name::new("default", name) };
+        let say = |moment: u64, name: &str, proxies: &[Proxy]| {
+            let condition = Standing::of(moment, proxies).condition(5, "Pending", None);
+            board.since(&key(name), 1, moment, &condition);
+        };
+        let (old, new) = (proxy("a", 4, None), proxy("a", 5, None));
+        let mut after = 0;
+        for name in ["r", "s"] {
+            say(1, name, std::slice::from_ref(&old));
+        }
+        assert_eq!(board.changed(&mut after), [], "it was the first that was said of them");
+        say(2, "s", std::slice::from_ref(&new));
+        assert_eq!(board.changed(&mut after), [key("s")]);
+        assert_eq!(board.changed(&mut after), []);
+        for (moment, has) in [(3, &old), (4, &new), (5, &old)] {
+            say(moment, "s", std::slice::from_ref(has));
+        }
+        say(6, "r", std::slice::from_ref(&new));
+        say(5, "r", std::slice::from_ref(&old));
+        assert_eq!(board.changed(&mut after), [key("s"), key("r")], "each once, however often");
+        assert_eq!(board.changed(&mut 0), [key("s"), key("r")], "who comes later hears of all");
+        // It is with every proxy once more; who looked before that has nothing new to say.
+        assert!(board.stands(&key("r"), 1, 9) && !board.stands(&key("r"), 2, 9) && !board.stands(&key("s"), 1, 9));
+        say(8, "r", std::slice::from_ref(&old));
+        assert_eq!(board.changed(&mut after), []);
     }
 
     #[test]

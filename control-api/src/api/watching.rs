@@ -85,6 +85,8 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
     };
     let selection = Selection::new(&request.kind, namespace, &request.name)?;
     let mut seen = Seen::default();
+    // The set whose objects were all looked at, and what had been said of them before.
+    let (mut looked_at, mut said) = (None, 0);
     let mut revision = match request.after_revision {
         Some(revision) => revision,
         None => {
@@ -105,6 +107,7 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
         // force yet has no status to show.
         statuses.borrow_and_update();
         let set = Arc::clone(&in_force.borrow_and_update());
+        let changed = api.board.changed(&mut said);
         let standing = api.board.standing(&api.proxies);
         loop {
             let mut entries = read(&api.log, revision).await.map_err(Refusal::Log)?;
@@ -116,14 +119,20 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
                 send(out, event).await?;
             }
         }
-        for (key, held) in set.objects.iter().filter(|(key, _)| selection.holds(key)) {
+        // Proxies change what was said of a few; a new set may change anything.
+        let is_new = looked_at.replace(set.revision) != Some(set.revision);
+        let some = changed.iter().filter_map(|key| set.objects.get_key_value(key));
+        let all = set.objects.iter().filter(|_| is_new);
+        for (key, held) in some.filter(|_| !is_new).chain(all).filter(|(key, _)| selection.holds(key)) {
             let status = api.status(&set, key, held, &standing);
             if seen.changes(key, status.as_ref()) {
                 let object = objects::with_status(&held.stored.object, status.as_ref());
                 send(out, event(Event::Applied, revision, Some(object))).await?;
             }
         }
-        seen.0.retain(|key, _| set.objects.contains_key(key));
+        if is_new {
+            seen.0.retain(|key, _| set.objects.contains_key(key));
+        }
         drop(set);
         tokio::select! {
             changed = in_force.changed() => if changed.is_err() {

@@ -1,5 +1,6 @@
 //! `outrigger apply`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use prost::Message as _;
 
 use super::read::Texts;
 use super::{Failure, NamespaceArgs, ServerArgs, print, qualified, request};
+use crate::api::objects;
 use crate::model::Key;
 use crate::serve::LARGEST_MESSAGE;
 
@@ -37,7 +39,33 @@ pub(super) async fn apply(args: ApplyArgs) -> Result<(), Failure> {
     fits(&message, LARGEST_MESSAGE)?;
     let mut client = args.server.connect().await?;
     let response = client.apply(request(message)).await.map_err(|status| objects.explain(&status))?.into_inner();
+    let warnings = response.applied.iter().flat_map(warnings);
+    warnings.for_each(|warning| eprintln!("warning: {warning}"));
     print(&response.applied.iter().map(|applied| line(applied, args.dry_run)).collect::<String>())
+}
+
+/// What was taken and does not do all that it says: a backend that does not exist yet, a rule that no request reaches.
+fn warnings(applied: &Applied) -> BTreeSet<String> {
+    let Some((object, key)) = applied.object.as_ref().and_then(|object| Some((object, Key::of(object)?))) else {
+        return BTreeSet::new();
+    };
+    let status = &objects::json(object)["status"];
+    let parents = ["parents", "ancestors"].into_iter().filter_map(|list| status[list].as_array()).flatten();
+    let conditions = parents.filter_map(|parent| parent["conditions"].as_array()).flatten();
+    let suspicious = conditions.filter_map(|condition| {
+        let text = |name: &str| condition[name].as_str().unwrap_or_default();
+        let (kind, message) = (text("type"), text("message"));
+        let is_good = match kind {
+            // Its message is what has no effect.
+            "Accepted" if text("status") == "True" => message.is_empty(),
+            // There because it is so.
+            "Shadowed" | "PartiallyInvalid" => text("status") != "True",
+            _ => text("status") != "False",
+        };
+        let name = format!("{}/{}", qualified(key.kind), key.name.name);
+        (!is_good).then(|| format!("{name}: {kind}: {}: {message}", text("reason")))
+    });
+    suspicious.collect()
 }
 
 /// The transport would end the connection over it.

@@ -76,6 +76,29 @@ fn what_is_wrong_is_shown_with_its_line_and_nothing_is_applied() {
 }
 
 #[test]
+fn what_is_taken_and_does_not_do_what_it_says_is_warned_of() {
+    let (plane, _directory) = plane();
+    let warned = |shop: &str| {
+        plane.write("shop.yaml", shop);
+        let output = plane.command(&["apply", "-f", "shop.yaml"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(warned(SHOP), "");
+    let suspicious = warned(&SHOP.replace("{name: users-v2, port: 80", "{name: users-v3, port: 80"));
+    let route = "warning: httproute.gateway.networking.k8s.io/canary: ";
+    assert!(suspicious.starts_with(&format!("{route}ResolvedRefs: BackendNotFound: ")), "{suspicious}");
+    assert!(suspicious.contains("users-v3") && suspicious.lines().count() == 1, "{suspicious}");
+    let twice = "  - backendRefs: [{name: users, port: 80}]\n";
+    let suspicious = warned(&SHOP.replace("  rules:\n", &format!("  hostnames: [shop.example]\n  rules:\n{twice}")));
+    let lines: Vec<_> = suspicious.lines().filter_map(|line| line.strip_prefix(route)).collect();
+    assert!(
+        matches!(lines.as_slice(), [hosts, shadowed] if hosts.contains("hostnames") && shadowed.starts_with("Shadowed: ")),
+        "{suspicious}"
+    );
+}
+
+#[test]
 fn what_is_found_is_shown_before_what_is_missing() {
     let (plane, _directory) = plane();
     plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
