@@ -4,9 +4,10 @@ mod splice;
 pub mod tunnel;
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use bytes::Bytes;
 use outrigger_engine::balance::{Host, PickContext};
@@ -15,12 +16,13 @@ use outrigger_engine::resilience::breaker::{ConnectionPermit, RoutingPriority};
 use outrigger_engine::stream_info::{ResponseFlags, StreamInfo};
 use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::cluster::WorkerCluster;
 use crate::cluster::connect::connect;
 use crate::io::Io;
 use crate::listener::active::WorkerChain;
 use crate::telemetry::stats::{ClusterStats, TcpStats};
-use crate::worker::Worker;
+use crate::worker::{LocalEvent, Worker};
 
 use self::tunnel::{Cause, Ended, Tunnel};
 
@@ -82,13 +84,22 @@ async fn run(
         };
         tried.push(host.id);
         info.attempts += 1;
-        info.upstream_host = Some(host.display.clone());
         let begun = Instant::now();
         cluster.stats.upstream_cx_total.inc();
         host.stats().cx_total.fetch_add(1, Ordering::Relaxed);
         cluster.stats.upstream_rq_pending_total.inc();
         let _active = Active::new(&cluster, &host);
-        match connect(&cluster.state.config, &host, cluster.tls(), None).await {
+        let connecting = connect(&cluster.state.config, &host, cluster.tls(), None);
+        let outcome = match while_in_front(connecting, deadline, &chain.end).await {
+            Ok(outcome) => outcome,
+            Err(cause) => {
+                cluster.stats.upstream_rq_cancelled.inc();
+                ended(cause, stats, info);
+                return;
+            }
+        };
+        info.upstream_host = Some(host.display.clone());
+        match outcome {
             Ok(connected) => {
                 cluster.stats.upstream_cx_connect_ms.record(begun.elapsed().as_micros() as u64);
                 info.upstream_local_address = connected.local_address;
@@ -97,18 +108,9 @@ async fn run(
                     .idle_timeout(proxy.idle_timeout)
                     .deadline(deadline)
                     .drained_by(&chain.end);
-                let ended = pass(tunnel, info, stats, &cluster.stats).await;
-                match ended.cause {
-                    Cause::Idle => stats.idle_timeout.inc(),
-                    Cause::Deadline => {
-                        stats.max_downstream_connection_duration.inc();
-                        info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
-                    }
-                    Cause::Drained => stats.downstream_cx_drain_close.inc(),
-                    Cause::ResetByB => info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET),
-                    Cause::FinishedByA | Cause::FinishedByB | Cause::ResetByA => {}
-                }
-                if matches!(ended.cause, Cause::FinishedByB | Cause::ResetByB) {
+                let cause = pass(tunnel, info, stats, &cluster.stats).await.cause;
+                ended(cause, stats, info);
+                if matches!(cause, Cause::FinishedByB | Cause::ResetByB) {
                     cluster.stats.upstream_cx_destroy_remote.inc();
                     cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
                 } else {
@@ -131,6 +133,42 @@ async fn run(
     cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
     info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
     info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+}
+
+/// Waits for a connection to be made, as long as the one in front of it may go on; else why that ends.
+async fn while_in_front<T>(
+    connecting: impl Future<Output = T>,
+    deadline: Option<Instant>,
+    end: &Rc<LocalEvent>,
+) -> Result<T, Cause> {
+    let mut connecting = pin!(connecting);
+    let mut alarm = Alarm::default();
+    let mut registration = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        if end.is_set() {
+            return Poll::Ready(Err(Cause::Drained));
+        }
+        registration.get_or_insert_with(|| end.register(cx.waker()));
+        alarm.poll(cx, deadline).map(|()| Err(Cause::Deadline))
+    })
+    .await
+}
+
+/// Counts why a connection ended.
+fn ended(cause: Cause, stats: &TcpStats, info: &mut StreamInfo) {
+    match cause {
+        Cause::Idle => stats.idle_timeout.inc(),
+        Cause::Deadline => {
+            stats.max_downstream_connection_duration.inc();
+            info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+        }
+        Cause::Drained => stats.downstream_cx_drain_close.inc(),
+        Cause::ResetByB => info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET),
+        Cause::FinishedByA | Cause::FinishedByB | Cause::ResetByA => {}
+    }
 }
 
 /// Runs the tunnel. It may last for days: what it moves is counted as it moves.
@@ -194,5 +232,24 @@ impl Drop for Connection<'_> {
         stats.upstream_cx_destroy_with_active_rq.inc();
         stats.upstream_cx_length_ms.record(self.begun.elapsed().as_micros() as u64);
         self.host.stats().rq_active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_ends_does_not_wait_for_the_one_that_is_being_made() {
+        let end = Rc::<LocalEvent>::default();
+        let at = Some(Instant::now() + Duration::from_secs(1));
+        assert_eq!(while_in_front(async { 1 }, at, &end).await, Ok(1));
+        assert_eq!(while_in_front(pending::<()>(), at, &end).await, Err(Cause::Deadline));
+        assert_eq!(Some(Instant::now()), at);
+        let (ended, ()) = tokio::join!(while_in_front(pending::<()>(), None, &end), async { end.set() });
+        assert_eq!(ended, Err(Cause::Drained));
     }
 }
