@@ -28,9 +28,11 @@ use crate::worker::Command;
 pub(super) const CLUSTER_WAIT: Duration = Duration::from_secs(1);
 
 /// An update of so many resources frees so much that pages are given back, and when: after the last one of a series, because
-/// that takes milliseconds, and what replaces it uses the same pages again.
+/// that takes milliseconds, and what replaces it uses the same pages again. A series that does not end leaves ever more of
+/// them half used, so it waits no longer than `SERIES`.
 const MANY: usize = 100;
 const QUIET: Duration = Duration::from_secs(1);
+const SERIES: Duration = Duration::from_secs(10);
 
 /// So many resources are applied in one step: less than ten milliseconds' work.
 pub(super) const SLICE: usize = 256;
@@ -93,8 +95,8 @@ pub(super) struct Applier {
     in_part: bool,
     /// What is not in force any more, and may be in use.
     old: Graveyard,
-    /// When freed pages are to be given back.
-    trim_at: Option<Instant>,
+    /// When freed pages are to be given back, and at the latest.
+    trim: Option<(Instant, Instant)>,
 }
 
 impl Applier {
@@ -116,7 +118,7 @@ impl Applier {
             tls_changed: false,
             in_part: false,
             old: Graveyard::default(),
-            trim_at: None,
+            trim: None,
         }
     }
 
@@ -146,7 +148,8 @@ impl Applier {
         let (started, now) = (Instant::now(), SystemTime::now());
         let changed = std::mem::take(&mut rest.changed);
         if changed.len() + rest.removed.len() >= MANY {
-            self.trim_at = Some(started + QUIET);
+            let latest = self.trim.map_or(started + SERIES, |(_, latest)| latest);
+            self.trim = Some((latest.min(started + QUIET), latest));
         }
         self.in_part |= rest.kind != Kind::Endpoints;
         // An address must be free before another listener takes it; everything else is made before the old one breaks.
@@ -260,7 +263,13 @@ impl Applier {
 
     /// When [`Applier::settle`] has something to do, even if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.warmer.deadline().into_iter().chain(self.old.deadline()).chain(self.trim_at).min()
+        self.warmer.deadline().into_iter().chain(self.old.deadline()).chain(self.trim_at()).min()
+    }
+
+    /// When freed pages are given back: what is to be freed soon shall be among them.
+    fn trim_at(&self) -> Option<Instant> {
+        let (at, latest) = self.trim?;
+        Some(self.old.deadline().map_or(at, |freed| freed.max(at)).min(latest))
     }
 
     /// Whether an update of something else than endpoints is applied in part.
@@ -313,7 +322,8 @@ impl Applier {
             self.process.certificates.store(Arc::new(certs::describe(downstream.chain(upstream))));
         }
         self.old.clear(now);
-        if self.trim_at.take_if(|at| *at <= now).is_some() {
+        if self.trim_at().is_some_and(|at| at <= now) {
+            self.trim = None;
             memory::trim();
         }
         wanted

@@ -9,7 +9,7 @@
 //! - the connection was reset rather than ended: a reset may come behind what was read and done, too.
 //!
 //! A thousand requests for each way to end; `OUTRIGGER_IDLE_CLOSES=1000000` is the long form, with so many of both GET and
-//! POST where the application closes, which `.ci/run --full` runs.
+//! POST where the application closes, which is a section of `.ci/run`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
