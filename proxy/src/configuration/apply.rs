@@ -27,11 +27,12 @@ use crate::worker::Command;
 /// `cluster_wait`: how long routes wait for clusters, and removed clusters stay.
 pub(super) const CLUSTER_WAIT: Duration = Duration::from_secs(1);
 
-/// An update of so many resources frees so much that pages are given back, and when: after the last one of a series, because
-/// that takes milliseconds, and what replaces it uses the same pages again. A series that does not end leaves ever more of
-/// them half used, so it waits no longer than `SERIES`.
+/// An update of so many resources frees so much that pages are given back, and when: after the last one of a series,
+/// because that takes milliseconds, and what replaces it uses the same pages again; and when the workers have let go of
+/// what it replaced and that is freed. A series that does not end leaves ever more pages half used, so the wait is no
+/// longer than `SERIES`.
 const MANY: usize = 100;
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_secs(2);
 const SERIES: Duration = Duration::from_secs(10);
 
 /// So many resources are applied in one step: less than ten milliseconds' work.
@@ -42,6 +43,8 @@ pub(super) const SLICE: usize = 256;
 pub(super) struct Progress {
     origin: Origin,
     left: std::vec::IntoIter<Resource>,
+    /// Whether it frees much.
+    large: bool,
     /// All but the resources that come in slices.
     rest: Update,
     unreadable: Vec<Rejection>,
@@ -147,21 +150,18 @@ impl Applier {
     pub(super) fn begin(&mut self, origin: Origin, mut rest: Update, unreadable: Vec<Rejection>) -> Progress {
         let (started, now) = (Instant::now(), SystemTime::now());
         let changed = std::mem::take(&mut rest.changed);
-        if changed.len() + rest.removed.len() >= MANY {
-            let latest = self.trim.map_or(started + SERIES, |(_, latest)| latest);
-            self.trim = Some((latest.min(started + QUIET), latest));
-        }
         self.in_part |= rest.kind != Kind::Endpoints;
         // An address must be free before another listener takes it; everything else is made before the old one breaks.
         if rest.kind == Kind::Listener {
             self.remove(rest.kind, &origin, &rest.removed);
         }
-        Progress { origin, left: changed.into_iter(), rest, unreadable, rejections: Vec::new(), started, now }
+        let large = changed.len() + rest.removed.len() >= MANY;
+        Progress { origin, large, left: changed.into_iter(), rest, unreadable, rejections: Vec::new(), started, now }
     }
 
     /// Applies the next resources, each by itself. All that were rejected, if none is left.
     pub(super) fn advance(&mut self, progress: &mut Progress) -> Option<Vec<Rejection>> {
-        let Progress { origin, left, rest, unreadable, rejections, started, now } = progress;
+        let Progress { origin, left, large, rest, unreadable, rejections, started, now } = progress;
         let (kind, origin, now) = (rest.kind, &*origin, *now);
         for resource in left.take(SLICE) {
             let reference = Reference { name: resource.name.as_str().into(), origin: origin.clone() };
@@ -190,6 +190,11 @@ impl Applier {
             return None;
         }
         self.in_part &= kind == Kind::Endpoints;
+        if *large {
+            let ended = Instant::now();
+            let latest = self.trim.map_or(ended + SERIES, |(_, latest)| latest);
+            self.trim = Some((latest.min(ended + QUIET), latest));
+        }
         if kind != Kind::Listener {
             self.remove(kind, origin, &rest.removed);
         }
@@ -263,13 +268,7 @@ impl Applier {
 
     /// When [`Applier::settle`] has something to do, even if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.warmer.deadline().into_iter().chain(self.old.deadline()).chain(self.trim_at()).min()
-    }
-
-    /// When freed pages are given back: what is to be freed soon shall be among them.
-    fn trim_at(&self) -> Option<Instant> {
-        let (at, latest) = self.trim?;
-        Some(self.old.deadline().map_or(at, |freed| freed.max(at)).min(latest))
+        self.warmer.deadline().into_iter().chain(self.old.deadline()).chain(self.trim.map(|(at, _)| at)).min()
     }
 
     /// Whether an update of something else than endpoints is applied in part.
@@ -322,8 +321,7 @@ impl Applier {
             self.process.certificates.store(Arc::new(certs::describe(downstream.chain(upstream))));
         }
         self.old.clear(now);
-        if self.trim_at().is_some_and(|at| at <= now) {
-            self.trim = None;
+        if self.trim.take_if(|(at, _)| *at <= now).is_some() {
             memory::trim();
         }
         wanted
