@@ -21,27 +21,27 @@ pub(crate) struct Cut(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     is_cut: bool,
-    reader: Option<Waker>,
+    task: Option<Waker>,
 }
 
 impl Cut {
     /// Ends the connection. `false` where somebody has done so.
     pub(crate) fn cut(&self) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let reader = state.reader.take();
+        let task = state.task.take();
         let first = !std::mem::replace(&mut state.is_cut, true);
         drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
+        if let Some(task) = task {
+            task.wake();
         }
         first
     }
 
-    /// Whether it is ended. If not, the task that reads is woken when it is.
+    /// Whether it is ended. If not, the task that asks is woken when it is.
     pub(crate) fn poll(&self, context: &Context<'_>) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut state.reader {
-            Some(reader) => reader.clone_from(context.waker()),
+        match &mut state.task {
+            Some(task) => task.clone_from(context.waker()),
             none => *none = Some(context.waker().clone()),
         }
         state.is_cut

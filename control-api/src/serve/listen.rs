@@ -247,17 +247,24 @@ impl Connected for Connection {
     }
 }
 
+impl Connection {
+    /// What carries it, unless it is ended. Writes are told too: where the client takes nothing from its socket, HTTP/2 waits
+    /// to write, and does not read.
+    fn transport(&mut self, context: &Context<'_>) -> std::io::Result<&mut Transport> {
+        if self.cut.poll(context) {
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(&mut self.transport)
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let this = self.get_mut();
-        if this.cut.poll(context) {
-            return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
-        }
-        match &mut this.transport {
+        match self.get_mut().transport(context)? {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -267,7 +274,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        match &mut self.get_mut().transport {
+        match self.get_mut().transport(context)? {
             Transport::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
             Transport::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
@@ -275,7 +282,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match &mut self.get_mut().transport {
+        match self.get_mut().transport(context)? {
             Transport::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
             Transport::Unix(stream) => Pin::new(stream).poll_flush(context),

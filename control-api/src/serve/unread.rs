@@ -68,7 +68,7 @@ impl Watched {
         let (seen, mut tick) = (Arc::clone(&looks), ticks());
         let mut looking = JoinSet::new();
         looking.spawn(async move {
-            while seen.fetch_add(1, Ordering::Relaxed) <= LOOKS {
+            while seen.fetch_add(1, Ordering::Relaxed) < LOOKS {
                 tick.tick().await;
             }
             end();

@@ -35,14 +35,17 @@ const MANY: usize = 100;
 const QUIET: Duration = Duration::from_secs(2);
 const SERIES: Duration = Duration::from_secs(10);
 
-/// So many resources are applied in one step: less than ten milliseconds' work.
+/// So many resources are applied in one step: less than ten milliseconds' work, if they are clusters.
 pub(super) const SLICE: usize = 256;
 
 /// An update that is being applied.
 #[derive(Debug)]
 pub(super) struct Progress {
     origin: Origin,
-    left: std::vec::IntoIter<Resource>,
+    /// All of them, to the end: were each freed when it is applied, what is made of it would stand in the gaps between those
+    /// that are left, and hardly a page could be given back.
+    resources: Vec<Resource>,
+    applied: usize,
     /// Whether it frees much.
     large: bool,
     /// All but the resources that come in slices.
@@ -156,37 +159,48 @@ impl Applier {
             self.remove(rest.kind, &origin, &rest.removed);
         }
         let large = changed.len() + rest.removed.len() >= MANY;
-        Progress { origin, large, left: changed.into_iter(), rest, unreadable, rejections: Vec::new(), started, now }
+        Progress {
+            origin,
+            large,
+            resources: changed,
+            applied: 0,
+            rest,
+            unreadable,
+            rejections: Vec::new(),
+            started,
+            now,
+        }
     }
 
     /// Applies the next resources, each by itself. All that were rejected, if none is left.
     pub(super) fn advance(&mut self, progress: &mut Progress) -> Option<Vec<Rejection>> {
-        let Progress { origin, left, large, rest, unreadable, rejections, started, now } = progress;
+        let Progress { origin, resources, applied, large, rest, unreadable, rejections, started, now } = progress;
         let (kind, origin, now) = (rest.kind, &*origin, *now);
-        for resource in left.take(SLICE) {
+        for resource in resources.iter().skip(*applied).take(SLICE) {
             let reference = Reference { name: resource.name.as_str().into(), origin: origin.clone() };
-            let applied = self.set(kind, &reference, &resource);
+            let outcome = self.set(kind, &reference, resource);
             if kind == Kind::Routes {
-                self.count_routes(&reference, &applied);
+                self.count_routes(&reference, &outcome);
             }
             let of = by_name(kind, origin);
-            match applied {
+            match outcome {
                 Ok(Applied::Unchanged) => {
-                    self.process.record.repeated(kind, of, &resource);
+                    self.process.record.repeated(kind, of, resource);
                     if kind == Kind::Cluster {
-                        self.process.record.kept(kind, &resource, now);
+                        self.process.record.kept(kind, resource, now);
                     }
                 }
                 Ok(Applied::Added | Applied::Modified) => {
-                    self.process.record.accepted(kind, of, &resource, now);
+                    self.process.record.accepted(kind, of, resource, now);
                 }
                 Err(reasons) => {
-                    self.reject(kind, origin, &resource, &reasons, now);
-                    rejections.push(Rejection { name: resource.name, reasons });
+                    self.reject(kind, origin, resource, &reasons, now);
+                    rejections.push(Rejection { name: resource.name.clone(), reasons });
                 }
             }
         }
-        if !left.as_slice().is_empty() {
+        *applied = applied.saturating_add(SLICE);
+        if *applied < resources.len() {
             return None;
         }
         self.in_part &= kind == Kind::Endpoints;
@@ -352,9 +366,13 @@ impl Applier {
                     exchanged = true;
                 }
                 Effect::Hosts(cluster) => {
-                    let scope = self.process.stats.cluster(cluster.config.stat_name());
-                    scope.shared.update_success.inc();
-                    scope.shared.membership_change.inc();
+                    // Until a successor is in force, both take the hosts; they have one name, and count once.
+                    let in_force = self.warmer.snapshot().clusters.get(&cluster.config.name);
+                    if in_force.is_none_or(|state| Arc::ptr_eq(state, &cluster)) {
+                        let scope = self.process.stats.cluster(cluster.config.stat_name());
+                        scope.shared.update_success.inc();
+                        scope.shared.membership_change.inc();
+                    }
                     changed_hosts.push(cluster);
                 }
                 Effect::InForce(kind, name, origin) => self.process.record.in_force(kind, origin.as_ref(), &name),

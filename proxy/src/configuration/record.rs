@@ -220,6 +220,10 @@ impl Record {
 
     /// Its source has no such resource, or none any more: nothing is wrong with it then. What is in force stays.
     pub(super) fn absent(&self, kind: Kind, origin: &Origin, name: &str) {
+        // Those without a name were never asked for: they are only forgotten.
+        if name.is_empty() {
+            return self.removed(kind, Some(origin), name);
+        }
         if let Some(status) = self.lock().find(kind, Some(origin), name) {
             status.error = None;
             status.absence = Some(Absence::DoesNotExist);

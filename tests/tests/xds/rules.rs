@@ -173,8 +173,8 @@ fn rule_20_what_serves_goes_on_until_its_successor_is_warm() {
         known.pointer_mut(manager).unwrap()["stat_prefix"] = json!("known");
         stream.accepted(Kind::Listener, "3", &[known], &[]);
         proxy.until("it is in force", || proxy.stat("listener_manager.total_listeners_warming") == Some(0));
-        proxy.answers("second");
         proxy.until("the new one serves", || {
+            proxy.answers("second");
             proxy.stat("http.known.downstream_rq_total").is_some_and(|count| count > 0)
         });
     }
