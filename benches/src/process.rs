@@ -26,6 +26,21 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
+    /// Of a process, by its folder's name in `/proc`.
+    fn of(process: &str) -> anyhow::Result<Cpu> {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).context("the process has ended")?;
+        // The name, in parentheses, may contain spaces: count the fields behind it. utime and stime are 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat without a name")?;
+        let mut times = fields.split_ascii_whitespace().skip(11);
+        let mut next = || times.next().and_then(|field| field.parse::<u64>().ok()).context("/proc/PID/stat is short");
+        Ok(Cpu { user_us: next()? * TICK_US, system_us: next()? * TICK_US })
+    }
+
+    /// Of the bench itself.
+    pub(crate) fn own() -> anyhow::Result<Cpu> {
+        Self::of("self")
+    }
+
     /// What was used after `earlier`.
     pub(crate) fn since(self, earlier: Cpu) -> Cpu {
         Cpu {
@@ -103,12 +118,7 @@ impl Process {
     }
 
     pub(crate) fn cpu(&self) -> anyhow::Result<Cpu> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).context("the process has ended")?;
-        // The name, in parentheses, may contain spaces: count the fields behind it. utime and stime are 14 and 15.
-        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat without a name")?;
-        let mut times = fields.split_ascii_whitespace().skip(11);
-        let mut next = || times.next().and_then(|field| field.parse::<u64>().ok()).context("/proc/PID/stat is short");
-        Ok(Cpu { user_us: next()? * TICK_US, system_us: next()? * TICK_US })
+        Cpu::of(&self.pid.to_string())
     }
 
     pub(crate) fn memory(&self) -> anyhow::Result<Memory> {

@@ -35,6 +35,8 @@ pub(crate) struct Mesh {
     pub(crate) target: u16,
     /// What is different in every resource.
     pub(crate) change: u32,
+    /// Clusters hold their endpoints themselves: those that EDS has for changed clusters are sent once more.
+    pub(crate) inline: bool,
     /// What the versions of equal resources differ by.
     pub(crate) label: u32,
 }
@@ -62,13 +64,21 @@ impl Mesh {
         add(Kind::Endpoints, "traffic", self.traffic().encode_to_vec());
         for number in 0..self.clusters {
             let name = name(number);
-            add(Kind::Cluster, &name, cluster(&name, 5 + self.change).encode_to_vec());
             let host = |endpoint| {
                 let [_, high, middle, low] = u32::try_from(number * self.endpoints + endpoint + 1)?.to_be_bytes();
                 Ok::<_, std::num::TryFromIntError>(SocketAddr::from(([10, high, middle, low], 8080)))
             };
             let hosts = (0..self.endpoints).filter_map(|endpoint| host(endpoint).ok());
-            add(Kind::Endpoints, &name, assignment(&name, hosts, 1 + self.change % 100).encode_to_vec());
+            let (mut cluster, hosts) =
+                (cluster(&name, 5 + self.change), assignment(&name, hosts, 1 + self.change % 100));
+            if self.inline {
+                let fixed = cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static as i32);
+                cluster.cluster_discovery_type = Some(fixed);
+                (cluster.eds_cluster_config, cluster.load_assignment) = (None, Some(hosts));
+            } else {
+                add(Kind::Endpoints, &name, hosts.encode_to_vec());
+            }
+            add(Kind::Cluster, &name, cluster.encode_to_vec());
             routes.push(route(&path(number), &name, 15 + self.change));
         }
         let host =
@@ -230,7 +240,15 @@ impl Management {
         self.views.send_replace(Arc::new(Same(view.clone())));
     }
 
-    fn accepted(&self) -> u64 {
+    /// Whether the proxy has been sent clusters and has not said what became of them.
+    pub(crate) fn awaits_clusters(&self) -> bool {
+        let proxies = self.proxies.list();
+        let mut clusters = proxies.iter().filter_map(|proxy| proxy.kinds.get(&Kind::Cluster));
+        clusters.any(|status| !status.synced())
+    }
+
+    /// How many responses the proxy has accepted.
+    pub(crate) fn accepted(&self) -> u64 {
         self.proxies.counts().values().map(|counts| counts.accepted).sum()
     }
 
@@ -257,6 +275,11 @@ impl Management {
             }
             sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// Waits until nothing is on its way.
+    pub(crate) async fn quiet(&self) -> anyhow::Result<()> {
+        self.settled(0).await.map(drop)
     }
 
     /// Waits until the proxy has everything.

@@ -6,22 +6,24 @@ mod mesh;
 mod traffic;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use outrigger_control::xds::View;
 use tokio::time::{Instant, sleep};
 
 use self::mesh::{Management, Mesh, bootstrap};
 use self::traffic::{Load, quantile, until_answers, upstream};
 use crate::machine::{Cores, Place, free_ports};
 use crate::peer::Peer;
-use crate::process::{Memory, Process, get};
+use crate::process::{Cpu, Memory, Process, get};
 use crate::report::{cell, table};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Requests a second while the configuration changes: half of what one core can do
+    /// Requests a second while the configuration changes
     #[arg(long, default_value_t = 5000)]
     rate: u32,
     /// How often the large push is repeated with other contents
@@ -94,7 +96,7 @@ async fn memory(options: &Options, program: &Path, cores: Cores) -> anyhow::Resu
     let (clusters, pushes, rest) = if options.smoke { (50, 3, 0) } else { (2000, 100, 5) };
     let rest = Duration::from_secs(rest);
     let target = upstream('a').await?;
-    let mesh = Mesh { clusters, endpoints: 10, target, change: 0, label: 0 };
+    let mesh = Mesh { clusters, endpoints: 10, target, change: 0, inline: false, label: 0 };
     let mut scene = Scene::start(program, cores, mesh).await?;
     let mut rows = Vec::new();
     let mut row = |state: String, memory: Memory| {
@@ -130,13 +132,16 @@ struct Effect {
     p99_direct: Duration,
     /// The slowest answer of `/ready`.
     ready: Duration,
+    /// How much of the time before the push the worker ran, and how much the bench did.
+    busy: f64,
+    own: f64,
 }
 
 async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result<()> {
     let (clusters, rate, pause) = if options.smoke { (50, 100, 100) } else { (10_000, options.rate, 2000) };
     let pause = Duration::from_millis(pause);
     let targets = [('a', upstream('a').await?), ('b', upstream('b').await?)];
-    let mesh = Mesh { clusters: 0, endpoints: 5, target: targets[0].1, change: 0, label: 0 };
+    let mesh = Mesh { clusters: 0, endpoints: 5, target: targets[0].1, change: 0, inline: false, label: 0 };
     let mut scene = Scene::start(program, cores, mesh).await?;
     until_answers(scene.http, 'a', Instant::now()).await?;
     match (cores.of(Place::Proxy), cores.of(Place::Load)) {
@@ -184,24 +189,84 @@ async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result
         "slowest /ready",
     ];
     println!("{}", table(&head, &rows));
+    let effects = || pushes.iter().flat_map(|(_, effects)| effects);
+    let mean = |of: fn(&Effect) -> f64| effects().map(of).sum::<f64>() / effects().count() as f64;
+    let (busy, own) = (mean(|effect| effect.busy), mean(|effect| effect.own));
+    println!(
+        "Load: {rate} requests a second take {:.0} % of the worker's core. Half of it would be {:.0} a second; load and \
+         upstreams, which take {:.0} % of theirs now, could make {:.0}.\n",
+        busy * 100.0,
+        f64::from(rate) / busy / 2.0,
+        own * 100.0,
+        f64::from(rate) / own
+    );
 
     let load = Load::start(scene.http, targets[0].1, rate);
-    let (mut picked, mut view) = (Vec::new(), scene.mesh.view());
-    scene.management.tell(&view);
-    for (letter, target) in targets.iter().cycle().skip(1).take(if options.smoke { 4 } else { 40 }) {
-        scene.mesh.target = *target;
-        let before = view;
-        view = scene.mesh.moved(&before);
-        let told = Instant::now();
-        scene.management.tell(&view);
-        picked.push(until_answers(scene.http, *letter, told).await?);
-        // To free it takes time too.
-        drop(before);
+    let mut moves = Moves::new(&mut scene, targets);
+    for _ in 0..if options.smoke { 4 } else { 40 } {
+        moves.next().await?;
+    }
+    println!("A changed endpoint is picked after {} ms.", moves.picked());
+    for (inline, of) in [(false, "by EDS, which come with them,"), (true, "in themselves")] {
+        moves.scene.mesh.inline = inline;
+        for _ in 0..options.rounds {
+            moves.while_clusters_change().await?;
+        }
+        println!("… while {clusters} changed clusters with endpoints {of} are applied: after {} ms.", moves.picked());
     }
     load.stop().await?;
-    let picked = picked.iter().map(|time| time.as_secs_f64() * 1e3);
-    println!("A changed endpoint is picked after {} ms.", cell(picked, 1));
     scene.proxy.stop().await
+}
+
+/// The endpoint that traffic uses, moved again and again.
+struct Moves<'a> {
+    scene: &'a mut Scene,
+    targets: [(char, u16); 2],
+    view: Arc<View>,
+    /// Milliseconds.
+    picked: Vec<f64>,
+}
+
+impl<'a> Moves<'a> {
+    fn new(scene: &'a mut Scene, targets: [(char, u16); 2]) -> Self {
+        let view = scene.mesh.view();
+        Self { scene, targets, view, picked: Vec::new() }
+    }
+
+    /// Moves it, and waits until requests go to where it is.
+    async fn next(&mut self) -> anyhow::Result<()> {
+        self.targets.reverse();
+        let [(letter, target), _] = self.targets;
+        self.scene.mesh.target = target;
+        let view = self.scene.mesh.moved(&self.view);
+        let told = Instant::now();
+        self.scene.management.tell(&view);
+        self.picked.push(until_answers(self.scene.http, letter, told).await?.as_secs_f64() * 1e3);
+        // To free the one before takes time too.
+        self.view = view;
+        Ok(())
+    }
+
+    /// Moves it from the moment when changed clusters are sent until they are acknowledged.
+    async fn while_clusters_change(&mut self) -> anyhow::Result<()> {
+        self.scene.mesh.change += 1;
+        self.view = self.scene.mesh.view();
+        let accepted = self.scene.management.accepted();
+        self.scene.management.tell(&self.view);
+        // A few are acknowledged before anybody looks.
+        while !self.scene.management.awaits_clusters() && self.scene.management.accepted() == accepted {
+            sleep(Duration::from_millis(1)).await;
+        }
+        while self.scene.management.awaits_clusters() {
+            self.next().await?;
+        }
+        self.scene.management.quiet().await
+    }
+
+    /// What was measured since this was asked for last.
+    fn picked(&mut self) -> String {
+        cell(std::mem::take(&mut self.picked).into_iter(), 1)
+    }
 }
 
 /// Pushes under load, with a pause before it to compare with.
@@ -217,9 +282,13 @@ async fn effect(
     let load = Load::start(scene.http, target, rate);
     sleep(pause / 4).await;
     let began = Instant::now();
+    let (own, worker) = (Cpu::own()?, scene.proxy.thread_times(WORKER)?);
     sleep(pause).await;
     let pushed = Instant::now();
+    let (own, before) = (Cpu::own()?.since(own), worker);
     let (cpu, worker) = (scene.proxy.cpu()?, scene.proxy.thread_times(WORKER)?);
+    let share = |used_us: u64| used_us as f64 / 1e6 / (pushed - began).as_secs_f64();
+    let (busy, own) = (share(worker.cpu_us - before.cpu_us), share(own.user_us + own.system_us));
     let mut slowest = Duration::ZERO;
     let accepted = {
         let push = scene.management.push(&view);
@@ -258,5 +327,7 @@ async fn effect(
         p99_before: quantile(&samples.proxied, began, pushed, 0.99),
         p99_direct: quantile(&samples.direct, pushed, ended, 0.99),
         ready: slowest,
+        busy,
+        own,
     })
 }
