@@ -265,7 +265,7 @@ impl<'a> Moves<'a> {
 
     /// What was measured since this was asked for last.
     fn picked(&mut self) -> String {
-        cell(std::mem::take(&mut self.picked).into_iter(), 1)
+        cell(std::mem::take(&mut self.picked), 1)
     }
 }
 
