@@ -62,6 +62,11 @@ impl Feed {
         self.push(origin, Content::Failure { kind, names, reason }).await.map(|_| ())
     }
 
+    /// Whether a push waits to be looked at.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.0.capacity() < self.0.max_capacity()
+    }
+
     async fn push(&self, origin: Origin, content: Content) -> Option<Vec<Rejection>> {
         let (outcome, rejected) = oneshot::channel();
         self.0.send(Push { origin, content, outcome }).await.ok()?;

@@ -100,7 +100,7 @@ impl Configuration {
     pub async fn run(self, names: Rc<DnsResolver>, begun: oneshot::Sender<()>) {
         let Configuration { mut applier, process, feed, mut pushes, interests, mut awaited, files } = self;
         let dynamic = !awaited.is_empty();
-        let watched = Files::new(feed, process.stats.clone());
+        let watched = Files::new(feed.clone(), process.stats.clone());
         for (kind, path, limit) in files {
             watched.watch_all(kind, path, limit);
         }
@@ -110,8 +110,11 @@ impl Configuration {
         let (mut queue, mut resolved) = (Queue::default(), Vec::new());
         loop {
             let (job, resolved_now) = (queue.next(), std::mem::take(&mut resolved));
+            let (has_more, news) = (!queue.is_empty(), feed.clone());
             let step = spawn_blocking(move || {
-                let step = one_step(&mut applier, job, &resolved_now, accepting || dynamic);
+                // Every change of threads is at the cost of the workers, where they share a core.
+                let gives_way = || has_more || news.has_waiting();
+                let step = one_step(&mut applier, job, &resolved_now, accepting || dynamic, gives_way);
                 (applier, step)
             });
             let Step { wanted, left, answered };
@@ -166,9 +169,15 @@ impl Configuration {
     }
 }
 
-/// Does one step beside the control thread: a slice of `job`, and what time brings. The names of the clusters `resolved` have
-/// had their first answers. `later`: what is missing may come later.
-fn one_step(applier: &mut Applier, job: Option<Job>, resolved: &[Arc<ClusterState>], later: bool) -> Step {
+/// Does one step beside the control thread: `job`, or as many slices of it as it takes until it `gives_way`. The names of the
+/// clusters `resolved` have had their first answers. `later`: what is missing may come later.
+fn one_step(
+    applier: &mut Applier,
+    job: Option<Job>,
+    resolved: &[Arc<ClusterState>],
+    later: bool,
+    gives_way: impl Fn() -> bool,
+) -> Step {
     resolved.iter().for_each(|cluster| applier.cluster_ready(cluster));
     let mut step = Step { wanted: Wanted::default(), left: None, answered: None };
     let mut done = None;
@@ -185,7 +194,13 @@ fn one_step(applier: &mut Applier, job: Option<Job>, resolved: &[Arc<ClusterStat
         None => None,
     };
     if let Some((mut progress, outcome)) = begun {
-        match applier.advance(&mut progress) {
+        let rejections = loop {
+            let rejections = applier.advance(&mut progress);
+            if rejections.is_some() || gives_way() {
+                break rejections;
+            }
+        };
+        match rejections {
             Some(rejections) => {
                 // A failure is no answer.
                 step.answered = Some(progress.kind());

@@ -1,5 +1,5 @@
 //! What waits to be applied. Ten thousand clusters take half a second, and an endpoint that has gone must not be used so long: so
-//! updates are applied a slice at a time, and between two slices it is the turn of endpoints, which clusters in force
+//! updates are applied a slice at a time, and between two slices it can be the turn of endpoints, which clusters in force
 //! take at once. All else keeps its order, and is in force as a whole when its last slice is applied.
 
 use std::collections::VecDeque;
