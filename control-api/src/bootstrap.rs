@@ -1,7 +1,7 @@
 //! `outrigger bootstrap`: the file that a proxy starts from, ours or Envoy.
 //!
-//! It says who the proxy is and where the control plane is; everything else comes from there. What the application calls
-//! and serves stands in the node's metadata: see [`crate::node`].
+//! It says who the proxy is and where the control plane is; everything else comes from there. What the application
+//! calls and serves stands in the node's metadata: see [`crate::node`].
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -26,10 +26,12 @@ pub struct BootstrapArgs {
     /// Its namespace.
     #[arg(short = 'n', long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     pub namespace: String,
-    /// A port of the application: where callers come in, and where the application listens. PORT alone is on every address.
+    /// A port of the application: where callers come in, and where the application listens. PORT alone is on every
+    /// address.
     #[arg(long, value_name = "[ADDRESS:]PORT=ADDRESS:PORT")]
     pub inbound: Vec<Inbound>,
-    /// A Service that the application calls, and the address where it does. Without a port: the first one of the Service.
+    /// A Service that the application calls, and the address where it does. Without a port: the first one of the
+    /// Service.
     #[arg(long, value_name = "[NAMESPACE/]SERVICE[:PORT]=ADDRESS:PORT")]
     pub to: Vec<To>,
     /// The control plane: HOST:PORT or unix:PATH.

@@ -1,5 +1,5 @@
-//! What the services know of the connection that a request came over, and a way to end it: a response that the client does not
-//! read stays in the transport, where no service reaches it any more.
+//! What the services know of the connection that a request came over, and a way to end it: a response that the client
+//! does not read stays in the transport, where no service reaches it any more.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -122,8 +122,8 @@ impl Visit for Text<'_> {
     }
 }
 
-/// Much of a line was said by somebody else, who is not to write lines of their own: what would end it or act on a terminal
-/// is escaped.
+/// Much of a line was said by somebody else, who is not to write lines of their own: what would end it or act on a
+/// terminal is escaped.
 impl fmt::Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {

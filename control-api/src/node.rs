@@ -17,14 +17,16 @@ use crate::model::{DEFAULT_NAMESPACE, Name};
 
 const KEY: &str = "outrigger";
 
-/// How long a text that a client has the control plane keep may be, in bytes: what it says of itself, and names of resources.
+/// How long a text that a client has the control plane keep may be, in bytes: what it says of itself, and names of
+/// resources.
 pub const LONGEST_TEXT: usize = 1024;
 /// How many entries a list of the metadata may have.
 const MOST_ENTRIES: usize = 1000;
 /// How many entries that cannot be read are named in the log.
 const NAMED_FAULTS: usize = 3;
 
-/// What is kept of a node while its streams are open: the rest of what it says of itself may be large, and nothing reads it.
+/// What is kept of a node while its streams are open: the rest of what it says of itself may be large, and nothing
+/// reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     /// `node.id`

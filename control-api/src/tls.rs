@@ -1,12 +1,13 @@
 //! TLS by files: what the server shows and whom it asks for a certificate, and what a client trusts and shows.
 //!
-//! Whoever reaches the control API may write policy for the whole mesh, so nothing here opens when something is missing:
-//! an empty or unreadable file is an error at the start, and a caller without a certificate of the authority ends in the
-//! handshake.
+//! Whoever reaches the control API may write policy for the whole mesh, so nothing here opens when something is
+//! missing: an empty or unreadable file is an error at the start, and a caller without a certificate of the authority
+//! ends in the handshake.
 //!
-//! The server's files are read again while it runs, because certificates are short-lived. They are compared by their bytes,
-//! once in [`ServerFiles::PACE`]: three small files, so that it matters to nobody how they are replaced (in place, by a
-//! rename, by a symbolic link some directories up), and a certificate that is ahead of its key is only early.
+//! The server's files are read again while it runs, because certificates are short-lived. They are compared by their
+//! bytes, once in [`ServerFiles::PACE`]: three small files, so that it matters to nobody how they are replaced (in
+//! place, by a rename, by a symbolic link some directories up), and a certificate that is ahead of its key is only
+//! early.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

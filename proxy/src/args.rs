@@ -1,5 +1,5 @@
-//! The command line: those of Envoy's flags that have an effect here, and those that may be without one. A flag that asks for
-//! what is not done here is refused, so that nobody believes in it.
+//! The command line: those of Envoy's flags that have an effect here, and those that may be without one. A flag that
+//! asks for what is not done here is refused, so that nobody believes in it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +45,8 @@ pub struct ServeArgs {
     /// The bootstrap.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Worker threads; by default the smallest of the CPU affinity, the cgroup quota rounded up and 4, or 2 without a quota.
+    /// Worker threads; by default the smallest of the CPU affinity, the cgroup quota rounded up and 4, or 2 without a
+    /// quota.
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
     /// `serve`, or `validate` to check the bootstrap and exit.
@@ -72,8 +73,8 @@ pub struct ServeArgs {
     /// How long a drain may take, seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub drain_time_s: u32,
-    /// How connections of what is drained (filter chains that go, `/drain_listeners?graceful`) are told to end. SIGTERM tells
-    /// all at once.
+    /// How connections of what is drained (filter chains that go, `/drain_listeners?graceful`) are told to end. SIGTERM
+    /// tells all at once.
     #[arg(long, value_enum, default_value = "gradual")]
     pub drain_strategy: DrainStrategy,
     /// No effect: nothing is shared between processes here.

@@ -47,8 +47,8 @@ pub fn load(args: &ConfigArgs) -> Result<Bootstrap, String> {
     Err(lines(&problems))
 }
 
-/// Reads what a bootstrap only names, in files or in the environment, as it is read once at the start: certificates, keys
-/// and trust, and the bodies of direct responses.
+/// Reads what a bootstrap only names, in files or in the environment, as it is read once at the start: certificates,
+/// keys and trust, and the bodies of direct responses.
 pub(crate) fn read_files(bootstrap: &Bootstrap, at: &At<'_>) {
     let at = at.field("static_resources");
     let list = at.field("clusters");

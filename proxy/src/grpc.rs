@@ -1,7 +1,8 @@
 //! gRPC over our own clusters: one stream with messages in both directions.
 //!
-//! The services that a configuration names (`envoy_grpc`) are clusters like any other, so a call takes a connection from the
-//! cluster's pool, with its TLS, its keep-alive and its counters. Nothing here retries: who calls knows what to do.
+//! The services that a configuration names (`envoy_grpc`) are clusters like any other, so a call takes a connection
+//! from the cluster's pool, with its TLS, its keep-alive and its counters. Nothing here retries: who calls knows what
+//! to do.
 #![cfg_attr(
     not(test),
     deny(

@@ -62,8 +62,8 @@ impl Io {
         }
     }
 
-    /// How many bytes our kernel has taken, those that TLS adds included. It counts what is metered: TLS over a transport
-    /// that is not, and a transport alone, cannot tell.
+    /// How many bytes our kernel has taken, those that TLS adds included. It counts what is metered: TLS over a
+    /// transport that is not, and a transport alone, cannot tell.
     pub(crate) fn bytes_sent(&self) -> Option<u64> {
         match self {
             Io::Metered(metered) => match &metered.io {
@@ -76,8 +76,8 @@ impl Io {
         }
     }
 
-    /// The transport that moves the bytes, beneath meters and what was read again: for who moves them past this type, and
-    /// then tells [`Io::count_read`] and [`Io::count_written`].
+    /// The transport that moves the bytes, beneath meters and what was read again: for who moves them past this type,
+    /// and then tells [`Io::count_read`] and [`Io::count_written`].
     pub fn beneath(&self) -> &Io {
         match self {
             Io::Metered(metered) => metered.io.beneath(),

@@ -73,8 +73,8 @@ fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     server::serve(args, bootstrap).map_err(|error| error.to_string())
 }
 
-/// Takes as many file descriptors as the process may have: each connection is one, and systems start programs with 1,024, for
-/// those that call `select`.
+/// Takes as many file descriptors as the process may have: each connection is one, and systems start programs with
+/// 1,024, for those that call `select`.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

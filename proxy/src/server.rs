@@ -58,7 +58,8 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     let system = |what| move |source| StartError::System { what, source };
     let concurrency = args.concurrency.unwrap_or_else(default_concurrency).max(1);
     let runtime = local_runtime().map_err(system("runtime"))?;
-    // Before any socket is open: who sees that a port answers may send a signal at once, and without a handler it kills.
+    // Before any socket is open: who sees that a port answers may send a signal at once, and without a handler it
+    // kills.
     let signals = Signals::install(&runtime).map_err(system("signals"))?;
     let admin = match &bootstrap.admin {
         Some(admin) => Some(admin::server::bind(&admin.address).map_err(system("admin address"))?),

@@ -127,8 +127,8 @@ impl Worker {
         }
     }
 
-    /// The clusters of these names that this thread uses. Where those are fewer than the names it is all that it uses: to look
-    /// for ten thousand names that nobody uses here would take milliseconds.
+    /// The clusters of these names that this thread uses. Where those are fewer than the names it is all that it uses:
+    /// to look for ten thousand names that nobody uses here would take milliseconds.
     fn used<'a>(&self, names: impl ExactSizeIterator<Item = &'a Arc<str>>) -> Vec<Rc<WorkerCluster>> {
         let clusters = self.clusters.borrow();
         match names.len() < clusters.len() {
@@ -276,7 +276,8 @@ impl LocalEvent {
         .await;
     }
 
-    /// Has `waker` woken when the flag is set, as long as the registration lives. Where it is set already, nothing is kept.
+    /// Has `waker` woken when the flag is set, as long as the registration lives. Where it is set already, nothing is
+    /// kept.
     pub fn register(self: &Rc<Self>, waker: &Waker) -> Registration {
         let key = (!self.set.get()).then(|| self.wakers.borrow_mut().insert(waker.clone()));
         Registration { event: self.clone(), key }

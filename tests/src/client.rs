@@ -31,7 +31,8 @@ pub enum Step {
     Connect,
     /// Writes bytes.
     Send(Vec<u8>),
-    /// HTTP/2: writes bytes, unless the other side said GOAWAY or ended the connection: what it then does with them is chance.
+    /// HTTP/2: writes bytes, unless the other side said GOAWAY or ended the connection: what it then does with them is
+    /// chance.
     SendUnlessAway(Vec<u8>),
     /// HTTP/1: reads the next response, with those of 1xx before it; `true`: the request was HEAD.
     Response(bool),
@@ -217,8 +218,8 @@ fn handshake(error: &std::io::Error) -> String {
     }
 }
 
-/// HEADERS of a request for the authority `a.test`. A field that begins with `:` replaces the one that is there; with an
-/// empty value it removes it.
+/// HEADERS of a request for the authority `a.test`. A field that begins with `:` replaces the one that is there; with
+/// an empty value it removes it.
 pub fn h2_head(stream: u32, method: &str, path: &str, fields: &[(&str, &str)], end: bool) -> Vec<u8> {
     let mut all = vec![(":method", method), (":scheme", "http"), (":path", path), (":authority", "a.test")];
     for field in fields {

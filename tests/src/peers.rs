@@ -33,7 +33,8 @@ pub fn shipped(name: &str) -> Option<PathBuf> {
     std::env::var_os("OUTRIGGER_BIN_DIR").map(|directory| PathBuf::from(directory).join(name))
 }
 
-/// The sidecar, to be given its arguments: the release binary, or where that is not set `mesh`, the suites' own program.
+/// The sidecar, to be given its arguments: the release binary, or where that is not set `mesh`, the suites' own
+/// program.
 pub fn proxy(mesh: &str) -> Command {
     match shipped("outrigger-proxy") {
         Some(program) => Command::new(program),

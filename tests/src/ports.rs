@@ -7,8 +7,8 @@ use socket2::{Domain, Socket, Type};
 
 /// A port of 127.0.0.1 that nobody else gets while this value lives.
 ///
-/// The socket is bound and never listens: the kernel hands its port to no other `bind(0)`, refuses connections to it, and
-/// lets a child bind it too, because both set `SO_REUSEPORT`, as Envoy's listeners and ours do.
+/// The socket is bound and never listens: the kernel hands its port to no other `bind(0)`, refuses connections to it,
+/// and lets a child bind it too, because both set `SO_REUSEPORT`, as Envoy's listeners and ours do.
 #[derive(Debug)]
 pub struct Reserved {
     port: u16,
@@ -24,8 +24,9 @@ impl Reserved {
         Self::at(0)
     }
 
-    /// Reserves `count` free ports in a row, for programs that are told only the first. They are below those that the kernel
-    /// gives to clients, whose connections keep theirs for a minute after their end: a row of those is seldom free.
+    /// Reserves `count` free ports in a row, for programs that are told only the first. They are below those that the
+    /// kernel gives to clients, whose connections keep theirs for a minute after their end: a row of those is seldom
+    /// free.
     ///
     /// # Errors
     /// What the kernel says when no such row is found.

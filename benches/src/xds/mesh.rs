@@ -1,4 +1,5 @@
-//! A management server, and the mesh that it tells the proxy about: clusters by EDS, each with its endpoints and a route.
+//! A management server, and the mesh that it tells the proxy about: clusters by EDS, each with its endpoints and a
+//! route.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -89,7 +90,8 @@ impl Mesh {
         Arc::new(view)
     }
 
-    /// As `view`, but for the endpoint that traffic uses: all else is the same object, as a compiler of changes would leave it.
+    /// As `view`, but for the endpoint that traffic uses: all else is the same object, as a compiler of changes would
+    /// leave it.
     pub(crate) fn moved(&self, view: &View) -> Arc<View> {
         let mut view = view.clone();
         self.add(&mut view, Kind::Endpoints, "traffic", self.traffic().encode_to_vec());
@@ -252,7 +254,8 @@ impl Management {
         self.proxies.counts().values().map(|counts| counts.accepted).sum()
     }
 
-    /// Waits until at least so many responses were accepted, and nothing is on its way for a moment; since when that is so.
+    /// Waits until at least so many responses were accepted, and nothing is on its way for a moment; since when that is
+    /// so.
     async fn settled(&self, accepted: u64) -> anyhow::Result<Instant> {
         let deadline = Instant::now() + PATIENCE;
         let mut last = (0, Instant::now());

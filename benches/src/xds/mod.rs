@@ -1,6 +1,6 @@
-//! The command `xds`: what a configuration that comes by delta xDS costs while the proxy serves. Memory of a mesh of 2,000
-//! clusters at rest and after a hundred pushes that change all of it; CPU of a push of 10,000 clusters off the worker, and what
-//! traffic and the admin interface feel of it, on one core.
+//! The command `xds`: what a configuration that comes by delta xDS costs while the proxy serves. Memory of a mesh of
+//! 2,000 clusters at rest and after a hundred pushes that change all of it; CPU of a push of 10,000 clusters off the
+//! worker, and what traffic and the admin interface feel of it, on one core.
 
 mod mesh;
 mod traffic;

@@ -149,8 +149,8 @@ async fn exchange(stream: &mut TcpStream) -> anyhow::Result<char> {
     bail!("answered {:?}", String::from_utf8_lossy(&answer))
 }
 
-/// Asks until this upstream answers; how long after `began` that was. It asks now and then: as often as it can would be a
-/// load of its own.
+/// Asks until this upstream answers; how long after `began` that was. It asks now and then: as often as it can would be
+/// a load of its own.
 pub(crate) async fn until_answers(port: u16, letter: char, began: Instant) -> anyhow::Result<Duration> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     stream.set_nodelay(true)?;

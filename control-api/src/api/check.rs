@@ -22,11 +22,12 @@ pub struct Compiled {
     pub statuses: BTreeMap<Key, Status>,
 }
 
-/// Compiles the whole set. `before` is what was in force, `now` the time in seconds since 1970: a condition keeps the time of
-/// its last transition.
+/// Compiles the whole set. `before` is what was in force, `now` the time in seconds since 1970: a condition keeps the
+/// time of its last transition.
 ///
 /// # Errors
-/// What cannot be compiled. What was stored by another version, and is compiled at the start, is no error: it is left out.
+/// What cannot be compiled. What was stored by another version, and is compiled at the start, is no error: it is left
+/// out.
 pub(super) fn check(
     objects: &BTreeMap<Key, Held>,
     before: Option<&Compiled>,

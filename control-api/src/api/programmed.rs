@@ -1,8 +1,8 @@
 //! The condition `Programmed`: whether the proxies that are connected have what an object became.
 //!
-//! It comes from what they acknowledged: a proxy has an object if it has everything of the revision that wrote it. Reasons are
-//! those of the Gateway API, and of GEP-713 for policies. It is made when an object is read; [`Board`] remembers since when
-//! it says what it says, and tells watches when it says something else.
+//! It comes from what they acknowledged: a proxy has an object if it has everything of the revision that wrote it.
+//! Reasons are those of the Gateway API, and of GEP-713 for policies. It is made when an object is read; [`Board`]
+//! remembers since when it says what it says, and tells watches when it says something else.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

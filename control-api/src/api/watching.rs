@@ -1,8 +1,8 @@
 //! A watch: what is in force, then every change after it, read from the log, and objects whose conditions have changed.
 //!
-//! The log and not a queue for each watcher: one that comes back after a break goes on where it stopped, as long as the log
-//! reaches back that far. What is sent comes from one set in force, which a watch holds while its reader takes it; so a
-//! reader that takes nothing for [`SLOW`] has to begin anew.
+//! The log and not a queue for each watcher: one that comes back after a break goes on where it stopped, as long as the
+//! log reaches back that far. What is sent comes from one set in force, which a watch holds while its reader takes it;
+//! so a reader that takes nothing for [`SLOW`] has to begin anew.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -145,8 +145,8 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
     }
 }
 
-/// What the reader was told of the conditions of each object: hashes of types, statuses and reasons. Messages count proxies, and
-/// nobody watches for each of them.
+/// What the reader was told of the conditions of each object: hashes of types, statuses and reasons. Messages count
+/// proxies, and nobody watches for each of them.
 #[derive(Default)]
 struct Seen(BTreeMap<Key, u64>);
 

@@ -163,7 +163,8 @@ impl Writer {
         answer.await.map_err(|_| Refusal::Stopping)?
     }
 
-    /// Ends the thread after the writes that wait by now; whoever follows what is in force sees that its sender is gone.
+    /// Ends the thread after the writes that wait by now; whoever follows what is in force sees that its sender is
+    /// gone.
     pub async fn stop(&self) {
         // It has ended already.
         _ = self.commands.send(Command::Stop).await;

@@ -24,8 +24,8 @@ use crate::tls::{self, ClientTlsArgs};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
-/// After so long without a word the control plane is asked whether it is still there, and may take as long as that to answer: a
-/// watch waits without a limit, and a machine that disappears says nothing.
+/// After so long without a word the control plane is asked whether it is still there, and may take as long as that to
+/// answer: a watch waits without a limit, and a machine that disappears says nothing.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Where the control plane is.

@@ -25,8 +25,8 @@ pub struct GetArgs {
     /// Show what is, then every change as it happens, until interrupted.
     #[arg(short = 'w', long)]
     pub watch: bool,
-    /// With --watch and -o json or yaml: each object within its event, {"type": "ADDED", "object": ...}; else nothing tells
-    /// that one was deleted. Types are ADDED (what is, too), MODIFIED and DELETED.
+    /// With --watch and -o json or yaml: each object within its event, {"type": "ADDED", "object": ...}; else nothing
+    /// tells that one was deleted. Types are ADDED (what is, too), MODIFIED and DELETED.
     #[arg(long, requires = "watch")]
     pub output_watch_events: bool,
     /// In all namespaces.

@@ -1,5 +1,5 @@
-//! The command line: `outrigger serve`, and the commands of whoever uses it. These are a thin client of the control API:
-//! what they can do, any gRPC client can.
+//! The command line: `outrigger serve`, and the commands of whoever uses it. These are a thin client of the control
+//! API: what they can do, any gRPC client can.
 
 mod apply;
 mod connect;

@@ -20,7 +20,8 @@ use crate::model::{Key, Kind};
 pub(super) struct Texts(Vec<(String, String)>);
 
 impl Texts {
-    /// Reads each file, the YAML and JSON files of each directory in the order of their names, and standard input for `-`.
+    /// Reads each file, the YAML and JSON files of each directory in the order of their names, and standard input for
+    /// `-`.
     pub(super) fn read(names: &[PathBuf]) -> Result<Self, Failure> {
         let mut texts = Texts::default();
         for name in names {
@@ -49,7 +50,8 @@ impl Texts {
         Ok(())
     }
 
-    /// The objects in the texts. `namespace`: of those that name none; `done`: what is not done to any of them if one is wrong.
+    /// The objects in the texts. `namespace`: of those that name none; `done`: what is not done to any of them if one
+    /// is wrong.
     ///
     /// Every fault of form is named, with its place.
     pub(super) fn objects(&self, namespace: Option<&str>, done: &'static str) -> Result<Objects<'_>, Failure> {

@@ -1,4 +1,5 @@
-//! The routes of a port as one table: a virtual host for every authority, since what was called is known by its address.
+//! The routes of a port as one table: a virtual host for every authority, since what was called is known by its
+//! address.
 //!
 //! One route for each match, in the model's order. There is no route for the rest: what no rule takes is answered with
 //! 404. A port without routes has one, to its own instances.
@@ -299,8 +300,8 @@ fn retry_policy(rule: &RuleRetry, attempt: Duration, policy: &PolicyValues) -> O
     if !codes.is_empty() {
         on.push("retriable-status-codes");
     }
-    // An attempt whose time is over has no status that could be retried, though its caller gets a 504: it counts as reset. Who
-    // names 504 takes requests to be sent again that may have been processed.
+    // An attempt whose time is over has no status that could be retried, though its caller gets a 504: it counts as
+    // reset. Who names 504 takes requests to be sent again that may have been processed.
     let wider = [RetryCause::Reset, RetryCause::GatewayError, RetryCause::ServerError];
     if !attempt.is_zero() && codes.contains(&504) && !causes.iter().any(|cause| wider.contains(cause)) {
         on.push(token(RetryCause::Reset));
@@ -368,8 +369,8 @@ fn redirection(redirect: &Redirect, path: &PathMatch, service_port: u16) -> pb::
     }
 }
 
-/// The port that a redirect leads to: the one given, else the scheme's where there is a scheme, else the Service's. `None`
-/// where the authority stays as it is.
+/// The port that a redirect leads to: the one given, else the scheme's where there is a scheme, else the Service's.
+/// `None` where the authority stays as it is.
 fn target_port(redirect: &Redirect, service_port: u16) -> Option<u16> {
     match (redirect.port, redirect.scheme, &redirect.hostname) {
         (Some(port), ..) => Some(port),

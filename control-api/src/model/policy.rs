@@ -110,7 +110,8 @@ values! {
     max_duration: Duration = "connection.maxDuration";
     /// TCP keep-alive.
     tcp_keepalive: Keepalive = "connection.tcpKeepalive";
-    /// In place of the protocol that the port's `appProtocol` says; `None` is that one, whatever more general policies say.
+    /// In place of the protocol that the port's `appProtocol` says; `None` is that one, whatever more general policies
+    /// say.
     protocol: Option<Protocol> = "connection.protocol";
 }
 

@@ -25,8 +25,8 @@ pub struct Model {
     pub services: BTreeMap<Name, ServiceModel>,
     /// What became of each route and each policy.
     pub statuses: BTreeMap<Key, Status>,
-    /// Objects that are wrong in themselves: they were stored when they were not. They, or the rules that are wrong, are
-    /// left out.
+    /// Objects that are wrong in themselves: they were stored when they were not. They, or the rules that are wrong,
+    /// are left out.
     pub faults: BTreeMap<Key, Vec<Problem>>,
 }
 

@@ -129,8 +129,8 @@ pub(crate) fn header_name(text: &str) -> Result<(), &'static str> {
     right.then_some(()).ok_or("must be a header's name: 1 to 256 letters, digits and !#$%&'*+-.^_`|~")
 }
 
-/// Headers that say where a message ends, or that are for one connection: the proxy writes them for each side itself. Were
-/// another value put in their place, the next hop would see other messages than those that the proxy checked.
+/// Headers that say where a message ends, or that are for one connection: the proxy writes them for each side itself.
+/// Were another value put in their place, the next hop would see other messages than those that the proxy checked.
 const FRAMING: [&str; 9] = [
     "connection",
     "content-length",

@@ -1,5 +1,5 @@
-//! Every connection is a descriptor of the process. Where the system has none left, `accept` fails at once and the connection
-//! stays in the queue, so whoever asks again at once spins.
+//! Every connection is a descriptor of the process. Where the system has none left, `accept` fails at once and the
+//! connection stays in the queue, so whoever asks again at once spins.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;

@@ -128,8 +128,8 @@ pub(crate) enum Accepted {
     Unix(UnixListener, BackOff),
 }
 
-/// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody, and neither do many:
-/// who is quick is served while others that say nothing come and are ended.
+/// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody, and neither do
+/// many: who is quick is served while others that say nothing come and are ended.
 pub(crate) struct Handshakes {
     listener: TcpListener,
     back_off: BackOff,
@@ -248,8 +248,8 @@ impl Connected for Connection {
 }
 
 impl Connection {
-    /// What carries it, unless it is ended. Writes are told too: where the client takes nothing from its socket, HTTP/2 waits
-    /// to write, and does not read.
+    /// What carries it, unless it is ended. Writes are told too: where the client takes nothing from its socket, HTTP/2
+    /// waits to write, and does not read.
     fn transport(&mut self, context: &Context<'_>) -> std::io::Result<&mut Transport> {
         if self.cut.poll(context) {
             return Err(std::io::ErrorKind::ConnectionAborted.into());

@@ -1,4 +1,5 @@
-//! `outrigger serve`: one process that holds the store, compiles, and serves people by the control API and proxies by xDS.
+//! `outrigger serve`: one process that holds the store, compiles, and serves people by the control API and proxies by
+//! xDS.
 
 mod descriptors;
 mod listen;
@@ -116,7 +117,8 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     result
 }
 
-/// Every new set's views go to the xDS server. Ends when nothing writes any more; then `publish` is dropped, and the streams end.
+/// Every new set's views go to the xDS server. Ends when nothing writes any more; then `publish` is dropped, and the
+/// streams end.
 async fn hand_over(mut in_force: watch::Receiver<Arc<InForce>>, publish: watch::Sender<Arc<dyn Views>>) {
     while in_force.changed().await.is_ok() {
         let views = in_force.borrow_and_update().clone();

@@ -1,7 +1,7 @@
 //! Who may reach gRPC: whoever does may write policy for the whole mesh, and read all of it.
 //!
-//! So it fails closed. An address that others than this machine reach is served only if callers show a certificate; less
-//! than that has to be asked for by a flag that says what it does.
+//! So it fails closed. An address that others than this machine reach is served only if callers show a certificate;
+//! less than that has to be asked for by a flag that says what it does.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
-//! Responses that nobody reads. What a client does not read stays in the transport, which asks for nothing more then: nothing of
-//! the response runs any more, no time limit either. So somebody else looks whether it is still asked for more, and ends the
-//! connection; else a client could have the largest message kept for as long as it likes, by each of its streams.
+//! Responses that nobody reads. What a client does not read stays in the transport, which asks for nothing more then:
+//! nothing of the response runs any more, no time limit either. So somebody else looks whether it is still asked for
+//! more, and ends the connection; else a client could have the largest message kept for as long as it likes, by each of
+//! its streams.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::connection::Peer;
 const LOOK: Duration = Duration::from_secs(15);
 /// How often in a row the transport may not have asked. Counted, so that a machine that stood still ends nothing.
 const LOOKS: u32 = 4;
-/// The transport takes a message whole, however little of it may be sent, and then asks for the next: by pieces of this many
-/// bytes it asks when the one before is on its way.
+/// The transport takes a message whole, however little of it may be sent, and then asks for the next: by pieces of this
+/// many bytes it asks when the one before is on its way.
 const PIECE: usize = 16 << 10;
 
 /// Watches over the responses of `routes`, and adds the connections that it ends to `ended`.

@@ -4,8 +4,8 @@
 //! applied; all changes of a set are in force together or not at all, also after a crash. Beside what is in force there
 //! is a log of how it became so, by revision: watches read it, and it is bounded by dropping its oldest revisions.
 //!
-//! The database has one writer, so [`Store`] writes by `&mut self` and is owned by one thread (its calls block); readers
-//! of the log have a [`Log`] each.
+//! The database has one writer, so [`Store`] writes by `&mut self` and is owned by one thread (its calls block);
+//! readers of the log have a [`Log`] each.
 
 mod log;
 
@@ -116,8 +116,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the file `outrigger.redb` of the directory, both made if they are missing. The log is to hold `log_entries`
-    /// changes, and always the last set.
+    /// Opens the file `outrigger.redb` of the directory, both made if they are missing. The log is to hold
+    /// `log_entries` changes, and always the last set.
     ///
     /// # Errors
     /// Where the file cannot be opened, is in use or of another layout.

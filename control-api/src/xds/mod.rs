@@ -57,7 +57,8 @@ pub type View = BTreeMap<Kind, BTreeMap<Arc<str>, Arc<Resource>>>;
 
 /// What the compiler made of the whole mesh.
 pub trait Views: Send + Sync {
-    /// What `caller` is to have. What several nodes have in common they share; only the listeners and applications of a node are made for it.
+    /// What `caller` is to have. What several nodes have in common they share; only the listeners and applications of a
+    /// node are made for it.
     fn view(&self, caller: &Caller) -> Arc<View>;
 
     /// Whether nothing was ever applied. A client that has resources then has them from a store that is not this one.

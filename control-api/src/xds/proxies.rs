@@ -33,8 +33,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// The newest revision of which it has everything, and rejected nothing; 0 before the first. A kind that it needs and has not
-    /// asked for yet it does not have.
+    /// The newest revision of which it has everything, and rejected nothing; 0 before the first. A kind that it needs
+    /// and has not asked for yet it does not have.
     pub fn revision(&self) -> u64 {
         let kinds = self.needs.iter().chain(self.kinds.keys());
         kinds.map(|kind| self.kinds.get(kind).map_or(0, |status| status.revision)).min().unwrap_or_default()
@@ -121,7 +121,8 @@ impl Proxies {
         self.inner().counts.clone()
     }
 
-    /// Is marked when what [`Proxy::revision`] or [`Status::rejected`] say of any proxy changes, or the proxies themselves.
+    /// Is marked when what [`Proxy::revision`] or [`Status::rejected`] say of any proxy changes, or the proxies
+    /// themselves.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }

@@ -1,11 +1,11 @@
 //! What one xDS stream says and when: requests, views and time in, responses out, no I/O.
 //!
-//! One response per kind is in flight. Kinds wait for one another so that nothing breaks on the way from one view to the next:
-//! clusters and their endpoints go first; listeners and routes, which may name them, when the client has acknowledged
-//! those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this); clusters that are gone
-//! are taken away when the listeners and routes that named them have been replaced. In place of a rejected one a client goes
-//! on using what it had: clusters that it was told of by then stay until something in that place is accepted. Who does not
-//! answer is waited for [`PATIENCE`] long.
+//! One response per kind is in flight. Kinds wait for one another so that nothing breaks on the way from one view to
+//! the next: clusters and their endpoints go first; listeners and routes, which may name them, when the client has
+//! acknowledged those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this);
+//! clusters that are gone are taken away when the listeners and routes that named them have been replaced. In place of
+//! a rejected one a client goes on using what it had: clusters that it was told of by then stay until something in that
+//! place is accepted. Who does not answer is waited for [`PATIENCE`] long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use prost::Message;
 use super::subscription::{InFlight, Last, Resources, Subscription, Told};
 use super::{Resource, View};
 
-/// How long other kinds wait for the answer to a response: Envoy's default `initial_fetch_timeout`, after which a cluster stops warming.
+/// How long other kinds wait for the answer to a response: Envoy's default `initial_fetch_timeout`, after which a
+/// cluster stops warming.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The two ways to say what changed.
@@ -142,8 +143,9 @@ impl Session {
             subscription.answered(sent, request.error.as_deref(), self.nonces);
             answer = request.error.map_or(Answer::Accepted(version), Answer::Rejected);
         }
-        // A request with a stale nonce answers nothing, and is not answered before the response that it crossed is. What it
-        // wants is true all the same: a name that was dropped and taken up again meanwhile has to be sent again.
+        // A request with a stale nonce answers nothing, and is not answered before the response that it crossed is.
+        // What it wants is true all the same: a name that was dropped and taken up again meanwhile has to be sent
+        // again.
         match request.names {
             Names::Delta { subscribe, unsubscribe, versions } => {
                 subscription.change(kind, subscribe, unsubscribe, versions, resources);
@@ -168,8 +170,8 @@ impl Session {
         self.view.iter().filter(|(_, resources)| !resources.is_empty()).map(|(kind, _)| *kind).collect()
     }
 
-    /// Whether the client has asked for what it is to have of the kind. A view with listeners was made for this client, and
-    /// holds what they name; who brings its listeners itself takes of the rest what it likes.
+    /// Whether the client has asked for what it is to have of the kind. A view with listeners was made for this client,
+    /// and holds what they name; who brings its listeners itself takes of the rest what it likes.
     fn has(&self, kind: Kind) -> bool {
         let there = self.view.get(&kind).filter(|there| !there.is_empty());
         let Some((there, subscription)) = there.zip(self.subscriptions.get(&kind)) else { return true };
@@ -177,16 +179,16 @@ impl Session {
         subscription.opened && (!made_for_it || there.keys().all(|name| subscription.told.contains_key(name)))
     }
 
-    /// The version of all that the client has of the kind, where it is what it is to have: a client that comes back says
-    /// what it has, and is sent nothing if that is so.
+    /// The version of all that the client has of the kind, where it is what it is to have: a client that comes back
+    /// says what it has, and is sent nothing if that is so.
     pub(super) fn held(&self, kind: Kind) -> Option<Arc<str>> {
         let subscription = self.subscriptions.get(&kind)?;
         let waits = subscription.in_flight.is_some() || subscription.due() || !subscription.gone.is_empty();
         (!waits && !subscription.told.is_empty()).then(|| subscription.version())
     }
 
-    /// Whether the client came with other resources of the kind than it is to have. `version`: what it says to have of all of
-    /// them, by state of the world; empty if nothing.
+    /// Whether the client came with other resources of the kind than it is to have. `version`: what it says to have of
+    /// all of them, by state of the world; empty if nothing.
     pub(super) fn came_with_others(&self, kind: Kind, version: &str) -> bool {
         let none = Resources::new();
         let there = self.view.get(&kind).unwrap_or(&none);
@@ -221,8 +223,8 @@ impl Session {
         self.respond(kind, removals, now)
     }
 
-    /// When [`Session::next`] is to be asked again though nothing came: the end of the patience with a response that others
-    /// wait for, or with a client that does not ask for what a removal waits for.
+    /// When [`Session::next`] is to be asked again though nothing came: the end of the patience with a response that
+    /// others wait for, or with a client that does not ask for what a removal waits for.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let waits = |subscription: &Subscription| {
             subscription.in_flight.is_none() && (subscription.due() || !subscription.gone.is_empty())
@@ -268,15 +270,15 @@ impl Session {
         }
     }
 
-    /// In place of what it rejected, a client uses what it had, which may name any cluster that it had then: those that the
-    /// first so many responses told of.
+    /// In place of what it rejected, a client uses what it had, which may name any cluster that it had then: those that
+    /// the first so many responses told of.
     fn rejected_until(&self) -> Option<u64> {
         let users = [Kind::Listener, Kind::Routes].into_iter().filter_map(|kind| self.subscriptions.get(&kind));
         users.flat_map(|subscription| subscription.refused.values().copied()).max()
     }
 
-    /// Whether the client has asked for all listeners and routes that it is to have in place of those that name what is gone
-    /// of `kind`. On a stream of one kind nobody can tell.
+    /// Whether the client has asked for all listeners and routes that it is to have in place of those that name what is
+    /// gone of `kind`. On a stream of one kind nobody can tell.
     fn replaced(&self, kind: Kind, now: Instant) -> bool {
         let waited = |subscription: &Subscription| subscription.gone_since.is_some_and(|since| now >= since + PATIENCE);
         !self.aggregated || self.has(Kind::Listener) && self.has(Kind::Routes) || self.is(kind, waited)
@@ -337,8 +339,8 @@ impl Session {
         Some(Response { kind, nonce, version, resources, removed })
     }
 
-    /// A client warms a changed cluster until its endpoints come, also if they are the same; being subscribed to them already,
-    /// it does not ask for them.
+    /// A client warms a changed cluster until its endpoints come, also if they are the same; being subscribed to them
+    /// already, it does not ask for them.
     fn owe_endpoints(&mut self, clusters: &[Arc<Resource>]) {
         let Some(subscription) = self.subscriptions.get_mut(&Kind::Endpoints).filter(|endpoints| endpoints.opened)
         else {

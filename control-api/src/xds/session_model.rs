@@ -1,5 +1,5 @@
-//! A random series of views, subscriptions, answers, reconnects and time, against a client that only does what it is told:
-//! in the end it has what the view says.
+//! A random series of views, subscriptions, answers, reconnects and time, against a client that only does what it is
+//! told: in the end it has what the view says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -61,8 +61,8 @@ struct Client {
     has: BTreeMap<Kind, BTreeMap<String, String>>,
     unanswered: BTreeMap<Kind, Response>,
     nonces: BTreeMap<Kind, String>,
-    /// What it rejected on this stream, and was not replaced since: in its place it uses what it had, which may name the
-    /// clusters that it had then.
+    /// What it rejected on this stream, and was not replaced since: in its place it uses what it had, which may name
+    /// the clusters that it had then.
     rejected: BTreeMap<Kind, BTreeMap<String, BTreeSet<String>>>,
 }
 
@@ -191,7 +191,8 @@ impl Client {
                 (self.nonces.get(&kind).cloned().unwrap_or_default(), Names::All(self.names(kind)))
             }
         };
-        // While a response is not answered, what a state-of-the-world client sends crosses it: its nonce is the one before.
+        // While a response is not answered, what a state-of-the-world client sends crosses it: its nonce is the one
+        // before.
         self.session.request(kind, Request { nonce, error: None, names });
     }
 
@@ -210,8 +211,8 @@ impl Client {
         }
     }
 
-    /// What the view says that the client is to have. Without removals on the wire, what went may stay; and clusters with their
-    /// endpoints, while what was rejected may name them.
+    /// What the view says that the client is to have. Without removals on the wire, what went may stay; and clusters
+    /// with their endpoints, while what was rejected may name them.
     fn check(&self) -> Result<(), TestCaseError> {
         let kept = self.kept_clusters();
         for kind in Kind::ALL {

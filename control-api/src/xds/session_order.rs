@@ -122,7 +122,8 @@ impl Client {
             self.has.get_mut(&Routes).unwrap().retain(|name, _| wanted.contains(name));
             self.subscribed = wanted;
         }
-        // A change of the subscription does not answer: delta says so, the other protocol by the newest nonce that it had.
+        // A change of the subscription does not answer: delta says so, the other protocol by the newest nonce that it
+        // had.
         let nonce = match (nonce, self.protocol) {
             (Some(nonce), _) => nonce,
             (None, Protocol::Delta) => String::new(),

@@ -1,5 +1,5 @@
-//! The streams of one session: frames in and out. A response is made when the transport asks for one, so a client that reads
-//! slowly makes nothing pile up here.
+//! The streams of one session: frames in and out. A response is made when the transport asks for one, so a client that
+//! reads slowly makes nothing pile up here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -277,8 +277,8 @@ impl<M: Messages> Serve<M> {
         Poll::Ready(None)
     }
 
-    /// `None`: a type that is not served, on a stream that carries all. Who configures it beside ours (runtime, secrets) is
-    /// to have the rest; it waits for that one as it would for a control plane that does not answer.
+    /// `None`: a type that is not served, on a stream that carries all. Who configures it beside ours (runtime,
+    /// secrets) is to have the rest; it waits for that one as it would for a control plane that does not answer.
     fn kind(&self, type_url: &str) -> Result<Option<Kind>, Status> {
         match (self.only, Kind::from_type_url(type_url)) {
             (Some(only), kind) if type_url.is_empty() || kind == Some(only) => Ok(Some(only)),

@@ -414,7 +414,8 @@ async fn a_stream_without_a_request_ends_after_a_while() {
     let mut client = ClusterDiscoveryServiceClient::new(control.channel.clone());
     let mut responses = client.stream_clusters(tokio_stream::pending()).await.unwrap().into_inner();
     tokio::time::pause();
-    // The clock runs on whenever nothing else can, also while bytes are on their way: many steps, with a look at them after each.
+    // The clock runs on whenever nothing else can, also while bytes are on their way: many steps, with a look at them
+    // after each.
     let patience = async {
         for _ in 0..100_000 {
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -71,7 +71,8 @@ pub(super) struct Subscription {
     pub(super) gone: BTreeSet<Arc<str>>,
     /// Since when some are gone.
     pub(super) gone_since: Option<Instant>,
-    /// Told, and rejected: what the client uses in their place, if anything, is older than so many responses of the stream.
+    /// Told, and rejected: what the client uses in their place, if anything, is older than so many responses of the
+    /// stream.
     pub(super) refused: BTreeMap<Arc<str>, u64>,
     /// A first answer is owed even if there is nothing to say in it: a client that starts waits for it.
     pub(super) answer: bool,
@@ -140,8 +141,8 @@ impl Subscription {
         self.in_flight.is_none() && !self.due() && self.gone.is_empty() && self.refused.is_empty()
     }
 
-    /// The client has answered `sent`, when there had been `responses` on the stream. What it does not name in its error it
-    /// has taken; if it names nothing, none of it.
+    /// The client has answered `sent`, when there had been `responses` on the stream. What it does not name in its
+    /// error it has taken; if it names nothing, none of it.
     pub(super) fn answered(&mut self, sent: InFlight, error: Option<&str>, responses: u64) {
         let (mut refused, taken): (Vec<_>, Vec<_>) =
             sent.names.into_iter().partition(|name| error.is_some_and(|error| mentions(error, name)));

@@ -1,5 +1,5 @@
-//! The shop: three small services, of which each process of this program is one instance of one. They know nothing of the mesh:
-//! `orders` calls the other two at addresses that it is given.
+//! The shop: three small services, of which each process of this program is one instance of one. They know nothing of
+//! the mesh: `orders` calls the other two at addresses that it is given.
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! A whole mesh on one machine: a control plane and a shop of three services, each instance with its own sidecar, every one its
-//! own process, and a script that shows what the mesh does when things change and fail.
+//! A whole mesh on one machine: a control plane and a shop of three services, each instance with its own sidecar, every
+//! one its own process, and a script that shows what the mesh does when things change and fail.
 //!
 //! The program is all of them: it starts itself again as `proxy`, `control` and `app`.
 
@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-/// Runs a whole mesh on this machine and shows what it does: traffic is shifted, instances fail and slow down, a circuit breaker
-/// trips, the control plane is killed. Needs no privileges and no fixed ports.
+/// Runs a whole mesh on this machine and shows what it does: traffic is shifted, instances fail and slow down, a
+/// circuit breaker trips, the control plane is killed. Needs no privileges and no fixed ports.
 #[derive(Debug, Parser)]
 #[command(
     name = "outrigger-demo",

@@ -1,5 +1,6 @@
-//! Free ports for programs that are told theirs. They are taken below the range from which the kernel gives ports to outgoing
-//! connections, so that one which is free for a moment (the control plane is restarted) is not lost to one of those.
+//! Free ports for programs that are told theirs. They are taken below the range from which the kernel gives ports to
+//! outgoing connections, so that one which is free for a moment (the control plane is restarted) is not lost to one of
+//! those.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! The customers of the shop: a steady rate of requests that waits for nobody, so that slow answers do not make it slower.
+//! The customers of the shop: a steady rate of requests that waits for nobody, so that slow answers do not make it
+//! slower.
 
 use std::cell::RefCell;
 use std::rc::Rc;

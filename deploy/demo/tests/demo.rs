@@ -1,5 +1,5 @@
-//! The demo as a stranger runs it: it shows every step, nothing fails, the commands that it prints work, and it leaves nothing
-//! behind, however it ends.
+//! The demo as a stranger runs it: it shows every step, nothing fails, the commands that it prints work, and it leaves
+//! nothing behind, however it ends.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

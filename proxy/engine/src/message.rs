@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-/// Whether a header's name is a token (RFC 9110, section 5.6.2): the crate takes a quotation mark for one of its characters.
+/// Whether a header's name is a token (RFC 9110, section 5.6.2): the crate takes a quotation mark for one of its
+/// characters.
 pub fn is_token(name: &HeaderName) -> bool {
     memchr::memchr(b'"', name.as_str().as_bytes()).is_none()
 }
@@ -86,8 +87,8 @@ pub struct ResponseHead {
     pub headers: Headers,
 }
 
-/// A list of header fields in the order of the wire. Names are lower case, as `HeaderName` keeps them; how the peer spelled
-/// them is beside the list, where somebody asked for it.
+/// A list of header fields in the order of the wire. Names are lower case, as `HeaderName` keeps them; how the peer
+/// spelled them is beside the list, where somebody asked for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     fields: Vec<(HeaderName, HeaderValue)>,
@@ -160,7 +161,8 @@ impl Headers {
         self.fields.iter().filter(move |(n, _)| n == name).map(|(_, v)| v)
     }
 
-    /// The one value of `name`: where there are more, they become one first, with commas between them (RFC 9110, section
+    /// The one value of `name`: where there are more, they become one first, with commas between them (RFC 9110,
+    /// section
     /// 5.3), in the place of the first. Who believes a header must not see only a part of it: what a proxy in front of us
     /// adds may stand in a line of its own. Empty values say nothing, and leave no comma.
     pub fn fold(&mut self, name: &HeaderName) -> Option<&HeaderValue> {

@@ -46,7 +46,8 @@ impl LocalReply {
         self
     }
 
-    /// Head and body for the client that sent `request`: a gRPC client gets a trailers-only response with a gRPC status.
+    /// Head and body for the client that sent `request`: a gRPC client gets a trailers-only response with a gRPC
+    /// status.
     pub fn into_response(self, request: Option<&RequestHead>, protocol: Protocol) -> (ResponseHead, Bytes) {
         let mut headers = self.headers;
         if request.is_some_and(is_grpc) {

@@ -1,5 +1,5 @@
-//! Headers of which Envoy keeps one field at most: when such a field is repeated or appended to, the value joins the first
-//! one, after a comma. Of every other header each field stands for itself.
+//! Headers of which Envoy keeps one field at most: when such a field is repeated or appended to, the value joins the
+//! first one, after a comma. Of every other header each field stands for itself.
 
 /// In requests, in order.
 pub(crate) const OF_REQUESTS: &[&str] = &[

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::message::Protocol;
 
-/// Envoy's response flags, as a set that knows which came first: `%RESPONSE_FLAGS%` prints them in that order, `-` for none.
+/// Envoy's response flags, as a set that knows which came first: `%RESPONSE_FLAGS%` prints them in that order, `-` for
+/// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResponseFlags {
     bits: u32,

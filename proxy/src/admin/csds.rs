@@ -1,5 +1,5 @@
-//! CSDS (`envoy.service.status.v3.ClientStatusDiscoveryService`): what became of each resource that came by discovery, for
-//! tools such as `grpcdebug`. Both methods answer each request with the state as it is then.
+//! CSDS (`envoy.service.status.v3.ClientStatusDiscoveryService`): what became of each resource that came by discovery,
+//! for tools such as `grpcdebug`. Both methods answer each request with the state as it is then.
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -76,8 +76,8 @@ impl Printer {
         Ok(any)
     }
 
-    /// Makes a message fit to be seen: secrets are replaced, and what an `Any` of an unknown type holds becomes a struct
-    /// with the type and the bytes in base64, for JSON has no other way to show it.
+    /// Makes a message fit to be seen: secrets are replaced, and what an `Any` of an unknown type holds becomes a
+    /// struct with the type and the bytes in base64, for JSON has no other way to show it.
     pub(super) fn clean(&self, message: &mut DynamicMessage) -> Result<(), JsonError> {
         let descriptor = message.descriptor();
         if descriptor.full_name() == ANY {

@@ -1,8 +1,8 @@
 //! The admin interface: Envoy's endpoints with Envoy's answers, for operators, `istioctl`, pilot-agent and scrapers.
 //!
 //! [`handle`] knows nothing of transports: the control thread serves it through the same codec as any listener. Long
-//! answers (`/stats`, `/config_dump`) take milliseconds to make, so it is called on a thread that may be busy. What changes
-//! something is POST only, so that a link or a crawler cannot do it.
+//! answers (`/stats`, `/config_dump`) take milliseconds to make, so it is called on a thread that may be busy. What
+//! changes something is POST only, so that a link or a crawler cannot do it.
 #![cfg_attr(
     not(test),
     deny(

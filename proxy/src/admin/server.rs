@@ -1,8 +1,9 @@
-//! The admin interface on a socket: the control thread serves it by the same codecs as any listener. HTTP/2 is there for
-//! gRPC ([`csds`]), and answers the rest just as well.
+//! The admin interface on a socket: the control thread serves it by the same codecs as any listener. HTTP/2 is there
+//! for gRPC ([`csds`]), and answers the rest just as well.
 //!
-//! Whoever reaches it costs a bounded amount, for a bounded time: so many connections at a time ([`MAX_CONNECTIONS`], others
-//! wait in the kernel's queue), and for each thing that a client may do slowly a limit ([`IDLE`], [`REQUEST`], [`ANSWER`]).
+//! Whoever reaches it costs a bounded amount, for a bounded time: so many connections at a time ([`MAX_CONNECTIONS`],
+//! others wait in the kernel's queue), and for each thing that a client may do slowly a limit ([`IDLE`], [`REQUEST`],
+//! [`ANSWER`]).
 
 use std::future::poll_fn;
 use std::io;
@@ -34,8 +35,8 @@ const MAX_BODY: usize = 64 << 10;
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a connection may be without a request: until the head of its first one is complete, and from the answer to one
-/// to the head of the next.
+/// How long a connection may be without a request: until the head of its first one is complete, and from the answer to
+/// one to the head of the next.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 /// How long the body of a request may take.

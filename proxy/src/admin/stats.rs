@@ -158,8 +158,8 @@ pub(super) fn stats(state: &dyn AdminState, query: &Query) -> Response {
 type Texts = [(String, Arc<str>)];
 type Histograms = [(String, Unit, Snapshot)];
 
-/// Envoy's lines. A pair in a histogram's line is the value of the last interval and that since the start; no interval is
-/// kept here, which is what `nan` says.
+/// Envoy's lines. A pair in a histogram's line is the value of the last interval and that since the start; no interval
+/// is kept here, which is what `nan` says.
 fn text(texts: &Texts, numbers: &[(String, u64)], histograms: &Histograms) -> Response {
     let mut text = String::with_capacity(numbers.len().saturating_mul(64));
     for (name, word) in texts {

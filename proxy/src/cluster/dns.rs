@@ -1,9 +1,9 @@
 //! Names become hosts: `STRICT_DNS` and `LOGICAL_DNS`.
 //!
-//! Every name of a cluster is a task on the control thread, which asks, publishes the hosts, and sleeps until the answer
-//! is stale. What a server *says* counts, also that there is no such name; that a server says nothing (or that it
-//! failed) changes nothing: the hosts stay as they were, those of one family if the server failed only for that one. All clusters that ask the same servers share one resolver, and
-//! only so many queries are under way at a time.
+//! Every name of a cluster is a task on the control thread, which asks, publishes the hosts, and sleeps until the
+//! answer is stale. What a server *says* counts, also that there is no such name; that a server says nothing (or that
+//! it failed) changes nothing: the hosts stay as they were, those of one family if the server failed only for that one.
+//! All clusters that ask the same servers share one resolver, and only so many queries are under way at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

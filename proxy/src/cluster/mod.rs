@@ -125,12 +125,13 @@ impl WorkerCluster {
         host
     }
 
-    /// The pool to `host` for a request of `priority` that came by `downstream`, and with the SNI that the request decides.
-    /// Each priority has connections of its own, as in Envoy: those of one never take the other's places.
+    /// The pool to `host` for a request of `priority` that came by `downstream`, and with the SNI that the request
+    /// decides. Each priority has connections of its own, as in Envoy: those of one never take the other's places.
     ///
     /// # Errors
     ///
-    /// [`PoolError::PoolOverflow`]: it would be one pool more than `max_connection_pools`, and none of the host's is idle.
+    /// [`PoolError::PoolOverflow`]: it would be one pool more than `max_connection_pools`, and none of the host's is
+    /// idle.
     pub fn pool(
         self: &Rc<Self>,
         host: &Arc<Host>,

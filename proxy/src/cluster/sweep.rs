@@ -1,6 +1,6 @@
-//! The look-out over idle connections: those that the peer closed, and those that were idle for too long or are too old, go.
-//! A worker has one timer for all its clusters, which runs as long as one of them has a connection: a proxy of two thousand
-//! quiet clusters wakes twice a second, not four thousand times.
+//! The look-out over idle connections: those that the peer closed, and those that were idle for too long or are too
+//! old, go. A worker has one timer for all its clusters, which runs as long as one of them has a connection: a proxy of
+//! two thousand quiet clusters wakes twice a second, not four thousand times.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -29,7 +29,8 @@ impl Sweeper {
     pub(super) fn watch(self: &Rc<Self>, cluster: &Rc<WorkerCluster>) {
         self.clusters.borrow_mut().push(Rc::downgrade(cluster));
         if !self.running.replace(true) {
-            // To look at a connection spends of what tokio grants a task, and one that was not looked at would pass for alive.
+            // To look at a connection spends of what tokio grants a task, and one that was not looked at would pass for
+            // alive.
             spawn_local(unconstrained(self.clone().run()));
         }
     }

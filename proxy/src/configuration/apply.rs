@@ -1,5 +1,6 @@
-//! Updates become what is in force. This computes (decoding, converting, hashing) and binds sockets, so it runs beside the
-//! control thread, one step at a time: [`Applier`] goes to a thread of the builder pool with each step and comes back.
+//! Updates become what is in force. This computes (decoding, converting, hashing) and binds sockets, so it runs beside
+//! the control thread, one step at a time: [`Applier`] goes to a thread of the builder pool with each step and comes
+//! back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -42,8 +43,8 @@ pub(super) const SLICE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Progress {
     origin: Origin,
-    /// All of them, to the end: were each freed when it is applied, what is made of it would stand in the gaps between those
-    /// that are left, and hardly a page could be given back.
+    /// All of them, to the end: were each freed when it is applied, what is made of it would stand in the gaps between
+    /// those that are left, and hardly a page could be given back.
     resources: Vec<Resource>,
     applied: usize,
     /// Whether it frees much.

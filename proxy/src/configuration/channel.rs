@@ -40,9 +40,9 @@ pub enum Content {
 pub struct Feed(mpsc::Sender<Push>);
 
 impl Feed {
-    /// Has an `update` from `origin` applied, and says what was rejected: resources of it, and those that came with it and
-    /// were `unreadable`. Updates of one kind from one source are to be applied one after the other. `None` while the
-    /// process ends.
+    /// Has an `update` from `origin` applied, and says what was rejected: resources of it, and those that came with it
+    /// and were `unreadable`. Updates of one kind from one source are to be applied one after the other. `None` while
+    /// the process ends.
     ///
     /// Endpoints do not wait for updates of other kinds that came before.
     ///
@@ -55,9 +55,9 @@ impl Feed {
         self.push(origin, Content::Update(update, unreadable)).await
     }
 
-    /// Notes that the resources `names` of `kind` (an empty name: all of them) cannot be had from `origin` at present: it is
-    /// counted (`update_failure`), logged, and shown with each of them until an update has it. What is in force stays, and
-    /// who waits goes on waiting. `None` while the process ends.
+    /// Notes that the resources `names` of `kind` (an empty name: all of them) cannot be had from `origin` at present:
+    /// it is counted (`update_failure`), logged, and shown with each of them until an update has it. What is in force
+    /// stays, and who waits goes on waiting. `None` while the process ends.
     pub async fn fail(&self, origin: Origin, kind: Kind, names: Vec<String>, reason: String) -> Option<()> {
         self.push(origin, Content::Failure { kind, names, reason }).await.map(|_| ())
     }
@@ -80,8 +80,8 @@ pub fn pushes() -> (Feed, mpsc::Receiver<Push>) {
     (Feed(send), receive)
 }
 
-/// The channel of interests: for the configuration task, and for the xDS client. Names come in the order in which they are
-/// wanted; one that is not wanted any more and wanted again at once comes twice.
+/// The channel of interests: for the configuration task, and for the xDS client. Names come in the order in which they
+/// are wanted; one that is not wanted any more and wanted again at once comes twice.
 pub fn interests() -> (mpsc::UnboundedSender<Interest>, mpsc::UnboundedReceiver<Interest>) {
     mpsc::unbounded_channel()
 }

@@ -1,4 +1,5 @@
-//! Resources in files: each file holds a `DiscoveryResponse`, as YAML or JSON, and is read when it is replaced ([`watch`]).
+//! Resources in files: each file holds a `DiscoveryResponse`, as YAML or JSON, and is read when it is replaced
+//! ([`watch`]).
 //!
 //! A file that cannot be read or parsed changes nothing: what came of it before serves on. It is reported as a failure,
 //! once, until it can be read again.
@@ -60,8 +61,8 @@ impl Files {
         Files { feed, stats, watcher: Watcher::new(), named: RefCell::default() }
     }
 
-    /// Keeps every resource of a file in force: what is not in it any more is removed. Where there is nothing to be read
-    /// after `limit`, the start does not wait any longer.
+    /// Keeps every resource of a file in force: what is not in it any more is removed. Where there is nothing to be
+    /// read after `limit`, the start does not wait any longer.
     pub(super) fn watch_all(&self, kind: Kind, source: Arc<FileSource>, limit: Option<Duration>) {
         let answered = Rc::new(Cell::new(false));
         let origin = Origin::Path(source.clone());
@@ -231,8 +232,8 @@ impl Watched {
         Watched { kind, path, watch, content: None, failure: None }
     }
 
-    /// The content of the file when it is another than before, or why it cannot be read when that is news. Nothing is lost
-    /// where this is dropped and called again.
+    /// The content of the file when it is another than before, or why it cannot be read when that is news. Nothing is
+    /// lost where this is dropped and called again.
     async fn next(&mut self) -> Result<DiscoveryFile, String> {
         loop {
             // First, so that nothing is missed.

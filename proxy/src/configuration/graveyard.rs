@@ -1,6 +1,6 @@
-//! What has been replaced and may still be in use by a worker: a route table by a request, a cluster by a pool. To free ten
-//! thousand clusters takes milliseconds, and a worker that happens to be the last one to let go shall not spend them. So the
-//! configuration keeps each of them until nobody else does, and frees it beside the control thread.
+//! What has been replaced and may still be in use by a worker: a route table by a request, a cluster by a pool. To free
+//! ten thousand clusters takes milliseconds, and a worker that happens to be the last one to let go shall not spend
+//! them. So the configuration keeps each of them until nobody else does, and frees it beside the control thread.
 
 use std::any::Any;
 use std::sync::Arc;

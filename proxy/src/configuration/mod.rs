@@ -65,8 +65,8 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// Takes in what the bootstrap configures: sockets are bound, logs and certificates read. What is asked of management
-    /// servers goes to `interests`; files are watched here.
+    /// Takes in what the bootstrap configures: sockets are bound, logs and certificates read. What is asked of
+    /// management servers goes to `interests`; files are watched here.
     pub fn new(
         process: Arc<Process>,
         clusters: Vec<Arc<Cluster>>,
@@ -95,8 +95,8 @@ impl Configuration {
     }
 
     /// Applies what comes, to the end of the process. Workers accept connections when the clusters and listeners of the
-    /// bootstrap, and the first ones of its dynamic sources, are there. `begun` is told when what the bootstrap configures is
-    /// in force, as far as it waits for nothing.
+    /// bootstrap, and the first ones of its dynamic sources, are there. `begun` is told when what the bootstrap
+    /// configures is in force, as far as it waits for nothing.
     pub async fn run(self, names: Rc<DnsResolver>, begun: oneshot::Sender<()>) {
         let Configuration { mut applier, process, feed, mut pushes, interests, mut awaited, files } = self;
         let dynamic = !awaited.is_empty();
@@ -169,8 +169,8 @@ impl Configuration {
     }
 }
 
-/// Does one step beside the control thread: `job`, or as many slices of it as it takes until it `gives_way`. The names of the
-/// clusters `resolved` have had their first answers. `later`: what is missing may come later.
+/// Does one step beside the control thread: `job`, or as many slices of it as it takes until it `gives_way`. The names
+/// of the clusters `resolved` have had their first answers. `later`: what is missing may come later.
 fn one_step(
     applier: &mut Applier,
     job: Option<Job>,

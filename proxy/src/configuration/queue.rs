@@ -1,6 +1,6 @@
-//! What waits to be applied. Ten thousand clusters take half a second, and an endpoint that has gone must not be used so long: so
-//! updates are applied a slice at a time, and between two slices it can be the turn of endpoints, which clusters in force
-//! take at once. All else keeps its order, and is in force as a whole when its last slice is applied.
+//! What waits to be applied. Ten thousand clusters take half a second, and an endpoint that has gone must not be used
+//! so long: so updates are applied a slice at a time, and between two slices it can be the turn of endpoints, which
+//! clusters in force take at once. All else keeps its order, and is in force as a whole when its last slice is applied.
 
 use std::collections::VecDeque;
 
@@ -29,7 +29,8 @@ impl Job {
     }
 }
 
-/// See the module. A source brings the next update of a kind after the outcome of the one before, so this does not grow.
+/// See the module. A source brings the next update of a kind after the outcome of the one before, and says once of each
+/// name that it cannot be had: this holds no more than there are names.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// In turn, so that a large one holds up no small one of another source.

@@ -84,7 +84,8 @@ struct Entry {
 }
 
 impl Record {
-    /// Every resource of a kind, by name, and what was asked for by name and did not come; a name that comes from several sources is there several times.
+    /// Every resource of a kind, by name, and what was asked for by name and did not come; a name that comes from
+    /// several sources is there several times.
     pub fn of(&self, kind: Kind) -> Vec<(String, Status)> {
         let inner = self.lock();
         let all = inner.kinds.get(&kind).into_iter().flatten();

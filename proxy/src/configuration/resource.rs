@@ -1,5 +1,5 @@
-//! From a resource's bytes to what runs: the model, and what belongs to it and touches the world (TLS contexts, bodies in
-//! files). Every reason against it is gathered; one is enough to refuse it.
+//! From a resource's bytes to what runs: the model, and what belongs to it and touches the world (TLS contexts, bodies
+//! in files). Every reason against it is gathered; one is enough to refuse it.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;

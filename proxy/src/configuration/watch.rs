@@ -1,13 +1,13 @@
-//! Which files may have changed: one inotify instance for all of them, since a user has few (128 by default, for all the
-//! pods of a node that run as this user).
+//! Which files may have changed: one inotify instance for all of them, since a user has few (128 by default, for all
+//! the pods of a node that run as this user).
 //!
-//! A path is watched where its names are looked up: in the directory of the file, and in those of each directory and each
-//! symbolic link on the way. So any way of replacing it is noticed: written over, renamed into place, its directory
-//! renamed, a link exchanged, as Kubernetes does with mounted configuration (`..data`). What is not there yet is waited for
-//! in the last directory that is.
+//! A path is watched where its names are looked up: in the directory of the file, and in those of each directory and
+//! each symbolic link on the way. So any way of replacing it is noticed: written over, renamed into place, its
+//! directory renamed, a link exchanged, as Kubernetes does with mounted configuration (`..data`). What is not there yet
+//! is waited for in the last directory that is.
 //!
-//! Where a directory cannot be watched, the file is read once a second; and as often as `poll_interval` says, which is for
-//! file systems that tell nothing (NFS).
+//! Where a directory cannot be watched, the file is read once a second; and as often as `poll_interval` says, which is
+//! for file systems that tell nothing (NFS).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -214,8 +214,8 @@ impl Inner {
     }
 }
 
-/// Where a path is looked up: each name on the way, those of symbolic links included, and the directory that it is in. Ends
-/// at the first name that is missing.
+/// Where a path is looked up: each name on the way, those of symbolic links included, and the directory that it is in.
+/// Ends at the first name that is missing.
 fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
     let reversed = |path: &Path| -> Vec<OsString> {
         path.components().rev().map(|component| component.as_os_str().to_owned()).collect()

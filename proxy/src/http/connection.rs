@@ -1,6 +1,6 @@
 //! A downstream connection that speaks HTTP: what its requests share, its time limits, and which codec it is. How its
-//! requests come and how it ends is another matter with each of the two: one after the other ([`http1`]) or side by side
-//! ([`http2`]).
+//! requests come and how it ends is another matter with each of the two: one after the other ([`http1`]) or side by
+//! side ([`http2`]).
 
 mod http1;
 mod http2;
@@ -110,8 +110,8 @@ impl HttpContext {
         self.unread.set(true);
     }
 
-    /// When a connection that has nothing to do ends, and why. While the process drains that is at once; a new connection's
-    /// first request may be on its way.
+    /// When a connection that has nothing to do ends, and why. While the process drains that is at once; a new
+    /// connection's first request may be on its way.
     fn ends_at(&self, idle_since: Instant) -> Option<(Instant, Why)> {
         let idle = self.hcm.idle_timeout.map(|timeout| (idle_since + timeout, Why::Idle));
         let drain = self.worker.drain().is_set().then(|| match self.requests.get() {
@@ -152,7 +152,8 @@ impl HttpContext {
     }
 }
 
-/// What tells HTTP/2 from HTTP/1: the begin of its connection preface (RFC 9113, section 3.4). The codec judges the rest.
+/// What tells HTTP/2 from HTTP/1: the begin of its connection preface (RFC 9113, section 3.4). The codec judges the
+/// rest.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// What a connection counts as long as it is open; it settles its accounts also if it is cut off.
@@ -315,7 +316,8 @@ async fn opening<T>(
     .await
 }
 
-/// Reads until the bytes are, or cannot be, the begin of the preface of HTTP/2. `None`: the connection ended or idled first.
+/// Reads until the bytes are, or cannot be, the begin of the preface of HTTP/2. `None`: the connection ended or idled
+/// first.
 async fn detect(cx: &HttpContext, io: &mut Io, buffered: &mut Bytes) -> Option<bool> {
     use tokio::io::AsyncReadExt;
     let mut read = bytes::BytesMut::from(&buffered[..]);

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
-/// The first IPv4 address of this machine that is not a loopback address, as Envoy takes it, or 127.0.0.1. It is looked for
-/// once.
+/// The first IPv4 address of this machine that is not a loopback address, as Envoy takes it, or 127.0.0.1. It is looked
+/// for once.
 pub(super) fn node_address() -> IpAddr {
     static ADDRESS: LazyLock<Ipv4Addr> = LazyLock::new(|| first_address().unwrap_or(Ipv4Addr::LOCALHOST));
     IpAddr::V4(*ADDRESS)

@@ -2,8 +2,8 @@
 //!
 //! A socket belongs to an address and looks at the listener of now for every connection. A connection belongs to its
 //! filter chain: as long as that is in force nothing happens to it, whatever else changes; when it goes, the connection
-//! ends with an answer (`connection: close`) or GOAWAY as `--drain-strategy` says, and at the latest after the drain time.
-//! One that idles is not closed before: its next request may be on its way.
+//! ends with an answer (`connection: close`) or GOAWAY as `--drain-strategy` says, and at the latest after the drain
+//! time. One that idles is not closed before: its next request may be on its way.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -189,7 +189,8 @@ pub struct Accepting {
 pub struct WorkerListeners {
     by_name: RefCell<HashMap<Arc<str>, Rc<WorkerListener>>>,
     sockets: RefCell<HashMap<SocketId, Rc<Accepting>>>,
-    /// Sockets whose listener had gone again when they came: they listen, and the next word about them says whose they are.
+    /// Sockets whose listener had gone again when they came: they listen, and the next word about them says whose they
+    /// are.
     unowned: RefCell<HashMap<SocketId, ListenSocket>>,
 }
 

@@ -115,8 +115,8 @@ async fn run(listener: Rc<WorkerListener>, mut io: Io, local: Address, remote: A
         log.info.connection = info.clone();
     }
     let active = listener.chain(&chain);
-    // A connection keeps its own listener's configuration, which drains as long as it lives, and nothing of what has come
-    // since.
+    // A connection keeps its own listener's configuration, which drains as long as it lives, and nothing of what has
+    // come since.
     let config = listener.config.clone();
     drop(listener);
     match &chain.filter {

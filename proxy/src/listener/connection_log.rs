@@ -1,5 +1,5 @@
-//! The line of a connection in the logs that have one of each: the listener's own, and its TCP proxy's. It is written when
-//! the connection goes, so that one which finds no filter chain, or is cut off with the process, has its line too.
+//! The line of a connection in the logs that have one of each: the listener's own, and its TCP proxy's. It is written
+//! when the connection goes, so that one which finds no filter chain, or is cut off with the process, has its line too.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //! spread over the drain time, so that their clients do not come back in one moment.
 //!
 //! An answer over HTTP/1 says `connection: close` with a probability that grows with the time gone, as in Envoy. A
-//! connection of HTTP/2 has one moment in that time for its GOAWAY, whether it answers something then or not: Envoy tells
-//! it with an answer only, and a quiet one never.
+//! connection of HTTP/2 has one moment in that time for its GOAWAY, whether it answers something then or not: Envoy
+//! tells it with an answer only, and a quiet one never.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -100,8 +100,8 @@ pub fn listen(listener: &Listener, address: &Address, workers: usize) -> Result<
     Ok(sockets)
 }
 
-/// One socket per worker for `address` of `listener`. No connection comes to those of TCP before they listen; until then
-/// others may have the address too.
+/// One socket per worker for `address` of `listener`. No connection comes to those of TCP before they listen; until
+/// then others may have the address too.
 pub fn bind(listener: &Listener, address: &Address, workers: usize) -> Result<Vec<ListenSocket>, ListenError> {
     let fail = |source| ListenError { listener: listener.name.clone(), address: address.clone(), source };
     let settings = SocketSettings::new(listener, address);

@@ -1,8 +1,8 @@
 //! The process's own log, in Envoy's line format and with Envoy's component names, so that `-l`,
 //! `--component-log-level` and `/logging` do what operators expect.
 //!
-//! A call site asks once whether it is on; the answer is kept by `tracing` until a level changes. So a silent `debug!` on
-//! the request path costs one load. Secrets are never arguments of a log call.
+//! A call site asks once whether it is on; the answer is kept by `tracing` until a level changes. So a silent `debug!`
+//! on the request path costs one load. Secrets are never arguments of a log call.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};

@@ -1,8 +1,8 @@
 //! The streams of discovery, on the control thread. They move messages: what those mean is the engine's
 //! ([`outrigger_engine::xds::Client`]), and what becomes of the resources is [`crate::configuration`]'s.
 //!
-//! There is one stream for the aggregated source, and one for each kind and server of other sources. A stream that ends is
-//! opened again, and what came by it stays in force meanwhile.
+//! There is one stream for the aggregated source, and one for each kind and server of other sources. A stream that ends
+//! is opened again, and what came by it stays in force meanwhile.
 #![cfg_attr(
     not(test),
     deny(

@@ -1,8 +1,8 @@
-//! Envoy as the oracle: the same bootstrap, the same scripted upstreams and the same client bytes go to Envoy and to us, and
-//! what each did is compared line by line.
+//! Envoy as the oracle: the same bootstrap, the same scripted upstreams and the same client bytes go to Envoy and to
+//! us, and what each did is compared line by line.
 //!
-//! `SCENARIO=part-of-a-name` runs only those scenarios, `SHOW=1` prints what Envoy did in each, `DIFFERENCES=file` writes every
-//! difference there, `KNOWN=file` the list of known ones as it would have to be.
+//! `SCENARIO=part-of-a-name` runs only those scenarios, `SHOW=1` prints what Envoy did in each, `DIFFERENCES=file`
+//! writes every difference there, `KNOWN=file` the list of known ones as it would have to be.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,8 +33,8 @@ use side::Side;
 /// One run at a time: two at once would only slow each other, and timeouts are part of the scenarios.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// How often a scenario is run before a difference counts. Chance has a part in whether a connection that is closed with
-/// unread bytes ends in FIN or RST, and in what a busy machine does first: what differs every time is no chance.
+/// How often a scenario is run before a difference counts. Chance has a part in whether a connection that is closed
+/// with unread bytes ends in FIN or RST, and in what a busy machine does first: what differs every time is no chance.
 const TRIES: usize = 4;
 
 /// The scenarios of this run.

@@ -1,5 +1,5 @@
-//! What one side did in one scenario, as lines of text that can be compared and read. What may differ between two runs of
-//! the same program stands in this file and nowhere else.
+//! What one side did in one scenario, as lines of text that can be compared and read. What may differ between two runs
+//! of the same program stands in this file and nowhere else.
 
 use std::collections::BTreeMap;
 
@@ -157,8 +157,8 @@ impl Observation {
     }
 }
 
-/// A proxy that has had enough of a client which goes on sending closes with bytes unread: whether those are there already,
-/// and the kernel makes a RST of the FIN, is chance.
+/// A proxy that has had enough of a client which goes on sending closes with bytes unread: whether those are there
+/// already, and the kernel makes a RST of the FIN, is chance.
 fn fate(scenario: &Scenario, fate: &str) -> String {
     match fate {
         "FIN" | "RST" if scenario.area == "hostile HTTP/2" => "closed".to_owned(),

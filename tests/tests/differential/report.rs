@@ -40,8 +40,8 @@ fn is_of_a_request_upstream(line: &str) -> bool {
     line.trim_start().strip_prefix("+ upstream connection ").is_some_and(|rest| rest.contains(", request "))
 }
 
-/// Says in a few words what differs, for a list that somebody will read: the field that we refuse, the first line, or the
-/// counters.
+/// Says in a few words what differs, for a list that somebody will read: the field that we refuse, the first line, or
+/// the counters.
 fn reason(lines: &[String]) -> String {
     let refused = lines.iter().find_map(|line| line.split_once("did not start: ").map(|(_, why)| why));
     if let Some(why) = refused {

@@ -1,5 +1,5 @@
-//! Runs scenarios on one side: all of them in one process where that works, in smaller groups where the process refuses the
-//! configuration or dies, so that one bad scenario costs only itself.
+//! Runs scenarios on one side: all of them in one process where that works, in smaller groups where the process refuses
+//! the configuration or dies, so that one bad scenario costs only itself.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

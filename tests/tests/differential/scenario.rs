@@ -1,9 +1,9 @@
 //! A scenario: what differs from the common template in the bootstrap, the scripts of its upstreams, and a client.
 //!
 //! Each scenario has a listener and clusters of its own, all of them in one bootstrap file, so that one process serves
-//! the whole suite. In a scenario's YAML, `$up` stands for its cluster `up`, `$up:port` and `$up:port2` for the ports of that
-//! cluster's endpoints, `$port` for the listener's, `$log` for the access log's path, `$authority`, `$stranger`, `$server_cert`, `$server_key` for TLS material in PEM, `$name` for
-//! the scenario's name.
+//! the whole suite. In a scenario's YAML, `$up` stands for its cluster `up`, `$up:port` and `$up:port2` for the ports
+//! of that cluster's endpoints, `$port` for the listener's, `$log` for the access log's path, `$authority`,
+//! `$stranger`, `$server_cert`, `$server_key` for TLS material in PEM, `$name` for the scenario's name.
 
 use outrigger_tests::client::Client;
 use outrigger_tests::tls;

@@ -1,5 +1,5 @@
-//! The scenarios in which we and Envoy are not equal, each with its reason. The lists are checked both ways: a difference
-//! that is not listed fails the suite, and so does a listed one that is gone.
+//! The scenarios in which we and Envoy are not equal, each with its reason. The lists are checked both ways: a
+//! difference that is not listed fails the suite, and so does a listed one that is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -50,8 +50,8 @@ pub(crate) struct Differs {
     pub(crate) scenarios: &'static [&'static str],
 }
 
-/// At most one scenario in ten differs on purpose, and one in ten of those in which nobody is hostile: of the hostile ones
-/// more do, as we are stricter.
+/// At most one scenario in ten differs on purpose, and one in ten of those in which nobody is hostile: of the hostile
+/// ones more do, as we are stricter.
 pub(crate) const MOST_ON_PURPOSE: usize = 10;
 
 /// See [`Differs`].
@@ -214,8 +214,8 @@ details and no code.",
     },
 ];
 
-/// Not yet right, a scenario a line: its name, what differs, and why (`not in this version: ` or `to fix: `), separated by
-/// ` | `. `KNOWN=file` writes what the list would have to be now.
+/// Not yet right, a scenario a line: its name, what differs, and why (`not in this version: ` or `to fix: `), separated
+/// by ` | `. `KNOWN=file` writes what the list would have to be now.
 const KNOWN: &str = include_str!("known.txt");
 
 /// A line of the list of what is not yet right.

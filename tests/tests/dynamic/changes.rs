@@ -84,7 +84,8 @@ fn a_changed_cluster_takes_over_and_a_removed_one_is_gone() {
     eventually("it comes back", || get(port, "/").unwrap() == (200, "a".to_owned()));
 }
 
-/// A request that is under way ends as if nothing had happened, whatever becomes of its listener, routes, cluster and host.
+/// A request that is under way ends as if nothing had happened, whatever becomes of its listener, routes, cluster and
+/// host.
 #[test]
 fn a_request_that_is_under_way_survives_the_change_of_everything() {
     let (a, b) = (Upstream::start("a"), Upstream::start("b"));

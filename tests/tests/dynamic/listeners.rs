@@ -68,8 +68,8 @@ impl Form {
     }
 }
 
-/// Updates of a listener while clients connect without a pause: no connect is refused, no request fails, and a connection
-/// whose filter chain does not change stays.
+/// Updates of a listener while clients connect without a pause: no connect is refused, no request fails, and a
+/// connection whose filter chain does not change stays.
 #[test]
 fn updates_under_connects_refuse_nobody() {
     let (a, b) = (Upstream::start("a"), Upstream::start("b"));
@@ -95,7 +95,8 @@ fn updates_under_connects_refuse_nobody() {
             thread::spawn(move || {
                 let (mut due, mut end) = (began, None);
                 loop {
-                    // One that is late goes on at once, and at the end makes up for what is left: the rate holds over the run.
+                    // One that is late goes on at once, and at the end makes up for what is left: the rate holds over
+                    // the run.
                     thread::park_timeout(due.saturating_duration_since(Instant::now()));
                     if end.is_none() && stop.load(Ordering::SeqCst) {
                         end = Some(Instant::now());

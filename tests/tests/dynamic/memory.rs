@@ -1,6 +1,7 @@
 //! Configuration that was replaced is given back, though requests that began under it go on.
 //!
-//! A few pushes of a few clusters; `OUTRIGGER_PUSHES=1000` is the long form, with 5,000 clusters, which is a section of `.ci/run`.
+//! A few pushes of a few clusters; `OUTRIGGER_PUSHES=1000` is the long form, with 5,000 clusters, which is a section of
+//! `.ci/run`.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

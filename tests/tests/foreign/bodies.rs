@@ -1,7 +1,7 @@
 //! Bodies that a slow client sends and reads at once: the proxy keeps no more of them than its buffers.
 //!
-//! A smoke of 20 bodies of 1 MB; `OUTRIGGER_BODY_MB=10` makes them 10 MB, with the release build that `OUTRIGGER_BIN_DIR`
-//! names.
+//! A smoke of 20 bodies of 1 MB; `OUTRIGGER_BODY_MB=10` makes them 10 MB, with the release build that
+//! `OUTRIGGER_BIN_DIR` names.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -1,10 +1,10 @@
 //! h2spec, the conformance tests of HTTP/2.
 //!
 //! Several cases send a fault behind the head of a request that is not complete. Who answers such a request resets its
-//! stream, and a fault that comes later must be ignored (RFC 9113, section 5.1: "An endpoint MUST minimally process and then
-//! discard any frames it receives in this state"). So the server behind the proxy reads a request to its end before it
-//! answers: a fault meets its stream in the state that h2spec means. Where the request is complete, our answer may come
-//! before the fault or after it; either is judged alike.
+//! stream, and a fault that comes later must be ignored (RFC 9113, section 5.1: "An endpoint MUST minimally process and
+//! then discard any frames it receives in this state"). So the server behind the proxy reads a request to its end
+//! before it answers: a fault meets its stream in the state that h2spec means. Where the request is complete, our
+//! answer may come before the fault or after it; either is judged alike.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,8 +46,8 @@ fn on_a_tls_listener() {
     conforms(Setup { tls: true, ..Setup::default() }, &[]);
 }
 
-/// On a listener that takes HTTP/1 as well, what does not begin like HTTP/2 is HTTP/1, and is answered as such before the
-/// connection closes. RFC 9113, section 3.4: "an invalid preface indicates that the peer is not using HTTP/2".
+/// On a listener that takes HTTP/1 as well, what does not begin like HTTP/2 is HTTP/1, and is answered as such before
+/// the connection closes. RFC 9113, section 3.4: "an invalid preface indicates that the peer is not using HTTP/2".
 #[test]
 fn on_a_listener_of_both_versions() {
     conforms(Setup::default(), &["Sends invalid connection preface"]);

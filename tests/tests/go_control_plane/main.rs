@@ -1,6 +1,6 @@
-//! go-control-plane's own integration test with our proxy in Envoy's place: a management server and a set of checks that
-//! we did not write. It pushes ten snapshots, each with new clusters and routes, and sends requests through every listener
-//! at once; once the first snapshot is in force none may fail.
+//! go-control-plane's own integration test with our proxy in Envoy's place: a management server and a set of checks
+//! that we did not write. It pushes ten snapshots, each with new clusters and routes, and sends requests through every
+//! listener at once; once the first snapshot is in force none may fail.
 
 #![allow(
     clippy::unwrap_used,
@@ -110,7 +110,8 @@ fn passes(mode: &str, dynamic_resources: Value) {
 
     let log = std::fs::read_to_string(at("driver")).unwrap();
     let batches: Vec<&str> = log.lines().filter(|line| line.contains("request batch")).collect();
-    // Before its first snapshot is in force nothing listens; how long that takes on a busy machine is not what is asked.
+    // Before its first snapshot is in force nothing listens; how long that takes on a busy machine is not what is
+    // asked.
     let good = |line: &&&str| line.contains(" failed 0,");
     let failed: Vec<&&str> = batches.iter().skip_while(|line| !good(line)).filter(|line| !good(line)).collect();
     let errors = "no_cluster|no_route|rq_5xx|none_healthy|connect_fail|cx_no_route|rejected|rq_timeout|rx_reset";

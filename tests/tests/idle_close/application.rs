@@ -182,8 +182,8 @@ impl Connection {
         self.wire.socket().peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok()
     }
 
-    /// Ends the connection, and notes what had come by then. Both directions are shut down, which does what closing does
-    /// but for two things: it is never a reset, and what lies there can be read.
+    /// Ends the connection, and notes what had come by then. Both directions are shut down, which does what closing
+    /// does but for two things: it is never a reset, and what lies there can be read.
     async fn close(mut self, close: Close) {
         match (close, &mut self.wire) {
             (Close::Reset, wire) => return wire.socket().set_linger(Some(Duration::ZERO)).unwrap(),

@@ -1,15 +1,15 @@
-//! An application ends a connection that has idled just as a request is sent on it: what users of sidecars complain of most.
-//! Callers and application wait at random around the same few milliseconds, without a retry policy, and every request has
-//! an id that the application notes.
+//! An application ends a connection that has idled just as a request is sent on it: what users of sidecars complain of
+//! most. Callers and application wait at random around the same few milliseconds, without a retry policy, and every
+//! request has an id that the application notes.
 //!
-//! Whatever the application does, no request is done twice, and none fails that may be repeated: GET and PUT here (RFC 9110,
-//! section 9.2.2). A POST fails only where nobody but the application could know that it was not done:
+//! Whatever the application does, no request is done twice, and none fails that may be repeated: GET and PUT here (RFC
+//! 9110, section 9.2.2). A POST fails only where nobody but the application could know that it was not done:
 //! - it lay in the application's kernel when the application ended the connection without having looked. The end then
 //!   acknowledges it, as it would a request that was read and done. The application finds its id and notes it;
 //! - the connection was reset rather than ended: a reset may come behind what was read and done, too.
 //!
-//! A thousand requests for each way to end; `OUTRIGGER_IDLE_CLOSES=1000000` is the long form, with so many of both GET and
-//! POST where the application closes, which is a section of `.ci/run`.
+//! A thousand requests for each way to end; `OUTRIGGER_IDLE_CLOSES=1000000` is the long form, with so many of both GET
+//! and POST where the application closes, which is a section of `.ci/run`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

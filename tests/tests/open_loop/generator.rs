@@ -1,5 +1,5 @@
-//! The load: a request every so often, whether or not earlier ones were answered. What a request waits because its connection
-//! is busy, or because the generator itself is late, is part of its latency, and counted.
+//! The load: a request every so often, whether or not earlier ones were answered. What a request waits because its
+//! connection is busy, or because the generator itself is late, is part of its latency, and counted.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,4 +1,5 @@
-//! An instance of a Service: a server of HTTP/1 and HTTP/2 that writes down the id of each request, and that stops for good.
+//! An instance of a Service: a server of HTTP/1 and HTTP/2 that writes down the id of each request, and that stops for
+//! good.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

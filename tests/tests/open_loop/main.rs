@@ -1,8 +1,9 @@
-//! Traffic at a fixed rate while the mesh changes under it: routes move to clusters that come in the same push, instances
-//! join and leave and really stop, the control plane dies. No request fails, and none is done twice.
+//! Traffic at a fixed rate while the mesh changes under it: routes move to clusters that come in the same push,
+//! instances join and leave and really stop, the control plane dies. No request fails, and none is done twice.
 //!
-//! The form of every run is short. `OUTRIGGER_LOAD=full` is what the issue asks for: 2,000 requests a second on 64 HTTP/1 and
-//! 8 HTTP/2 connections for a minute under 20 updates a second, and the same with the control plane gone for 30 s.
+//! The form of every run is short. `OUTRIGGER_LOAD=full` is what the issue asks for: 2,000 requests a second on 64
+//! HTTP/1 and 8 HTTP/2 connections for a minute under 20 updates a second, and the same with the control plane gone for
+//! 30 s.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::PATIENCE;
 
-/// An HTTP/1 server, as long as the test runs. Every body begins with its name and the request line, and says how often that was
-/// asked, on which connection, with which headers. A request may say what becomes of it:
+/// An HTTP/1 server, as long as the test runs. Every body begins with its name and the request line, and says how often
+/// that was asked, on which connection, with which headers. A request may say what becomes of it:
 ///
 /// - `x-fail: STATUS COUNT`: answered with that status the first COUNT times;
 /// - `x-grpc: CODE COUNT`: answered with 200 and that gRPC status, as often;

@@ -1,6 +1,7 @@
 //! What people write, as traffic: objects are compiled, served by xDS, and each field shows its effect on one request.
 //!
-//! The real Envoy starts from the file of `outrigger bootstrap`, by delta and by state of the world, and so does our proxy.
+//! The real Envoy starts from the file of `outrigger bootstrap`, by delta and by state of the world, and so does our
+//! proxy.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

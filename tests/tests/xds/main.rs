@@ -1,5 +1,5 @@
-//! The proxy as a management server sees it, and what its users see of that: a mesh comes by discovery, moves, breaks in
-//! part, and goes on without its server.
+//! The proxy as a management server sees it, and what its users see of that: a mesh comes by discovery, moves, breaks
+//! in part, and goes on without its server.
 
 #![allow(
     clippy::unwrap_used,
@@ -58,7 +58,8 @@ impl Mode {
         })
     }
 
-    /// A config source, for the bootstrap and for resources. It waits for ever: a machine that stands still ends no wait.
+    /// A config source, for the bootstrap and for resources. It waits for ever: a machine that stands still ends no
+    /// wait.
     fn source(self) -> Value {
         if self.aggregated {
             json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"})

@@ -1,5 +1,5 @@
-//! Rules of a correct client that show on the wire, or in what users see. The tests bear the rules' numbers, as those of the
-//! engine's state machine do for the others.
+//! Rules of a correct client that show on the wire, or in what users see. The tests bear the rules' numbers, as those
+//! of the engine's state machine do for the others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

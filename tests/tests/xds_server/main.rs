@@ -153,7 +153,8 @@ fn drives_envoy(test: &str, api_type: &str, ads: bool) {
     let envoy = Envoy::start(&program, control.address, &api, &source);
     until("the listener", || get(port) == Some((200, "one".to_owned())));
 
-    // The route moves to a cluster that comes in the same update, and the old one goes. Aggregated, nothing fails meanwhile.
+    // The route moves to a cluster that comes in the same update, and the old one goes. Aggregated, nothing fails
+    // meanwhile.
     let moved = |prefix: &str, timeout: &str, address: SocketAddr| {
         view(&[
             cluster("two", timeout, &source),

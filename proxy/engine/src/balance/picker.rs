@@ -11,8 +11,8 @@ use super::host_set::{HostList, HostSet, Member, PriorityHosts};
 use super::load::PriorityLoad;
 use crate::config::cluster::{Cluster, LbPolicy};
 
-/// The most that [`PickContext::max_reselections`] counts for: a configuration may say billions, and where every host is
-/// one to avoid, a worker would look that often.
+/// The most that [`PickContext::max_reselections`] counts for: a configuration may say billions, and where every host
+/// is one to avoid, a worker would look that often.
 const MAX_RESELECTIONS: u32 = 1000;
 
 /// Chooses hosts for one worker. Follows the cluster's host set by itself: a change costs the next pick one pass over
@@ -98,7 +98,8 @@ impl Picker {
         picker
     }
 
-    /// Takes over the cluster's hosts of now. A pick does so by itself; where no request comes, this lets the old ones go.
+    /// Takes over the cluster's hosts of now. A pick does so by itself; where no request comes, this lets the old ones
+    /// go.
     pub fn follow(&mut self) {
         let newest = self.newest.load();
         if !Arc::ptr_eq(newest, &self.hosts) {
@@ -245,7 +246,8 @@ impl Rotation {
             (Order::Weighted(schedule), _) => {
                 schedule.pick(|i| members.get(i).map_or(0.0, |member| effective_weight(policy, member)))
             }
-            // More choices than members would look at some of them twice: one look at each costs less and finds the same.
+            // More choices than members would look at some of them twice: one look at each costs less and finds the
+            // same.
             (_, LbPolicy::LeastRequest { full_scan, choices, .. }) if full_scan || choices as usize > members.len() => {
                 // Ties are broken by chance: start anywhere.
                 let start = random.below(members.len());

@@ -19,9 +19,9 @@ use crate::source::{Element, Locator, Rest, Source, read_bootstrap};
 use crate::stream_info::Address;
 use crate::{harmless, unsupported};
 
-/// The `connection_keepalive` of a management server's cluster that sets none: a stream on which nothing comes would not be
-/// told from one whose server is no more. Servers written with gRPC for Go end connections that are asked more often than
-/// every 5 minutes.
+/// The `connection_keepalive` of a management server's cluster that sets none: a stream on which nothing comes would
+/// not be told from one whose server is no more. Servers written with gRPC for Go end connections that are asked more
+/// often than every 5 minutes.
 const SERVER_KEEPALIVE: (Duration, Duration) = (Duration::from_secs(310), Duration::from_secs(20));
 
 /// The validated bootstrap.

@@ -49,8 +49,8 @@ pub struct HttpConnectionManager {
     pub request_timeout: Option<Duration>,
     /// For the request head to arrive, from its first byte (1 min by default; `None` for `stream_idle_timeout`).
     pub request_headers_timeout: Option<Duration>,
-    /// What a draining connection gets beside its streams (5 s by default): HTTP/2 for its last acknowledgement, a new one
-    /// for its first request.
+    /// What a draining connection gets beside its streams (5 s by default): HTTP/2 for its last acknowledgement, a new
+    /// one for its first request.
     pub drain_timeout: Duration,
     /// After our close until the socket goes (1 s by default); `None` closes at once.
     pub delayed_close_timeout: Option<Duration>,
@@ -179,8 +179,8 @@ pub enum HeaderCase {
     Lower,
     /// `Content-Type`.
     ProperCaseWords,
-    /// As the peer spelled them that sent the message: `PreserveCaseFormatterConfig`. Messages that are written are lower
-    /// case where the other hop does not keep this.
+    /// As the peer spelled them that sent the message: `PreserveCaseFormatterConfig`. Messages that are written are
+    /// lower case where the other hop does not keep this.
     Preserved {
         /// `forward_reason_phrase`
         reason: bool,

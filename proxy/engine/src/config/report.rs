@@ -98,7 +98,8 @@ impl Report {
     }
 
     /// Drops, of the problems after `faults`, those that faults of form in the same part of the bootstrap may have
-    /// caused: a field that could not be read looks as if it were missing. That a field is not in this version is true in any case.
+    /// caused: a field that could not be read looks as if it were missing. That a field is not in this version is true
+    /// in any case.
     pub(crate) fn drop_consequences(&self, faults: Range<usize>) {
         let mut problems = self.problems.borrow_mut();
         let end = faults.end.min(problems.len());

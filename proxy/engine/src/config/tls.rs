@@ -42,8 +42,8 @@ pub struct UpstreamTls {
     pub made: Made,
 }
 
-/// What a transport makes of a context, once: it lives exactly as long as the context does. This crate does no TLS itself,
-/// so it does not know what it is.
+/// What a transport makes of a context, once: it lives exactly as long as the context does. This crate does no TLS
+/// itself, so it does not know what it is.
 #[derive(Clone, Default)]
 pub struct Made(OnceLock<Arc<dyn Any + Send + Sync>>);
 

@@ -21,12 +21,12 @@ impl std::fmt::Display for Seconds {
     }
 }
 
-/// The longest duration, Envoy's too: its nanoseconds fit into 63 bits, and it is about 292 years. A `google.protobuf.Duration`
-/// may be longer.
+/// The longest duration, Envoy's too: its nanoseconds fit into 63 bits, and it is about 292 years. A
+/// `google.protobuf.Duration` may be longer.
 pub const LONGEST: Duration = Duration::from_secs(9_223_372_035);
 
-/// A duration that is not negative and not beyond [`LONGEST`] (`google.protobuf.Duration`). `None` where it is not set or was
-/// rejected.
+/// A duration that is not negative and not beyond [`LONGEST`] (`google.protobuf.Duration`). `None` where it is not set
+/// or was rejected.
 pub fn duration(message: Option<prost_types::Duration>, at: &At<'_>) -> Option<Duration> {
     let message = message?;
     match Duration::try_from(message) {

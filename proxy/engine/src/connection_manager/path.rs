@@ -86,8 +86,9 @@ fn unescape_slashes(path: &str) -> String {
     out
 }
 
-/// Removes dot segments (also spelled `%2e`), turns `\` into `/`, decodes escapes of unreserved characters. Other escapes
-/// stay as they are, broken ones too, unless what is decoded behind them would mend them. `None` where one decodes to NUL.
+/// Removes dot segments (also spelled `%2e`), turns `\` into `/`, decodes escapes of unreserved characters. Other
+/// escapes stay as they are, broken ones too, unless what is decoded behind them would mend them. `None` where one
+/// decodes to NUL.
 fn canonical(path: &str) -> Option<String> {
     if !path.starts_with('/') {
         return None;

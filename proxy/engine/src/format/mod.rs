@@ -83,7 +83,8 @@ impl fmt::Display for FormatError {
 }
 
 impl Format {
-    /// Parses `text`: literal text, `%%` for `%`, and `%OPERATOR%`, `%OPERATOR(ARGUMENT)%`, `%OPERATOR(ARGUMENT):LENGTH%`.
+    /// Parses `text`: literal text, `%%` for `%`, and `%OPERATOR%`, `%OPERATOR(ARGUMENT)%`,
+    /// `%OPERATOR(ARGUMENT):LENGTH%`.
     pub fn parse(text: &str) -> Result<Format, FormatError> {
         let mut segments = Vec::new();
         let mut literal = Vec::new();

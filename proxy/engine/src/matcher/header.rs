@@ -205,8 +205,8 @@ impl HeaderMatcher {
         })
     }
 
-    /// Whether the head looks like that: one of its fields of this name, or, of those headers that have one field at most,
-    /// their values joined with `,`. A missing header matches nothing but an absence rule, inverted or not.
+    /// Whether the head looks like that: one of its fields of this name, or, of those headers that have one field at
+    /// most, their values joined with `,`. A missing header matches nothing but an absence rule, inverted or not.
     pub fn matches(&self, head: Head<'_>) -> bool {
         let matched = match (&self.name, head) {
             (FieldName::Header(name), head) if !self.joins(head) => {

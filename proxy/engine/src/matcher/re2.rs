@@ -1,5 +1,6 @@
-//! RE2's syntax in that of the `regex` crate. The two are nearly one; where the crate reads a pattern otherwise than RE2, it
-//! is written so that it means the same, or refused: a route that matches something else would be a route that is not there.
+//! RE2's syntax in that of the `regex` crate. The two are nearly one; where the crate reads a pattern otherwise than
+//! RE2, it is written so that it means the same, or refused: a route that matches something else would be a route that
+//! is not there.
 
 use regex_syntax::ast::{self, Ast, Span};
 

@@ -1,5 +1,5 @@
-//! `strict_check_headers` of the router: a request whose `x-envoy-*` header says nothing that can be obeyed is refused, instead
-//! of being treated as if the header were not there.
+//! `strict_check_headers` of the router: a request whose `x-envoy-*` header says nothing that can be obeyed is refused,
+//! instead of being treated as if the header were not there.
 
 use http::StatusCode;
 use http::header::HeaderName;

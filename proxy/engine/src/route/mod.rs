@@ -217,8 +217,8 @@ impl RouteTable {
         self.virtual_hosts.iter().flat_map(|host| host.routes.iter())
     }
 
-    /// Reads, by `read`, the bodies of direct responses that are not inline. What goes wrong is reported below `at`, the
-    /// place of the table.
+    /// Reads, by `read`, the bodies of direct responses that are not inline. What goes wrong is reported below `at`,
+    /// the place of the table.
     pub fn load_bodies(&self, read: &dyn Fn(&DataSource) -> Result<Vec<u8>, String>, at: &At<'_>) {
         let hosts = at.field("virtual_hosts");
         for (index, host) in self.virtual_hosts.iter().enumerate() {

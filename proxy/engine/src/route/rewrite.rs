@@ -124,8 +124,8 @@ impl HostRewrite {
     }
 }
 
-/// Gives the request another authority. `append_x_forwarded_host`: the old one is appended to `x-forwarded-host`, unless
-/// it is the last one there. `keep_original`: into `x-envoy-original-host`.
+/// Gives the request another authority. `append_x_forwarded_host`: the old one is appended to `x-forwarded-host`,
+/// unless it is the last one there. `keep_original`: into `x-envoy-original-host`.
 pub fn rewrite_authority(
     head: &mut RequestHead,
     authority: HeaderValue,

@@ -1,11 +1,11 @@
 //! What is in force, and how one configuration follows another: make before break.
 //!
-//! Workers see a [`Snapshot`] and nothing else. A [`Warmer`] takes in changes of single resources and says when there is
-//! a new snapshot. What a change does not touch is the same object before and after it, with its pools, breakers and
-//! statistics. A cluster whose hosts are not known yet warms while its predecessor goes on serving; a listener waits for
-//! the route tables that it takes by name; routes that name a cluster that is missing wait too, and those in force go on
-//! serving, until the cluster is there or the wait is over. A removed cluster stays as long as such a wait takes: routes
-//! that name it may still be in force, and requests that found it may be on their way.
+//! Workers see a [`Snapshot`] and nothing else. A [`Warmer`] takes in changes of single resources and says when there
+//! is a new snapshot. What a change does not touch is the same object before and after it, with its pools, breakers and
+//! statistics. A cluster whose hosts are not known yet warms while its predecessor goes on serving; a listener waits
+//! for the route tables that it takes by name; routes that name a cluster that is missing wait too, and those in force
+//! go on serving, until the cluster is there or the wait is over. A removed cluster stays as long as such a wait takes:
+//! routes that name it may still be in force, and requests that found it may be on their way.
 //!
 //! Endpoints and route tables are behind atomic pointers of their own: an update of them touches one cluster, or no
 //! listener at all. No request is ever held for configuration. Time is a parameter, and what touches the world is not
@@ -351,8 +351,8 @@ impl Warmer {
         clusters.chain(listeners).chain(routes).collect()
     }
 
-    /// A version of a resource that others take by name came and was refused. Who has nothing yet goes on without, for a
-    /// start must not hang on one fault; who would take the place of something that serves waits for a good one.
+    /// A version of a resource that others take by name came and was refused. Who has nothing yet goes on without, for
+    /// a start must not hang on one fault; who would take the place of something that serves waits for a good one.
     pub fn refuse(&mut self, kind: Kind, resource: &Reference) {
         match kind {
             Kind::Endpoints => self.refuse_endpoints(resource),

@@ -26,7 +26,8 @@ pub(super) struct Configuration {
 enum State {
     /// Nothing is known: listeners wait.
     Unknown,
-    /// All that came was refused: only listeners that take another's place wait on. To the others every request gets 404.
+    /// All that came was refused: only listeners that take another's place wait on. To the others every request gets
+    /// 404.
     Refused,
     /// Nobody has one: every request gets 404.
     Absent,
@@ -61,8 +62,8 @@ impl Warmer {
         }
         let table = make()?;
         let known = configuration.version.replace(version);
-        // One that takes the place of another that waits has no more time than that had: however often there is a new one,
-        // one of them comes into force.
+        // One that takes the place of another that waits has no more time than that had: however often there is a new
+        // one, one of them comes into force.
         let until = self.waiting_routes.get(routes).map_or_else(|| self.end_of_wait(now), |(_, until)| *until);
         self.waiting_routes.insert(routes.clone(), (table, until));
         Ok(known.map_or(Applied::Added, |_| Applied::Modified))

@@ -61,8 +61,8 @@ impl<'t> Document<'t> {
         Locator::of(Arc::clone(&self.source), self.root.clone()).location(path)
     }
 
-    /// Writes the document as a `message` (its full name) of `schema` on the wire. Faults of form go to `report`, with their
-    /// places, and with names as JSON spells them.
+    /// Writes the document as a `message` (its full name) of `schema` on the wire. Faults of form go to `report`, with
+    /// their places, and with names as JSON spells them.
     pub fn encode(&self, schema: &Schema, message: &str, report: &Report) -> Vec<u8> {
         let encoder = Encoder { schema, source: &self.source, json: self.json, names: Names::Json };
         let mut bytes = Vec::new();

@@ -57,8 +57,8 @@ impl Display for FieldVerdict {
 }
 
 /// Reads a bootstrap and says what becomes of each field that it sets, in the order of the texts. A message that is
-/// rejected or harmless as a whole is one line. `further` looks at a bootstrap that is good so far, as at the files that it
-/// names, and rejects what it finds.
+/// rejected or harmless as a whole is one line. `further` looks at a bootstrap that is good so far, as at the files
+/// that it names, and rejects what it finds.
 pub fn verdicts(sources: &[Source<'_>], further: impl FnOnce(&Bootstrap, &At<'_>)) -> Vec<FieldVerdict> {
     let report = Report::new();
     if let Some(bootstrap) = Bootstrap::read(sources, &report).filter(|_| !report.is_rejected()) {

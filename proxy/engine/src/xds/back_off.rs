@@ -24,9 +24,9 @@ impl Reconnect {
         self.service
     }
 
-    /// The stream ended; how long to wait before the next attempt. `lived`: since its first response, `None` where there
-    /// was none. A stream that served is opened again at once, and with the preferred server; but where it ends each
-    /// time as soon as it has begun, and where it was refused, the waits grow. `random` is uniform over 64 bits.
+    /// The stream ended; how long to wait before the next attempt. `lived`: since its first response, `None` where
+    /// there was none. A stream that served is opened again at once, and with the preferred server; but where it ends
+    /// each time as soon as it has begun, and where it was refused, the waits grow. `random` is uniform over 64 bits.
     pub fn ended(&mut self, lived: Option<Duration>, random: u64) -> Duration {
         match lived {
             Some(lived) => {

@@ -125,10 +125,10 @@ impl Client {
         }
     }
 
-    /// Wants a resource by its name, or no longer. One that has not come `timeout` (`None`: no limit) after it was asked
-    /// for does not exist: an update names it as removed. Until a server has said something the time runs from now, and
-    /// no broken stream stops it, since the process does not start before its configuration is there or known to be
-    /// missing.
+    /// Wants a resource by its name, or no longer. One that has not come `timeout` (`None`: no limit) after it was
+    /// asked for does not exist: an update names it as removed. Until a server has said something the time runs from
+    /// now, and no broken stream stops it, since the process does not start before its configuration is there or known
+    /// to be missing.
     pub fn interest(&mut self, kind: Kind, name: &str, wanted: bool, timeout: Option<Duration>, now: Instant) {
         let subscription = self.kinds.entry(kind).or_insert_with(|| Subscription::new(kind));
         if wanted {
@@ -165,15 +165,15 @@ impl Client {
         }
     }
 
-    /// Whether no response waits for another one of its kind. Who reads the stream only then has one of each kind in memory
-    /// at most, and one more.
+    /// Whether no response waits for another one of its kind. Who reads the stream only then has one of each kind in
+    /// memory at most, and one more.
     pub fn wants_response(&self) -> bool {
         let mut kinds: BTreeSet<Kind> = self.in_hand.keys().copied().collect();
         self.responses.iter().all(|(_, kind, _)| kinds.insert(*kind))
     }
 
-    /// Whether an update of the kind may be applied beside those that are. What came is applied in its order, one after the
-    /// other, with one exception: endpoints overtake the other kinds, since clusters in force take them at once and
+    /// Whether an update of the kind may be applied beside those that are. What came is applied in its order, one after
+    /// the other, with one exception: endpoints overtake the other kinds, since clusters in force take them at once and
     /// they need nothing that came before them. Among themselves they keep their order.
     fn may_begin(&self, kind: Kind) -> bool {
         match kind {
@@ -200,8 +200,8 @@ impl Client {
         Some(kind)
     }
 
-    /// The next update to apply, once the verdict on those that it comes after is in; and what of its response is rejected
-    /// already.
+    /// The next update to apply, once the verdict on those that it comes after is in; and what of its response is
+    /// rejected already.
     pub fn poll_update(&mut self, now: Instant) -> Option<(Update, Vec<Rejection>)> {
         let mut in_hand = match self.due(now) {
             Some(draft) => InHand { draft, answer: None },

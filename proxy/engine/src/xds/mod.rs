@@ -1,9 +1,9 @@
 //! The xDS client without its I/O: what is subscribed, what came, what is acknowledged.
 //!
-//! A [`Client`] is the state of one stream of discovery, over all the connections that carry it one after the other. Events
-//! and the time go in; requests to send, [`Update`]s to apply and the next deadline come out. An update is applied before
-//! its response is acknowledged, so an acknowledgement says what is so; one at a time and in the order in which they came,
-//! but that endpoints do not wait for the other kinds.
+//! A [`Client`] is the state of one stream of discovery, over all the connections that carry it one after the other.
+//! Events and the time go in; requests to send, [`Update`]s to apply and the next deadline come out. An update is
+//! applied before its response is acknowledged, so an acknowledgement says what is so; one at a time and in the order
+//! in which they came, but that endpoints do not wait for the other kinds.
 //!
 //! The rules are those of Envoy's `xds_protocol` page, with what servers do besides; `tests/rules/` names them.
 

@@ -22,8 +22,8 @@ pub(super) struct Subscription {
     /// Whether the server may not know all of the names: comparing thousands is not free.
     pub changed: bool,
     known: HashMap<Arc<str>, Known>,
-    /// What was rejected last, or could not be sent: whoever shows it wants to know when it is gone. The empty name stands for
-    /// all without one.
+    /// What was rejected last, or could not be sent: whoever shows it wants to know when it is gone. The empty name
+    /// stands for all without one.
     failed: BTreeSet<Arc<str>>,
     /// Of the last response that was accepted as a whole.
     pub version: String,
@@ -117,8 +117,8 @@ impl Subscription {
         self.known.iter().map(|(name, known)| (name, known.version.as_str()))
     }
 
-    /// What a server is told at the start of a stream. Of what was wrong last it is to speak again, whatever it has of it now,
-    /// so that is said to be here in a version that nobody has.
+    /// What a server is told at the start of a stream. Of what was wrong last it is to speak again, whatever it has of
+    /// it now, so that is said to be here in a version that nobody has.
     pub(super) fn versions(&self) -> BTreeMap<String, String> {
         let known = self.known().map(|(name, version)| (name.to_string(), version.to_owned()));
         let failed = self.failed.iter().filter(|name| !name.is_empty()).map(|name| (name.to_string(), String::new()));

@@ -44,7 +44,8 @@ fn check(&(find, replace, path, reason): &Fault) -> Result<(), String> {
     if !problem.path.ends_with(path) || !problem.reason.contains(reason) {
         return Err(format!("expected {path}: {reason}, got: {problem}"));
     }
-    // What is shown was written there, an address or a type URL perhaps in pieces; a whole message is called what it is.
+    // What is shown was written there, an address or a type URL perhaps in pieces; a whole message is called what it
+    // is.
     let shown = problem.value.trim_matches('"').trim_start_matches("type.googleapis.com/");
     if !["a list", "a mapping"].contains(&shown)
         && !text.contains(shown)

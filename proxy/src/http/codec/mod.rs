@@ -155,8 +155,8 @@ impl Responder {
         }
     }
 
-    /// Writes out what is buffered; ready when all of it has gone to the kernel (HTTP/1) or has been taken by the client's
-    /// window (HTTP/2).
+    /// Writes out what is buffered; ready when all of it has gone to the kernel (HTTP/1) or has been taken by the
+    /// client's window (HTTP/2).
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match self {
             Responder::H1(r) => r.poll_flush(cx),
@@ -216,7 +216,8 @@ pub enum Reply {
 /// One request on an upstream connection.
 ///
 /// Dropping it before the response has ended resets the stream (HTTP/2) or closes the connection (HTTP/1). An HTTP/1
-/// connection on which request and response have ended goes back to its [`Owner`] by itself, from here or from the body.
+/// connection on which request and response have ended goes back to its [`Owner`] by itself, from here or from the
+/// body.
 #[derive(Debug)]
 pub enum ClientStream {
     /// HTTP/1.
@@ -313,8 +314,8 @@ impl ClientStream {
 pub enum Delivery {
     /// None of it has left us, on a connection that no request has used before.
     Unsent,
-    /// The peer has not acted on it and will not: its GOAWAY says so, or it ended a connection that had been idle before
-    /// any of the request had come.
+    /// The peer has not acted on it and will not: its GOAWAY says so, or it ended a connection that had been idle
+    /// before any of the request had come.
     Unread,
     /// The peer ended a connection that had been idle, without a byte of a response: most likely the request and the
     /// end met on their way.

@@ -116,9 +116,9 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     cx.worker.put_alarm(alarm);
 }
 
-/// Sends what is left and FIN, and waits for the peer's, so that it reads our last answer before it sees a reset. Without
-/// `delayed_close_timeout` nobody waits for the peer's. Envoy waits for ever then until the rest is sent; here the peer has
-/// `stream_idle_timeout` for that, unless it has had it.
+/// Sends what is left and FIN, and waits for the peer's, so that it reads our last answer before it sees a reset.
+/// Without `delayed_close_timeout` nobody waits for the peer's. Envoy waits for ever then until the rest is sent; here
+/// the peer has `stream_idle_timeout` for that, unless it has had it.
 async fn close(cx: &HttpContext, connection: &mut h1::ServerConnection, alarm: &mut Alarm) {
     cx.stats.downstream_cx_destroy_local.inc();
     let linger = cx.hcm.delayed_close_timeout;

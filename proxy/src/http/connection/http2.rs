@@ -205,7 +205,8 @@ pub(super) async fn serve(cx: &Rc<HttpContext>, io: Io, buffered: Bytes) {
     cx.worker.put_alarm(alarm);
 }
 
-/// Ends the connection with all its streams; the GOAWAY that says `code` is written within [`GOAWAY_LIMIT`] or not at all.
+/// Ends the connection with all its streams; the GOAWAY that says `code` is written within [`GOAWAY_LIMIT`] or not at
+/// all.
 async fn abort(connection: &mut h2::ServerConnection, code: ResetCode, alarm: &mut Alarm) -> h2::End {
     connection.abort(code);
     let deadline = Some(Instant::now() + GOAWAY_LIMIT);

@@ -51,8 +51,8 @@ struct Forwarding<'s, 'a> {
     upload: Upload,
     deadlines: Deadlines,
     retry: Option<RetryState>,
-    /// It has gone to another connection beside what the policy allows, which happens once: from then on it takes none that
-    /// a request has used, as what comes back to a pool idles there, too.
+    /// It has gone to another connection beside what the policy allows, which happens once: from then on it takes none
+    /// that a request has used, as what comes back to a pool idles there, too.
     went_again: bool,
     /// Informational heads wait for the client to read.
     flushing: bool,

@@ -256,8 +256,8 @@ impl WorkerLogs {
         }
     }
 
-    /// Hands over what has waited for its log's interval (a second for files), and lets go of logs that no configuration
-    /// names any more. To be called about once a second.
+    /// Hands over what has waited for its log's interval (a second for files), and lets go of logs that no
+    /// configuration names any more. To be called about once a second.
     pub fn flush_due(&self, now: Instant) {
         let mut buffers = self.buffers.borrow_mut();
         // What is dropped hands over the rest.
@@ -265,8 +265,8 @@ impl WorkerLogs {
         buffers.iter_mut().filter_map(|entry| entry.buffer.as_mut()).for_each(|buffer| buffer.flush_due(now));
     }
 
-    /// Hands over everything and lets go of all logs, when nothing will be logged any more. Where a log's queue is full this
-    /// thread waits for it, for `patience` at most.
+    /// Hands over everything and lets go of all logs, when nothing will be logged any more. Where a log's queue is full
+    /// this thread waits for it, for `patience` at most.
     pub fn end(&self, patience: Duration) {
         let start = Instant::now();
         let buffers = std::mem::take(&mut *self.buffers.borrow_mut());

@@ -19,8 +19,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fr
 /// How long a service may take to say that it has all entries of a log that has ended.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Sends the entries of all logs that come from `logs`. After `ended` (no worker logs any more) it is done when all that
-/// they have handed over is sent.
+/// Sends the entries of all logs that come from `logs`. After `ended` (no worker logs any more) it is done when all
+/// that they have handed over is sent.
 pub async fn run(worker: Rc<Worker>, mut logs: mpsc::UnboundedReceiver<NewStream>, mut ended: oneshot::Receiver<()>) {
     let mut streams = JoinSet::new();
     loop {

@@ -26,7 +26,8 @@ metric_structs! {
         gauges { upstream_cx_active, upstream_rq_active, upstream_rq_pending_active }
         histograms { upstream_cx_connect_ms: Milliseconds, upstream_cx_length_ms: Milliseconds }
         parts {
-            /// `upstream_rq_<code>`, `upstream_rq_<n>xx`, `upstream_rq_completed`; see [`ClusterStats::charge_response`].
+            /// `upstream_rq_<code>`, `upstream_rq_<n>xx`, `upstream_rq_completed`; see
+            /// [`ClusterStats::charge_response`].
             codes: Codes,
             /// `upstream_rq_time`; see [`ClusterStats::charge_time`].
             times: Times,

@@ -1,9 +1,9 @@
 //! A log-linear histogram: 64 steps an octave, so that a value read back is less than 1 % off.
 //!
-//! Cells come in pages of one octave, made at the first value in it, and pages stand in a list in the order in which they
-//! were made: latencies of one thing lie within a few octaves, and the usual one tends to be first. So an unused histogram
-//! is two words, a used one some hundred bytes for each octave seen, and a record walks a page or two and adds one.
-//! Cells have 32 bits; a full one goes on in a further page of the same octave.
+//! Cells come in pages of one octave, made at the first value in it, and pages stand in a list in the order in which
+//! they were made: latencies of one thing lie within a few octaves, and the usual one tends to be first. So an unused
+//! histogram is two words, a used one some hundred bytes for each octave seen, and a record walks a page or two and
+//! adds one. Cells have 32 bits; a full one goes on in a further page of the same octave.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;

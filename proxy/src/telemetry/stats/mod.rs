@@ -1,9 +1,9 @@
 //! Statistics under Envoy's names, so that existing dashboards and scripts work.
 //!
-//! A name such as `cluster.backend.upstream_rq_total` has three parts: the family (`cluster`), the scope (`backend`) and
-//! the metric. Metrics are fields of a struct ([`ClusterStats`]), so a request reaches one without a look-up. Each worker
-//! has a struct of its own for each scope it uses (a *shard*): an increment is a load and a store that no other core
-//! contends for. Shards are added up when somebody scrapes, on the control thread.
+//! A name such as `cluster.backend.upstream_rq_total` has three parts: the family (`cluster`), the scope (`backend`)
+//! and the metric. Metrics are fields of a struct ([`ClusterStats`]), so a request reaches one without a look-up. Each
+//! worker has a struct of its own for each scope it uses (a *shard*): an increment is a load and a store that no other
+//! core contends for. Shards are added up when somebody scrapes, on the control thread.
 //!
 //! A [`Scope`], or a shard of it, is held by what it counts (a cluster, a connection manager). As in Envoy, two holders
 //! of one name share it, so counters survive an update; when the last holder goes, so do they.

@@ -103,8 +103,8 @@ impl<T: Metrics> Scope<T> {
         &self.name
     }
 
-    /// The shard of a worker (the control thread is the last one), made at the first call. Only that worker's thread may
-    /// write to it; keep it, do not fetch it for each request.
+    /// The shard of a worker (the control thread is the last one), made at the first call. Only that worker's thread
+    /// may write to it; keep it, do not fetch it for each request.
     pub fn shard(&self, worker: usize) -> Arc<T> {
         let mut inner = lock(&self.inner);
         if inner.shards.len() <= worker {
@@ -215,8 +215,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Declares structs whose fields are metrics, with Envoy's names as the fields' names.
 ///
-/// `counters`, `shared_counters`, `gauges`, `histograms` and `texts` (of a `single` one) are lists of names (`parts` are fields with a `merge` of their own). With
-/// `shared = Type` (or `()`) the struct is a shard ([`Metrics`]), with `single` there is one in the process ([`Single`]).
+/// `counters`, `shared_counters`, `gauges`, `histograms` and `texts` (of a `single` one) are lists of names (`parts`
+/// are fields with a `merge` of their own). With `shared = Type` (or `()`) the struct is a shard ([`Metrics`]), with
+/// `single` there is one in the process ([`Single`]).
 macro_rules! metric_structs {
     ($(
         $(#[$doc:meta])*

@@ -1,5 +1,5 @@
-//! The TCP proxy: bytes, and how a connection ends. Where the proxy ends it at once the client says nothing: bytes that meet a
-//! closed socket would make a reset of the end, by chance.
+//! The TCP proxy: bytes, and how a connection ends. Where the proxy ends it at once the client says nothing: bytes that
+//! meet a closed socket would make a reset of the end, by chance.
 
 use std::time::Duration;
 

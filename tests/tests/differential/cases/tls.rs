@@ -124,7 +124,8 @@ fn upstream() -> Vec<Scenario> {
                 "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, upstream_http_protocol_options: {auto_sni: true}, explicit_http_config: {http_protocol_options: {}}}}",
             )
             .client(Client::raw().get("/")),
-        // Where the first name's connection idles, Envoy 1.40 dies of making room (it frees what is in use): that has unit tests.
+        // Where the first name's connection idles, Envoy 1.40 dies of making room (it frees what is in use): that has
+        // unit tests.
         scenario("tls_names_beyond_the_pools")
             .up(Upstream::h1().tls(&["http/1.1"]).acts([Act::Hang]))
             .cluster(

@@ -26,8 +26,8 @@ use crate::resilience::strict::StrictHeader;
 use crate::route::RouteTable;
 use crate::{harmless, message, unsupported};
 
-/// `request_headers_timeout` where it is not set. Envoy has none, and leaves a head that does not come to its end to the
-/// stream's idle timeout of 5 minutes.
+/// `request_headers_timeout` where it is not set. Envoy has none, and leaves a head that does not come to its end to
+/// the stream's idle timeout of 5 minutes.
 const HEADERS_TIMEOUT: Duration = Duration::from_mins(1);
 
 impl HttpConnectionManager {

@@ -53,8 +53,8 @@ impl LocalReplyConfig {
         Some(LocalReplyConfig { mappers: mappers.into_iter().collect::<Option<_>>()?, format: required(format)? })
     }
 
-    /// Maps and formats `reply` for the client that sent `request`. `elapsed`: since its start; `random`: uniform over 64
-    /// bits, for a filter that samples.
+    /// Maps and formats `reply` for the client that sent `request`. `elapsed`: since its start; `random`: uniform over
+    /// 64 bits, for a filter that samples.
     pub fn apply(
         &self,
         reply: &mut LocalReply,

@@ -276,8 +276,8 @@ fn filter_chains_of(messages: Vec<pb::FilterChain>, default: Option<pb::FilterCh
     (chains.into_iter().map(|(_, chain)| chain).collect(), default.map(Arc::new))
 }
 
-/// `transport_socket_connect_timeout` where it is not set. Envoy leaves a handshake that does not come to its end to the
-/// connection's idle timeout.
+/// `transport_socket_connect_timeout` where it is not set. Envoy leaves a handshake that does not come to its end to
+/// the connection's idle timeout.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl FilterChain {
@@ -465,7 +465,8 @@ impl FilterChainMatch {
     }
 }
 
-/// Reports values that are there twice: the chain would stand beside itself, which Envoy refuses as it does of two chains.
+/// Reports values that are there twice: the chain would stand beside itself, which Envoy refuses as it does of two
+/// chains.
 fn once<T: Eq + Hash>(values: &[T], field: &'static str, at: &At<'_>) {
     let mut seen = HashSet::with_capacity(values.len());
     if let Some(index) = values.iter().position(|value| !seen.insert(value)) {

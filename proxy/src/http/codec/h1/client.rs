@@ -213,8 +213,9 @@ impl Shared {
         } else if self.started {
             Delivery::Sent
         } else if self.peer_ended && self.sent_before.is_some_and(|bytes| self.transport.has_acknowledged_only(bytes)) {
-            // What ended the connection was sent before any of the request had arrived, and nobody can answer behind it.
-            // A reset alone does not say so: the peer may have had, read and done what its kernel was yet to acknowledge.
+            // What ended the connection was sent before any of the request had arrived, and nobody can answer behind
+            // it. A reset alone does not say so: the peer may have had, read and done what its kernel was yet to
+            // acknowledge.
             Delivery::Unread
         } else {
             Delivery::Raced

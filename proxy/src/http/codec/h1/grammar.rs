@@ -173,8 +173,8 @@ impl Target {
     }
 }
 
-/// The host and the port of an absolute URL's authority. Whoever reads a URL differently from us takes another part of it
-/// for the host, so there is one `@` at most and nothing around it that has no place there.
+/// The host and the port of an absolute URL's authority. Whoever reads a URL differently from us takes another part of
+/// it for the host, so there is one `@` at most and nothing around it that has no place there.
 fn without_user_information(authority: &[u8]) -> Result<&[u8], Fault> {
     if !valid_authority(authority) || authority.windows(2).any(|pair| pair == b"@@") {
         return Err(CODEC_ERROR);

@@ -7,8 +7,8 @@
 //! I/O. There is no task, no channel and no boxed future.
 //!
 //! Where a byte goes: [`transport`] reads it into a buffer that exists only while something is in it, [`head`] parses
-//! heads in place (by [`grammar`]), [`body`] takes framing off, [`encode`] puts it on, [`server`] and [`client`] hold the state of the
-//! exchange.
+//! heads in place (by [`grammar`]), [`body`] takes framing off, [`encode`] puts it on, [`server`] and [`client`] hold
+//! the state of the exchange.
 
 mod body;
 mod client;

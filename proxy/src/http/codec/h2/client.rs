@@ -131,7 +131,8 @@ impl Lease {
         }
     }
 
-    /// Nothing more is sent or wanted: what has been sent still goes, and a reset follows it when the halves are dropped.
+    /// Nothing more is sent or wanted: what has been sent still goes, and a reset follows it when the halves are
+    /// dropped.
     fn abandon(&self) {
         self.request_ended.set(true);
         self.sender.take();

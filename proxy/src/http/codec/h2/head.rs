@@ -1,5 +1,5 @@
-//! Heads between the `http` crate's form, which the `h2` crate speaks, and ours, with the checks of Envoy that the crate
-//! leaves out. Names and values change hands without a copy; pseudo-headers are small and are copied.
+//! Heads between the `http` crate's form, which the `h2` crate speaks, and ours, with the checks of Envoy that the
+//! crate leaves out. Names and values change hands without a copy; pseudo-headers are small and are copied.
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
@@ -193,9 +193,9 @@ fn is_hop_by_hop(name: &HeaderName, value: &HeaderValue) -> bool {
         || (*name == TE && value != "trailers")
 }
 
-/// Whether a field has another value in each message, or soon has another one for good. In the table of HPACK it would only
-/// be in the way: the crate compares a value with all those of its name that are in the table, some fifty, before it puts
-/// it there. The crate leaves out what is sensitive.
+/// Whether a field has another value in each message, or soon has another one for good. In the table of HPACK it would
+/// only be in the way: the crate compares a value with all those of its name that are in the table, some fifty, before
+/// it puts it there. The crate leaves out what is sensitive.
 fn is_never_repeated(name: &HeaderName) -> bool {
     *name == DATE || matches!(name.as_str(), "x-request-id" | "traceparent" | "x-b3-traceid" | "x-b3-spanid")
 }
@@ -222,8 +222,8 @@ pub(super) fn to_response(head: ResponseHead) -> http::Response<()> {
     response
 }
 
-/// A request to send, with `:protocol` if it is an extended CONNECT. `None` where the path (or a method of CONNECT without a
-/// host) cannot be sent at all.
+/// A request to send, with `:protocol` if it is an extended CONNECT. `None` where the path (or a method of CONNECT
+/// without a host) cannot be sent at all.
 pub(super) fn to_request(head: RequestHead, connect_protocol: Option<&HeaderValue>) -> Option<http::Request<()>> {
     let RequestHead { method, scheme, authority, path, headers, .. } = head;
     let plain_connect = method == Method::CONNECT && connect_protocol.is_none();

@@ -1,9 +1,9 @@
 //! HTTP/2, downstream and upstream, over the `h2` crate.
 //!
-//! The crate does framing, HPACK, flow control and stream states. Around it stand: `wire`, through which the frames pass;
-//! `link`, which judges them as Envoy does, floods included; `block`, which sees what the crate drops of a client's heads;
-//! `head`, which converts heads and refuses what Envoy refuses; and here the halves of a stream, which the server and the
-//! client share.
+//! The crate does framing, HPACK, flow control and stream states. Around it stand: `wire`, through which the frames
+//! pass; `link`, which judges them as Envoy does, floods included; `block`, which sees what the crate drops of a
+//! client's heads; `head`, which converts heads and refuses what Envoy refuses; and here the halves of a stream, which
+//! the server and the client share.
 
 mod block;
 mod client;

@@ -1,5 +1,6 @@
 //! A response's body goes to the crate as the client's window takes it. What the crate has is out of our hands: if that
-//! were all of it, the exchange would be over, and with it every limit on how long a client may leave its answer unread.
+//! were all of it, the exchange would be over, and with it every limit on how long a client may leave its answer
+//! unread.
 
 use std::task::{Context, Poll, ready};
 

@@ -25,8 +25,8 @@ use crate::io::Io;
 
 /// Envoy's `overload.premature_reset_total_stream_count`.
 const PREMATURE_RESET_STREAMS: u64 = 500;
-/// What the crate keeps of streams that were reset before we took them: twice as many, so that it is the rule that ends the
-/// connection.
+/// What the crate keeps of streams that were reset before we took them: twice as many, so that it is the rule that ends
+/// the connection.
 const MAX_PENDING_RESETS: usize = 1000;
 /// Envoy's `overload.premature_reset_min_stream_lifetime_seconds`.
 const PREMATURE_RESET_AGE: Duration = Duration::from_secs(1);
@@ -120,8 +120,8 @@ struct Streams {
 }
 
 impl Streams {
-    /// Envoy's rule against rapid resets: more than half of 500 streams, or of all where there were more. What was `refused`
-    /// counts like a stream that the client has reset: it knows how many it may open.
+    /// Envoy's rule against rapid resets: more than half of 500 streams, or of all where there were more. What was
+    /// `refused` counts like a stream that the client has reset: it knows how many it may open.
     fn too_many_premature(&self, refused: u64) -> bool {
         let premature = self.premature.get().saturating_add(refused);
         let all = self.finished.get().saturating_add(refused);
@@ -480,8 +480,8 @@ impl Responder {
         Ok(upgrade::tunnel(self, body))
     }
 
-    /// Ready when the client's window has taken what was sent, and few 1xx heads wait to be written. The connection's own
-    /// task writes: there is nothing else to wait for here.
+    /// Ready when the client's window has taken what was sent, and few 1xx heads wait to be written. The connection's
+    /// own task writes: there is nothing else to wait for here.
     pub(in crate::http::codec) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match &mut self.state {
             State::Waiting(_) => return self.link.poll_interim_room(self.id, cx).map(Ok),

@@ -1,6 +1,6 @@
 //! Upgrades over HTTP/2 (RFC 8441), in the clothes of HTTP/1: the pipeline asks with `upgrade` and sees `101`, whatever
-//! the codecs of both sides, as in Envoy. The stream of an upgrade becomes a transport by a pipe in this process, so that
-//! a tunnel joins it like any other.
+//! the codecs of both sides, as in Envoy. The stream of an upgrade becomes a transport by a pipe in this process, so
+//! that a tunnel joins it like any other.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -65,8 +65,9 @@ pub(super) trait Send {
     fn finish(&mut self) -> Result<bool, StreamError>;
 }
 
-/// Joins a stream to a pipe, in a task of its own, and returns the pipe's other end. When either breaks, both go: a stream
-/// whose other end was dropped before both directions were at their end is reset, and a reset of the stream is read as one.
+/// Joins a stream to a pipe, in a task of its own, and returns the pipe's other end. When either breaks, both go: a
+/// stream whose other end was dropped before both directions were at their end is reset, and a reset of the stream is
+/// read as one.
 pub(super) fn tunnel(stream: impl Send + 'static, body: Body) -> Tunnel {
     let (near, far) = duplex(PIPE_BYTES);
     let state: Rc<PumpState> = Rc::default();

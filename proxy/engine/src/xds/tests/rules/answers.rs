@@ -49,8 +49,8 @@ fn rule_13_the_valid_apply_and_every_invalid_one_is_named() {
     ] {
         assert!(error.message.contains(part), "{part} in {}", error.message);
     }
-    // The server is told the versions that are in force, and no version of what it sent last and was refused: whatever it has
-    // of that now, it speaks of it.
+    // The server is told the versions that are in force, and no version of what it sent last and was refused: whatever
+    // it has of that now, it speaks of it.
     bench.reconnect();
     let [first] = &bench.delta_requests()[..] else { panic!() };
     let versions: BTreeMap<_, _> =

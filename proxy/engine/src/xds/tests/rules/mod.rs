@@ -1,5 +1,5 @@
-//! Each rule of the protocol has a test that bears its number in the list of what a correct client does. Here stands the
-//! client with its clock that they drive.
+//! Each rule of the protocol has a test that bears its number in the list of what a correct client does. Here stands
+//! the client with its clock that they drive.
 
 mod answers;
 mod requests;

@@ -1,9 +1,10 @@
 //! The header blocks of a client, read a second time beside the `h2` crate, for what it keeps to itself.
 //!
 //! The crate hands a request's path out as a URI, which has no fragment, drops the pseudo-headers of trailers, and ends
-//! every malformed head alike. The first two would let a client pass something by the routes and rules that we judge by, the
-//! third hides what Envoy logs. So this follows HPACK (RFC 7541) as far as that needs: of a field that matters it knows what
-//! it says, of any other only how much room it takes in the table. A field that the client has sent before is one byte here.
+//! every malformed head alike. The first two would let a client pass something by the routes and rules that we judge
+//! by, the third hides what Envoy logs. So this follows HPACK (RFC 7541) as far as that needs: of a field that matters
+//! it knows what it says, of any other only how much room it takes in the table. A field that the client has sent
+//! before is one byte here.
 
 mod field;
 mod hpack;
@@ -19,8 +20,8 @@ const FLAG_END_HEADERS: u8 = 4;
 const FLAG_PADDED: u8 = 8;
 const FLAG_PRIORITY: u8 = 0x20;
 
-/// Bytes of a header block, still coded, that are followed: more than fit into the CONTINUATION frames that a client may
-/// send.
+/// Bytes of a header block, still coded, that are followed: more than fit into the CONTINUATION frames that a client
+/// may send.
 const MAX_BLOCK: usize = 512 << 10;
 
 /// What a complete header block says beyond what the crate tells.

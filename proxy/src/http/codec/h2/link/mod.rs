@@ -1,5 +1,5 @@
-//! What a connection's transport, driver and streams know of each other: what the frames that pass say beyond what the `h2`
-//! crate tells, and the judgement of it.
+//! What a connection's transport, driver and streams know of each other: what the frames that pass say beyond what the
+//! `h2` crate tells, and the judgement of it.
 //!
 //! The transport belongs to the connection's [`Link`], not to the crate: after the crate is done, the connection can
 //! still be closed without losing what is in flight, and streams can ask what became of it.
@@ -204,8 +204,8 @@ impl Link {
         self.transport.borrow_mut().silent = true;
     }
 
-    /// Whether a violation waits that counts now: the crate has taken in all that came before it, and written all that it
-    /// had to say.
+    /// Whether a violation waits that counts now: the crate has taken in all that came before it, and written all that
+    /// it had to say.
     pub(super) fn settle_later(&self, cx: &mut Context<'_>) -> bool {
         let Some(Fault { details, code }) = self.later.take() else { return false };
         if let Some(code) = code {
@@ -310,8 +310,8 @@ impl Link {
     }
 
     /// Whether writing has stopped before a reset of which only the next requests tell what it is for. To be asked when
-    /// the crate has no more requests: if that of the reset stream was among them, its body broke the rules, and writing
-    /// goes on; if not, its head did, and the connection is in violation.
+    /// the crate has no more requests: if that of the reset stream was among them, its body broke the rules, and
+    /// writing goes on; if not, its head did, and the connection is in violation.
     pub(super) fn settle_doubt(&self) -> bool {
         let Some(stream) = self.doubtful.take() else { return false };
         if stream > self.accepted.get() {
@@ -352,7 +352,8 @@ impl Link {
         }
     }
 
-    /// Looks at what has come. Returns how much of it the crate may see: all but what breaks our rules, and what follows.
+    /// Looks at what has come. Returns how much of it the crate may see: all but what breaks our rules, and what
+    /// follows.
     pub(super) fn inbound(&self, transport: &mut Transport, mut bytes: &[u8]) -> usize {
         let total = bytes.len();
         while !bytes.is_empty() {

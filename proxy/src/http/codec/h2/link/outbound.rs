@@ -41,8 +41,9 @@ impl Link {
         bytes.len()
     }
 
-    /// What the crate ends with this frame, a message or its body. A body that does not fit its `content-length` ends its
-    /// stream only, but the crate takes in many frames before it writes: after HEADERS and DATA the reset can be for either.
+    /// What the crate ends with this frame, a message or its body. A body that does not fit its `content-length` ends
+    /// its stream only, but the crate takes in many frames before it writes: after HEADERS and DATA the reset can be
+    /// for either.
     fn judge(&self, transport: &Transport, frame: &FrameHead) -> Judgement {
         let (last_kind, last_stream) = transport.last_message;
         match frame.kind {
