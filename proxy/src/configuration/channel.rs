@@ -67,6 +67,12 @@ impl Feed {
         self.0.capacity() < self.0.max_capacity()
     }
 
+    /// As if a push waited, as long as what comes back is kept.
+    #[cfg(test)]
+    pub(super) async fn waits(&self) -> mpsc::OwnedPermit<Push> {
+        self.0.clone().reserve_owned().await.unwrap()
+    }
+
     async fn push(&self, origin: Origin, content: Content) -> Option<Vec<Rejection>> {
         let (outcome, rejected) = oneshot::channel();
         self.0.send(Push { origin, content, outcome }).await.ok()?;

@@ -97,6 +97,8 @@ async fn apply(feed: &Feed, update: Update) -> Vec<Rejection> {
 fn endpoints_are_picked_while_clusters_are_applied() {
     on_paused_time(async {
         let (process, feed) = with_clusters().await;
+        // Each slice is a step of its own, so that this thread has its turn after each.
+        let _waits = feed.waits().await;
         let before = process.snapshot.load_full();
         let modified = || process.stats.cluster_manager.cluster_modified.get();
         let mut push = clusters(1);
@@ -133,6 +135,8 @@ fn endpoints_are_picked_while_clusters_are_applied() {
 fn a_few_endpoints_of_one_source_do_not_wait_for_many_of_another() {
     on_paused_time(async {
         let (process, feed) = with_clusters().await;
+        // Each slice is a step of its own, so that this thread has its turn after each.
+        let _waits = feed.waits().await;
         let many = {
             let feed = feed.clone();
             spawn_local(async move { apply(&feed, endpoints(0..MANY, 2)).await })
