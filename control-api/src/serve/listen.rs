@@ -301,7 +301,7 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use rustls::server::ResolvesServerCertUsingSni;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -328,6 +328,21 @@ mod tests {
             assert_eq!(waiting.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         }
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_is_neither_read_nor_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = Connection { transport: Transport::Tcp(stream), cut: Cut::default() };
+        connection.write_all(b"a").await.unwrap();
+        let cut = connection.cut.clone();
+        // Whoever waits for the client hears of it.
+        let (read, first) = tokio::join!(connection.read_u8(), async { cut.cut() });
+        let aborted = |result: std::io::Result<()>| result.unwrap_err().kind() == std::io::ErrorKind::ConnectionAborted;
+        assert!(aborted(read.map(drop)) && first && !cut.cut());
+        assert!(aborted(connection.write_all(b"b").await) && aborted(connection.flush().await));
     }
 
     #[test]

@@ -558,10 +558,11 @@ fn nonces_are_unique_on_a_stream() {
     assert_ne!(stream.nonces[&Clusters], stream.nonces[&Endpoints]);
 }
 
-#[test]
-fn a_cluster_stays_while_what_replaces_its_users_is_rejected() {
-    for (protocol, user) in [Delta, StateOfTheWorld].into_iter().flat_map(|p| [Listeners, Routes].map(|user| (p, user)))
-    {
+/// Streams of each protocol whose client has the clusters `a` and `b` and, by listeners or by routes, what uses them; and the
+/// names that it asks for those by.
+fn with_users_of_clusters() -> impl Iterator<Item = (Stream, Protocol, Kind, &'static [&'static str])> {
+    let both = |user: Kind| [Delta, StateOfTheWorld].map(|protocol| (protocol, user));
+    [Listeners, Routes].into_iter().flat_map(both).map(|(protocol, user)| {
         let names: &[&str] = if user == Routes { &["x"] } else { &[] };
         let mut stream = Stream::new(protocol, view(&[(Clusters, &["a=1", "b=1"]), (user, &["x=1"])]));
         stream.subscribe(Clusters, &[]);
@@ -570,7 +571,13 @@ fn a_cluster_stays_while_what_replaces_its_users_is_rejected() {
         stream.subscribe(user, names);
         stream.sends(user, &["x=1"]);
         stream.accept(user, names);
+        (stream, protocol, user, names)
+    })
+}
 
+#[test]
+fn a_cluster_stays_while_what_replaces_its_users_is_rejected() {
+    for (mut stream, protocol, user, names) in with_users_of_clusters() {
         // The new version no longer names b, but the client does not take it: what it keeps does name b.
         stream.session.update(view(&[(Clusters, &["a=1"]), (user, &["x=2"])]));
         // By state of the world nothing of the clusters is new.
@@ -588,16 +595,7 @@ fn a_cluster_stays_while_what_replaces_its_users_is_rejected() {
 
 #[test]
 fn what_stays_rejected_keeps_the_clusters_of_then_and_no_later_one() {
-    for (protocol, user) in [Delta, StateOfTheWorld].into_iter().flat_map(|p| [Listeners, Routes].map(|user| (p, user)))
-    {
-        let names: &[&str] = if user == Routes { &["x"] } else { &[] };
-        let mut stream = Stream::new(protocol, view(&[(Clusters, &["a=1", "b=1"]), (user, &["x=1"])]));
-        stream.subscribe(Clusters, &[]);
-        stream.sends(Clusters, &["a=1", "b=1"]);
-        stream.accept(Clusters, &[]);
-        stream.subscribe(user, names);
-        stream.sends(user, &["x=1"]);
-        stream.accept(user, names);
+    for (mut stream, protocol, user, names) in with_users_of_clusters() {
         // Push after push is rejected. Each time another cluster came, which nothing in use can name.
         stream.session.update(view(&[(Clusters, &["a=1"]), (user, &["x=2"])]));
         stream.sends(user, &["x=2"]);

@@ -162,9 +162,8 @@ impl Headers {
     }
 
     /// The one value of `name`: where there are more, they become one first, with commas between them (RFC 9110,
-    /// section
-    /// 5.3), in the place of the first. Who believes a header must not see only a part of it: what a proxy in front of us
-    /// adds may stand in a line of its own. Empty values say nothing, and leave no comma.
+    /// section 5.3), in the place of the first. Who believes a header must not see only a part of it: what a proxy in
+    /// front of us adds may stand in a line of its own. Empty values say nothing, and leave no comma.
     pub fn fold(&mut self, name: &HeaderName) -> Option<&HeaderValue> {
         let first = self.fields.iter().position(|(n, _)| n == name)?;
         let rest = self.fields.get(first.saturating_add(1)..).unwrap_or_default();

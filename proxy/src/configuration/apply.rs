@@ -43,10 +43,7 @@ pub(super) const SLICE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Progress {
     origin: Origin,
-    /// All of them, to the end: were each freed when it is applied, what is made of it would stand in the gaps between
-    /// those that are left, and hardly a page could be given back.
-    resources: Vec<Resource>,
-    applied: usize,
+    left: std::vec::IntoIter<Resource>,
     /// Whether it frees much.
     large: bool,
     /// All but the resources that come in slices.
@@ -160,48 +157,37 @@ impl Applier {
             self.remove(rest.kind, &origin, &rest.removed);
         }
         let large = changed.len() + rest.removed.len() >= MANY;
-        Progress {
-            origin,
-            large,
-            resources: changed,
-            applied: 0,
-            rest,
-            unreadable,
-            rejections: Vec::new(),
-            started,
-            now,
-        }
+        Progress { origin, large, left: changed.into_iter(), rest, unreadable, rejections: Vec::new(), started, now }
     }
 
     /// Applies the next resources, each by itself. All that were rejected, if none is left.
     pub(super) fn advance(&mut self, progress: &mut Progress) -> Option<Vec<Rejection>> {
-        let Progress { origin, resources, applied, large, rest, unreadable, rejections, started, now } = progress;
+        let Progress { origin, left, large, rest, unreadable, rejections, started, now } = progress;
         let (kind, origin, now) = (rest.kind, &*origin, *now);
-        for resource in resources.iter().skip(*applied).take(SLICE) {
+        for resource in left.take(SLICE) {
             let reference = Reference { name: resource.name.as_str().into(), origin: origin.clone() };
-            let outcome = self.set(kind, &reference, resource);
+            let outcome = self.set(kind, &reference, &resource);
             if kind == Kind::Routes {
                 self.count_routes(&reference, &outcome);
             }
             let of = by_name(kind, origin);
             match outcome {
                 Ok(Applied::Unchanged) => {
-                    self.process.record.repeated(kind, of, resource);
+                    self.process.record.repeated(kind, of, &resource);
                     if kind == Kind::Cluster {
-                        self.process.record.kept(kind, resource, now);
+                        self.process.record.kept(kind, &resource, now);
                     }
                 }
                 Ok(Applied::Added | Applied::Modified) => {
-                    self.process.record.accepted(kind, of, resource, now);
+                    self.process.record.accepted(kind, of, &resource, now);
                 }
                 Err(reasons) => {
-                    self.reject(kind, origin, resource, &reasons, now);
-                    rejections.push(Rejection { name: resource.name.clone(), reasons });
+                    self.reject(kind, origin, &resource, &reasons, now);
+                    rejections.push(Rejection { name: resource.name, reasons });
                 }
             }
         }
-        *applied = applied.saturating_add(SLICE);
-        if *applied < resources.len() {
+        if !left.as_slice().is_empty() {
             return None;
         }
         self.in_part &= kind == Kind::Endpoints;
