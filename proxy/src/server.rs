@@ -22,6 +22,7 @@ use crate::cluster::dns::DnsResolver;
 use crate::configuration::channel::interests;
 use crate::configuration::record::Record;
 use crate::configuration::{BindError, Configuration};
+use crate::priority;
 use crate::process::Process;
 use crate::telemetry::access_log::{AccessLogs, NewStream, service};
 use crate::telemetry::stats::Stats;
@@ -137,8 +138,9 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     Ok(code)
 }
 
+/// The threads that it starts are those beside the thread that calls: they compute, and give way to it.
 fn local_runtime() -> std::io::Result<LocalRuntime> {
-    Builder::new_current_thread().enable_all().build_local(Default::default())
+    Builder::new_current_thread().enable_all().on_thread_start(priority::lower).build_local(Default::default())
 }
 
 fn worker_thread(process: Arc<Process>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -149,6 +151,7 @@ fn worker_thread(process: Arc<Process>, index: usize, mut commands: mpsc::Unboun
             return;
         }
     };
+    priority::wake_soon();
     let worker = Worker::new(process, index);
     runtime.block_on(async {
         let mut tick = interval(FLUSH_INTERVAL);

@@ -203,6 +203,10 @@ async fn request(exchange: Exchange, state: &Arc<dyn AdminState>) -> Result<(), 
     in_time(REQUEST, poll_fn(|task| poll_form(task, &mut body, &mut form))).await?;
     let target = String::from_utf8_lossy(head.path.as_bytes()).into_owned();
     let method = head.method.as_str().to_owned();
+    // A probe does not wait for the threads that compute, which give way to all others.
+    if target == "/ready" {
+        return respond(&mut responder, handle(&**state, &method, &target, &form)).await;
+    }
     let worker = state.clone();
     // Long answers take milliseconds; this thread also has connections, signals and timers to serve.
     let response = spawn_blocking(move || handle(&*worker, &method, &target, &form)).await;
