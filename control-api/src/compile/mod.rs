@@ -91,8 +91,8 @@ impl Mesh {
                 let mut routes = BTreeMap::new();
                 if port.protocol.is_http() {
                     // Callers of a namespace without routes of its own have those for all, or none.
-                    let all = (!port.routes.contains_key(&None)).then_some((&None, &[][..]));
-                    let sets = port.routes.iter().map(|(callers, entries)| (callers, entries.as_slice()));
+                    let all = (!port.routes.contains_key(&None)).then_some((&None, None));
+                    let sets = port.routes.iter().map(|(callers, entries)| (callers, Some(entries.as_slice())));
                     for (callers, entries) in sets.chain(all) {
                         let table = match callers {
                             None => Arc::clone(&cluster),

@@ -38,10 +38,17 @@ const BACKOFF: Duration = Duration::from_millis(25);
 /// Bytes of a body that are kept to be sent again.
 const BUFFER: u32 = 64 << 10;
 
-/// The table `name` of a port whose own cluster is `cluster`.
-pub(super) fn configuration(name: &str, cluster: &str, port: &Port, entries: &[Entry]) -> pb::RouteConfiguration {
-    let routes = if port.routes.is_empty() || entries.is_empty() && !port.routes.contains_key(&None) {
-        vec![pb::Route {
+/// The table `name` of a port whose own cluster is `cluster`. `entries`: of its routes, of which every rule may be
+/// unusable; `None` where it has none.
+pub(super) fn configuration(
+    name: &str,
+    cluster: &str,
+    port: &Port,
+    entries: Option<&[Entry]>,
+) -> pb::RouteConfiguration {
+    let routes = match entries {
+        Some(entries) => entries.iter().flat_map(|entry| routes(entry, port)).collect(),
+        None => vec![pb::Route {
             name: "default".to_owned(),
             r#match: Some(pb::RouteMatch {
                 path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
@@ -52,9 +59,7 @@ pub(super) fn configuration(name: &str, cluster: &str, port: &Port, entries: &[E
                 ..forward(&Times::default(), &port.policy)
             })),
             ..Default::default()
-        }]
-    } else {
-        entries.iter().flat_map(|entry| routes(entry, port)).collect()
+        }],
     };
     pb::RouteConfiguration {
         name: name.to_owned(),

@@ -51,7 +51,8 @@ pub struct Port {
     /// What the policies say together.
     pub policy: PolicyValues,
     /// The matches of its routes in their order: for callers of every namespace (`None`), and those for callers of one
-    /// namespace, which hold instead of the former. Without any the port's own instances are called.
+    /// namespace, which hold instead of the former. Where there is no list, the port's own instances are called; one
+    /// that is empty is of routes without a usable rule, and takes nothing.
     pub routes: BTreeMap<Option<Arc<str>>, Vec<Entry>>,
 }
 
@@ -253,16 +254,11 @@ impl Model {
             let mut statuses = Vec::new();
             for parent in &route.route.parents {
                 let mut conditions = Vec::new();
-                match self.resolve_parent(&route.route, parent) {
+                match self.resolve_parent(parent) {
                     Ok(ports) => {
-                        conditions.push(condition(
-                            "Accepted",
-                            true,
-                            "Accepted",
-                            accepted_message(&route.route),
-                            generation,
-                        ));
-                        // A route of another namespace than its Service's is that namespace's own.
+                        conditions.push(accepted(&route.route, generation));
+                        // It is attached without a usable rule too: a Service that has a route is never called past
+                        // it. A route of another namespace than its Service's is that namespace's own.
                         let own = route.route.name.namespace == parent.service.namespace;
                         let callers = (!own).then(|| Arc::clone(&route.route.name.namespace));
                         for port in ports {
@@ -302,7 +298,7 @@ impl Model {
         }
         for (route, generation, mut statuses) in parents {
             for (status, parent) in statuses.iter_mut().zip(&route.route.parents) {
-                let ports = self.resolve_parent(&route.route, parent).unwrap_or_default();
+                let ports = self.resolve_parent(parent).unwrap_or_default();
                 let there = ports.into_iter().filter_map(|port| shadowed.get(&(parent.service.clone(), port)));
                 if let Some(message) = shadowed_message(&route, there.flatten()) {
                     status.conditions.push(condition("Shadowed", true, "Shadowed", message, generation));
@@ -314,7 +310,7 @@ impl Model {
     }
 
     /// The ports of a parent that a route attaches to, or reason and message of `Accepted=False`.
-    fn resolve_parent(&self, route: &HttpRoute, parent: &ParentRef) -> Result<Vec<usize>, (&'static str, String)> {
+    fn resolve_parent(&self, parent: &ParentRef) -> Result<Vec<usize>, (&'static str, String)> {
         let name = &parent.service;
         let no_parent = |message: String| Err(("NoMatchingParent", message));
         let Some(service) = self.services.get(name) else {
@@ -339,9 +335,6 @@ impl Model {
             .collect();
         if http.is_empty() {
             return Err(("UnsupportedValue", format!("Service {name} does not speak HTTP on that port")));
-        }
-        if route.rules.is_empty() {
-            return Err(("UnsupportedValue", format!("no rule is usable: {}", rule_list(&route.dropped))));
         }
         Ok(http)
     }
@@ -392,8 +385,14 @@ impl Model {
     }
 }
 
-fn accepted_message(route: &HttpRoute) -> &'static str {
-    if route.has_hostnames { "spec.hostnames has no effect where a Service is the parent" } else { "" }
+/// `Accepted` of a route whose parent is there.
+fn accepted(route: &HttpRoute, generation: Option<i64>) -> pb::Condition {
+    if route.rules.is_empty() {
+        let message = format!("no rule is usable: {}", rule_list(&route.dropped));
+        return condition("Accepted", false, "UnsupportedValue", message, generation);
+    }
+    let message = if route.has_hostnames { "spec.hostnames has no effect where a Service is the parent" } else { "" };
+    condition("Accepted", true, "Accepted", message, generation)
 }
 
 /// `rules[0], rules[3]`

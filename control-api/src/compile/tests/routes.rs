@@ -35,6 +35,25 @@ fn a_route_replaces_that_and_what_it_does_not_match_is_not_found() {
 }
 
 #[test]
+fn a_route_without_a_usable_rule_does_not_open_the_service() {
+    // Of both it was accepted once: a later version takes no such expression any more.
+    let rules = "rules: [{matches: [{path: {type: RegularExpression, value: '('}}], backendRefs: [{name: b, port: 80}]}]";
+    let of = |name: &str, namespace: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: a, namespace: default}}], {rules}}}\n---\n"
+        )
+    };
+    let answer = |mesh: &Mesh, table| outcome_in(mesh, table, request("/", &[]), 0);
+    let own = Mesh::build(&objects(&format!("{SHOP}{}", of("r", "default"))), None);
+    assert_eq!(own.faults().len(), 1);
+    assert_eq!(answer(&own, "default/a/80"), "404");
+    let callers = Mesh::build(&objects(&format!("{SHOP}{}", of("r", "callers"))), None);
+    assert_eq!(answer(&callers, "default/a/80/from/callers"), "404");
+    assert_eq!(answer(&callers, "default/a/80"), "default/a/80 /", "callers of other namespaces have no route");
+}
+
+#[test]
 fn prefixes_match_by_elements() {
     let mesh = shop(&route(
         "r",
