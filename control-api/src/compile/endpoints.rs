@@ -1,4 +1,5 @@
-//! The instances of a port, by locality.
+//! The instances of a port, by locality. One that is not ready is left out, as Kubernetes' users expect: a proxy would
+//! call it where no other is left. Who is draining stays, for what goes on with it and for want of another.
 
 use outrigger_proto::envoy::config::core::v3 as core;
 use outrigger_proto::envoy::config::endpoint::v3 as pb;
@@ -7,9 +8,10 @@ use outrigger_proto::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use super::message::address;
 use crate::model::{Endpoint, Health};
 
-/// All instances of a port, which are in the order of their localities.
+/// The instances of a port that may be called; all are in the order of their localities.
 pub(super) fn assignment(name: &str, endpoints: &[Endpoint]) -> pb::ClusterLoadAssignment {
-    let groups = endpoints.chunk_by(|a, b| a.locality == b.locality).map(|group_of| {
+    let called: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.health != Health::Unhealthy).collect();
+    let groups = called.chunk_by(|a, b| a.locality == b.locality).map(|group_of| {
         let [region, zone, sub_zone] = group_of.first().map(|first| first.locality.clone()).unwrap_or_default();
         let endpoints = group_of.iter().map(|at| endpoint(address(at.address), at.weight, at.health));
         group(core::Locality { region, zone, sub_zone }, endpoints)

@@ -74,9 +74,9 @@ pub struct Endpoint {
 pub enum Health {
     /// It is called.
     Healthy,
-    /// It is called when no other is healthy.
+    /// It is not ready: it is not called.
     Unhealthy,
-    /// It gets nothing new.
+    /// It gets nothing new while another is healthy.
     Draining,
 }
 

@@ -49,6 +49,7 @@ const fn runs(runs: Runs) -> Instance {
 
 const ECHO: Instance = runs(Runs::Echo);
 const UNREADY: Instance = Instance { status: "health: Unhealthy", ..ECHO };
+const DRAINING: Instance = Instance { status: "health: Draining", ..ECHO };
 const ONE: &[Instance] = &[ECHO];
 const TWO: &[Instance] = &[ECHO, ECHO];
 
@@ -139,6 +140,24 @@ pub(crate) const CASES: &[Case] = &[
         probe: |scene| assert_eq!(scene.distinct(4), ["one", "two"]),
         ..PLAIN
     },
+    // `panicPercent` does not make instances of those that are not ready.
+    Case {
+        policy: "balancing: {panicPercent: 100}",
+        instances: &[UNREADY, Instance { spec: "services: [{name: NAME-ready}]", ..ECHO }],
+        more: "---\napiVersion: v1\nkind: Service\nmetadata: {name: NAME-ready}\nspec: {ports: [{port: 80, targetPort: web}]}\n",
+        to: &["NAME", "NAME-ready"],
+        probe: |scene| {
+            scene.expect_at(1, "GET /", &["200 "]);
+            scene.expect("GET /", &["503 ", "no healthy upstream"]);
+        },
+        ..PLAIN
+    },
+    Case {
+        policy: "balancing: {algorithm: RoundRobin}",
+        instances: &[ECHO, UNREADY, DRAINING],
+        probe: |scene| assert_eq!(scene.names(4), ["one"; 4]),
+        ..PLAIN
+    },
     Case {
         shows: &["HTTPRoute.parentRefs.sectionName"],
         service: "ports: [{name: a, port: 80, targetPort: web}, {name: b, port: 81, targetPort: web}]",
@@ -193,13 +212,12 @@ pub(crate) const CASES: &[Case] = &[
             probe::the_idle_instance_is_chosen,
         )
     },
+    Case { instances: &[DRAINING], probe: |scene| scene.expect("GET /", &["200 "]), ..PLAIN },
     Case {
-        instances: &[ECHO, UNREADY, UNREADY],
-        ..policy(
-            &["ServicePolicy.balancing.panicPercent"],
-            "balancing: {algorithm: RoundRobin, panicPercent: 50}",
-            |scene| assert_eq!(scene.distinct(6), ["one", "three", "two"]),
-        )
+        instances: &[DRAINING],
+        ..policy(&["ServicePolicy.balancing.panicPercent"], "balancing: {panicPercent: 0}", |scene| {
+            scene.expect("GET /", &["503 ", "no healthy upstream"]);
+        })
     },
     policy(&["ServicePolicy.limits.connections"], "limits: {connections: 1}", probe::the_second_waits),
     policy(&["ServicePolicy.limits.pending"], "limits: {connections: 1, pending: 1}", probe::one_may_wait),

@@ -102,6 +102,7 @@ fn instances_go_by_locality_with_health_and_weight() {
             workload("z", "10.1.0.1", "z1", "status: {health: Unhealthy}"),
             workload("v", "10.1.0.2", "z2", ""),
             workload("x", "::1", "z1", "status: {health: Draining}"),
+            workload("u", "10.1.0.3", "z3", "status: {health: Unhealthy}"),
         ]
         .concat(),
     );
@@ -121,10 +122,7 @@ fn instances_go_by_locality_with_health_and_weight() {
         found,
         [
             (String::new(), vec![(ip("10.0.0.1:80"), HealthStatus::Healthy)]),
-            (
-                "z1".to_owned(),
-                vec![(ip("[::1]:80"), HealthStatus::Draining), (ip("10.1.0.1:80"), HealthStatus::Unhealthy)]
-            ),
+            ("z1".to_owned(), vec![(ip("[::1]:80"), HealthStatus::Draining)]),
             ("z2".to_owned(), vec![(ip("10.1.0.2:80"), HealthStatus::Healthy)]),
         ]
     );
