@@ -80,6 +80,9 @@ fn manager(name: &str, routes: hcm::http_connection_manager::RouteSpecifier) -> 
             config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(&Router::default()))),
             ..Default::default()
         }],
+        // What a rule matches is what the application takes the path for: `/public/../admin` is not below `/public`. No
+        // more than that, since `//` and `%2F` mean something to many applications.
+        normalize_path: Some(true),
         // Whose server it is, is for the application to say.
         server_header_transformation: nested::ServerHeaderTransformation::PassThrough as i32,
         // How long a stream may be silent, its route says.

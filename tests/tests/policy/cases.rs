@@ -30,6 +30,9 @@ pub(crate) const CASES: &[Case] = &[
         &["one GET /prefix/a?b\n"],
     ),
     case("prefix without its slash", "", "GET /prefix", &["one GET /prefix\n"]),
+    case("a path is what it leads to", "", "GET /prefix/../exact", &["one GET /exact\n"]),
+    case("however it is written", "", "GET /prefix/%2e%2E/exact", &["one GET /exact\n"]),
+    case("slashes are left alone", "", "GET /prefix//a%2Fb", &["one GET /prefix//a%2Fb\n"]),
     case("prefix by elements", "", "GET /prefixes", &["404 "]),
     case(
         "expression",

@@ -131,7 +131,7 @@ fn routes_have_their_effect(command: Command, delta: bool) {
         wrong.extend((!faults.is_empty()).then(|| format!("{}: {faults}", case.name)));
     }
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), proxy.process.output());
-    let through = ask(inbound.port(), "GET /in").unwrap_or_default();
+    let through = ask(inbound.port(), "GET /out/../in").unwrap_or_default();
     assert!(through.starts_with("200 ") && through.contains("\none GET /in\n"), "{through}");
     // What a rule is called is told by the logs only.
     let (_, dump) = admin::request(&proxy.admin(), "GET", "/config_dump").unwrap();

@@ -37,7 +37,8 @@ fn a_route_replaces_that_and_what_it_does_not_match_is_not_found() {
 #[test]
 fn a_route_without_a_usable_rule_does_not_open_the_service() {
     // Of both it was accepted once: a later version takes no such expression any more.
-    let rules = "rules: [{matches: [{path: {type: RegularExpression, value: '('}}], backendRefs: [{name: b, port: 80}]}]";
+    let rules =
+        "rules: [{matches: [{path: {type: RegularExpression, value: '('}}], backendRefs: [{name: b, port: 80}]}]";
     let of = |name: &str, namespace: &str| {
         format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: {namespace}}}\n\

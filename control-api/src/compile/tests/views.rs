@@ -3,6 +3,7 @@
 use outrigger_engine::config::cluster::Cluster;
 use std::time::Duration;
 
+use outrigger_engine::config::hcm::EscapedSlashes;
 use outrigger_engine::config::listener::{Listener, NetworkFilter};
 use outrigger_proto::envoy::config::cluster::v3 as cluster_pb;
 use outrigger_proto::envoy::config::listener::v3 as listener_pb;
@@ -85,6 +86,20 @@ fn what_is_not_there_is_answered_with_503() {
         let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
         converted(&view, Kind::Listener, "outbound/127.0.0.1:9101", convert).unwrap();
     }
+}
+
+#[test]
+fn paths_are_normalized_on_both_ways_and_otherwise_left_alone() {
+    let view =
+        shop("").view(&node("default", &["8080=127.0.0.1:9080"], &["a=127.0.0.1:9101", "nothing=127.0.0.1:9102"]));
+    for name in view[&Kind::Listener].keys() {
+        let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
+        let listener = converted(&view, Kind::Listener, name, convert).unwrap();
+        let NetworkFilter::Http(manager) = &listener.chains().next().unwrap().filter else { panic!("{listener:?}") };
+        assert!(manager.normalize_path && !manager.merge_slashes, "{name}");
+        assert_eq!(manager.escaped_slashes, EscapedSlashes::KeepUnchanged, "{name}");
+    }
+    assert_eq!(view[&Kind::Listener].len(), 3);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub fn normalize(path: &str, normalize_path: bool, merge_slashes: bool, slashes:
             return Normalized::Reject([&head, tail].concat().into());
         }
     }
-    if normalize_path {
+    if normalize_path && !is_canonical(&head) {
         match canonical(&head) {
             Some(canonical) => head = Cow::Owned(canonical),
             None => return Normalized::Reject([&head, tail].concat().into()),
@@ -84,6 +84,17 @@ fn unescape_slashes(path: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// Whether [`canonical`] would leave the path as it is: of almost all that is so, and one look says it.
+fn is_canonical(path: &str) -> bool {
+    let mut before = 0;
+    path.starts_with('/')
+        && path.bytes().all(|b| {
+            let hidden = before == b'/' && b == b'.';
+            before = b;
+            b.is_ascii_graphic() && b != b'%' && b != b'\\' && !hidden
+        })
 }
 
 /// Removes dot segments (also spelled `%2e`), turns `\` into `/`, decodes escapes of unreserved characters. Other
@@ -174,6 +185,25 @@ mod tests {
         assert_eq!(path("/%%32e%%32e/x", false, keep), "/%252e%252e/x");
         assert_eq!(path("/%2%65/%2%35", false, keep), "/%252e/%2525");
         assert_eq!(path("/a%00b", false, keep), "Reject(\"/a%00b\")");
+    }
+
+    #[test]
+    fn what_is_canonical_already_is_not_copied() {
+        for clean in ["/", "/a", "/a/b/", "/a//b", "/a.b/c..", "/a?x=%2e/../", "/~a-b_c!$&'()*+,;=:@"] {
+            assert!(matches!(
+                normalize(clean, true, true, EscapedSlashes::KeepUnchanged),
+                Normalized::Path(path) if matches!(path, Cow::Borrowed(_)) == !clean.contains("//")
+            ));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_one_look_takes_for_canonical_is(path in "[/.a%2e5c\\\\ \u{0}é]{0,12}") {
+            if is_canonical(&path) {
+                proptest::prop_assert_eq!(canonical(&path), Some(path));
+            }
+        }
     }
 
     #[test]
