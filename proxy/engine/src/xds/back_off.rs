@@ -25,18 +25,17 @@ impl Reconnect {
     }
 
     /// The stream ended; how long to wait before the next attempt. `lived`: since its first response, `None` where
-    /// there was none. A stream that served is opened again at once, and with the preferred server; but where it ends
-    /// each time as soon as it has begun, and where it was refused, the waits grow. `random` is uniform over 64 bits.
+    /// there was none. A stream that served for the shortest wait at least is opened again at once. Where streams are
+    /// refused, or end each time as soon as they have begun, the waits grow. The preferred server is asked next
+    /// wherever one answered, else the one after the last. `random` is uniform over 64 bits.
     pub fn ended(&mut self, lived: Option<Duration>, random: u64) -> Duration {
-        match lived {
-            Some(lived) => {
-                self.failures = 0;
-                self.service = 0;
-                if lived >= self.policy.base {
-                    return Duration::ZERO;
-                }
-            }
-            None => self.service = self.service.saturating_add(1).checked_rem(self.services).unwrap_or(0),
+        self.service = match lived {
+            Some(_) => 0,
+            None => self.service.saturating_add(1).checked_rem(self.services).unwrap_or(0),
+        };
+        if lived.is_some_and(|lived| lived >= self.policy.base) {
+            self.failures = 0;
+            return Duration::ZERO;
         }
         let longest = self.policy.base.saturating_mul(1 << self.failures.min(16)).min(self.policy.max);
         self.failures = self.failures.saturating_add(1);
