@@ -163,7 +163,7 @@ impl Record {
         before.refused.body != failure.refused.body || before.details != failure.details
     }
 
-    /// The server says why it cannot send a resource.
+    /// The server says why it cannot send a resource. Of clusters and listeners nobody said before which there are.
     pub(super) fn unavailable(
         &self,
         kind: Kind,
@@ -174,7 +174,11 @@ impl Record {
     ) {
         let nothing = Version { version: String::new(), body: Bytes::new(), updated: now };
         let mut inner = self.lock();
-        if let Some(status) = inner.find(kind, origin, &name) {
+        let status = match origin {
+            Some(_) => inner.find(kind, origin, &name),
+            None => Some(inner.entry(kind, None, &name)),
+        };
+        if let Some(status) = status {
             status.error = Some(Failure { refused: nothing, details, received: true });
         }
     }

@@ -307,6 +307,22 @@ fn rule_28_the_state_of_each_resource_is_told() {
     assert_eq!(proxy.stat("cluster.a.update_rejected"), Some(1));
     assert_eq!(proxy.stat("xds.eds.rejected"), Some(1));
     assert_eq!(proxy.stat("control_plane.connected_state"), Some(1));
+    // So it is with a cluster of which nothing was known: nobody asks for clusters by name.
+    let unknown = pb::ResourceError {
+        resource_name: Some(pb::ResourceName { name: "unknown".to_owned(), ..Default::default() }),
+        error_detail: Some(Status { code: 7, message: "not yours".to_owned(), details: Vec::new() }),
+    };
+    let errors = pb::DeltaDiscoveryResponse { resource_errors: vec![unknown], ..Default::default() };
+    assert_eq!(stream.push_message(Kind::Cluster, errors).error, None);
+    let told = shown(&proxy, Kind::Cluster, "unknown").unwrap();
+    assert_eq!(
+        (told.client_status, told.error_state.unwrap().details),
+        (ReceivedError as i32, "unknown: not yours".into())
+    );
+    let (_, dump) = admin::request(&proxy.admin(), "GET", "/config_dump").unwrap();
+    assert!(dump.contains("unknown: not yours"), "{dump}");
+    stream.accepted(Kind::Cluster, "2", &[], &["unknown"]);
+    assert!(shown(&proxy, Kind::Cluster, "unknown").is_none());
     // With the last one who asks for it a name is gone.
     stream.accepted(Kind::Cluster, "3", &[], &["never"]);
     proxy.until("nobody asks", || shown(&proxy, Kind::Endpoints, "never").is_none());

@@ -268,10 +268,13 @@ impl Subscription {
             self.take_resource(resource, &mut counts, &mut draft, now);
         }
         // A state of the world without a cluster or listener means that it is gone, unless it may be the one without a
-        // name, or the response only prolongs lives. Of endpoints and routes a server may send a part.
+        // name, or the server says that it cannot send it, or the response only prolongs lives. Of endpoints and routes
+        // a server may send a part.
         if variant == Variant::Sotw && self.wildcard && unnamed == 0 && !heartbeats {
             let all = self.known.keys().chain(&self.failed);
-            let gone: BTreeSet<Arc<str>> = all.filter(|name| !counts.contains_key(&***name)).cloned().collect();
+            let unavailable: HashSet<&str> = errors.iter().map(|(name, _)| &**name).collect();
+            let is_gone = |name: &&Arc<str>| !counts.contains_key(&***name) && !unavailable.contains(&***name);
+            let gone: BTreeSet<Arc<str>> = all.filter(is_gone).cloned().collect();
             for name in gone {
                 self.forget(&name);
                 self.failed.remove(&name);
@@ -294,7 +297,7 @@ impl Subscription {
                 self.arrived(&shared);
                 draft.update.removed.push(name.clone());
             }
-            if is_here || self.names.contains_key(&shared) {
+            if is_here || self.wildcard || self.names.contains_key(&shared) {
                 self.failed.insert(shared);
                 draft.update.errors.push((name, reason));
             }

@@ -87,18 +87,21 @@ fn rule_14_an_error_says_name_path_and_reason_within_bounds() {
     assert!(message.len() <= 4096 && message.ends_with("é; and 1 more"), "{}", message.len());
 }
 
-#[test]
-fn rule_15_errors_of_single_resources_and_names_of_removed_ones() {
-    let mut bench = Bench::with_endpoints(Variant::Delta, &["a", "b", "c"]);
-    bench.answer(delta(Kind::Endpoints, "n1", vec![resource(Kind::Endpoints, "a", "1", "")], &[]));
-    let error = |name: &str| pb::ResourceError {
+fn error(name: &str) -> pb::ResourceError {
+    pb::ResourceError {
         resource_name: Some(pb::ResourceName { name: name.to_owned(), ..Default::default() }),
         error_detail: Some(outrigger_proto::google::rpc::Status {
             code: 5,
             message: "no such service".to_owned(),
             details: Vec::new(),
         }),
-    };
+    }
+}
+
+#[test]
+fn rule_15_errors_of_single_resources_and_names_of_removed_ones() {
+    let mut bench = Bench::with_endpoints(Variant::Delta, &["a", "b", "c"]);
+    bench.answer(delta(Kind::Endpoints, "n1", vec![resource(Kind::Endpoints, "a", "1", "")], &[]));
     let response = pb::DeltaDiscoveryResponse {
         resource_errors: vec![error("a"), error("b"), error("not-wanted")],
         removed_resource_names: vec![pb::ResourceName { name: "c".to_owned(), ..Default::default() }],
@@ -113,6 +116,34 @@ fn rule_15_errors_of_single_resources_and_names_of_removed_ones() {
     bench.reconnect();
     let versions = bench.delta_requests().remove(0).initial_resource_versions;
     assert_eq!(versions, [("a".to_owned(), String::new()), ("b".to_owned(), String::new())].into());
+}
+
+#[test]
+fn rule_15_errors_of_what_all_of_a_kind_holds() {
+    let errors = |update: &Update| update.errors.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    // Of one that is here, and one that nobody knew.
+    let mut bench = Bench::with_clusters(Variant::Delta);
+    bench.answer(delta(Kind::Cluster, "n1", vec![resource(Kind::Cluster, "a", "1", "")], &[]));
+    let resource_errors = vec![error("a"), error("b")];
+    let update =
+        bench.answer(pb::DeltaDiscoveryResponse { resource_errors, ..delta(Kind::Cluster, "n2", vec![], &[]) });
+    assert_eq!((errors(&update), update.removed), (vec!["a".to_owned(), "b".to_owned()], vec![]));
+    bench.requests();
+    bench.reconnect();
+    let versions = bench.delta_requests().remove(0).initial_resource_versions;
+    assert_eq!(versions, [("a".to_owned(), String::new()), ("b".to_owned(), String::new())].into());
+    // Whoever shows them is told when there is none any more, or one is there.
+    let update = bench.answer(delta(Kind::Cluster, "n3", vec![resource(Kind::Cluster, "a", "2", "")], &["b"]));
+    assert_eq!((update.removed, update.changed.len()), (vec!["b".to_owned()], 1));
+
+    // A state of the world that has errors of some is not without them: what is here goes on serving.
+    let mut bench = Bench::with_clusters(Variant::Sotw);
+    bench.answer(sotw(Kind::Cluster, "1", "n1", vec![cluster("a", ""), cluster("b", "")]));
+    let resource_errors = vec![error("a"), error("c")];
+    let update = bench.answer(pb::DiscoveryResponse { resource_errors, ..sotw(Kind::Cluster, "2", "n2", vec![]) });
+    assert_eq!((errors(&update), update.removed), (vec!["a".to_owned(), "c".to_owned()], vec!["b".to_owned()]));
+    let update = bench.answer(sotw(Kind::Cluster, "3", "n3", vec![]));
+    assert_eq!((errors(&update), update.removed), (vec![], vec!["a".to_owned(), "c".to_owned()]));
 }
 
 #[test]
