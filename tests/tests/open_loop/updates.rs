@@ -1,9 +1,10 @@
-//! The changes of the mesh, by its API: a route moves to a Service that comes in the same set, and the old one goes; an
-//! instance joins; an instance leaves. Whoever leaves stops 1 s after the proxy has taken that in.
+//! The changes of the mesh, by its API: a route moves to a Service that comes in the same set, and with it the cluster
+//! of the old one goes from the proxy, which calls nothing but the shop; an instance joins; an instance leaves. Whoever
+//! leaves stops 1 s after the proxy has taken that in.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -36,6 +37,9 @@ struct Route {
     version: u64,
     newest: Arc<AtomicU64>,
     instances: Vec<(String, Instance)>,
+    /// What it led to before, if it has moved. It is there until the next move: that the proxy's cluster goes is the
+    /// route's doing, in the very update that brings the new one.
+    before: Vec<ObjectKey>,
 }
 
 impl Route {
@@ -91,6 +95,8 @@ pub(crate) struct Updater {
     client: ControlClient<Channel>,
     ledger: Arc<Ledger>,
     routes: Vec<Route>,
+    /// The proxy's.
+    admin: PathBuf,
     /// The ports of the hosts that the proxy has.
     hosts: watch::Receiver<HashSet<u16>>,
     leaving: JoinSet<()>,
@@ -107,13 +113,14 @@ impl Updater {
         let channel = Endpoint::from_shared(plane.address()).unwrap();
         let client = ControlClient::new(runtime.block_on(async { channel.connect_lazy() }));
         let (publish, hosts) = watch::channel(HashSet::new());
-        let admin = admin.to_owned();
-        thread::spawn(move || look(&admin, &publish));
+        let looked_at = admin.to_owned();
+        thread::spawn(move || look(&looked_at, &publish));
         let mut updater = Self {
             runtime,
             client,
             ledger: ledger.clone(),
             routes: Vec::new(),
+            admin: admin.to_owned(),
             hosts,
             leaving: JoinSet::new(),
             joining: JoinSet::new(),
@@ -123,7 +130,8 @@ impl Updater {
         };
         let mut objects = vec![service("shop")];
         for number in 0..routes {
-            let mut route = Route { number, version: 0, newest: Arc::default(), instances: Vec::new() };
+            let mut route =
+                Route { number, version: 0, newest: Arc::default(), instances: Vec::new(), before: Vec::new() };
             objects.extend(updater.next_version(&mut route));
             updater.routes.push(route);
         }
@@ -154,13 +162,20 @@ impl Updater {
         self.changes.took += began.elapsed();
     }
 
-    /// Waits until all who left have stopped and all who are there have served.
+    /// Waits until all who left have stopped and all who are there have served, and until the proxy has no cluster any
+    /// more of what a route has left, which the control plane still has.
     pub(crate) fn finish(&mut self) -> Changes {
         let (joining, leaving) = (std::mem::take(&mut self.joining), std::mem::take(&mut self.leaving));
         self.changes.known_after = self.runtime.block_on(joining.join_all()).into_iter().flatten().collect();
         self.changes.stopped = self.runtime.block_on(leaving.join_all()).len();
         for (name, instance) in self.routes.iter().flat_map(|route| &route.instances) {
             eventually(&format!("{name} serves"), || instance.served.count.load(Ordering::Relaxed) > 0);
+        }
+        for service in self.routes.iter().flat_map(|route| &route.before).filter(|key| key.kind == "Service") {
+            let host = format!("/{}/80::", service.name);
+            let has_gone =
+                || admin::request(&self.admin, "GET", "/clusters").is_some_and(|(_, text)| !text.contains(&host));
+            eventually(&format!("the cluster of {} goes", service.name), has_gone);
         }
         std::mem::take(&mut self.changes)
     }
@@ -187,12 +202,15 @@ impl Updater {
 
     fn move_route(&mut self, index: usize) {
         let mut route = self.routes.swap_remove(index);
-        let mut gone = vec![key("Service", &route.service())];
         let old = std::mem::take(&mut route.instances);
+        let mut before = vec![key("Service", &route.service())];
+        before.extend(old.iter().map(|(name, _)| key("Workload", name)));
         let objects = self.next_version(&mut route);
         self.apply(objects);
-        gone.extend(old.iter().map(|(name, _)| key("Workload", name)));
-        self.delete(gone);
+        let gone = std::mem::replace(&mut route.before, before);
+        if !gone.is_empty() {
+            self.delete(gone);
+        }
         self.changes.left += old.len();
         for (_, instance) in old {
             let (version, newest) = (route.version, route.newest.clone());
