@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 
+use crate::serve::Requests;
+
 /// The connection of a request, among its extensions.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
@@ -12,6 +14,8 @@ pub(crate) struct Peer {
     pub(crate) address: Option<SocketAddr>,
     /// Ends it.
     pub(crate) cut: Cut,
+    /// What it asks for.
+    pub(crate) requests: Arc<Requests>,
 }
 
 /// Ends a connection, with all that goes on over it.

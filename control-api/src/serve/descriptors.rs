@@ -21,6 +21,11 @@ pub(super) fn raise_limit() {
     }
 }
 
+/// How many the process may have.
+pub(super) fn limit() -> usize {
+    getrlimit(Resource::Nofile).current.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX)
+}
+
 /// Waits after an `accept` that failed, and says so once until one succeeds.
 #[derive(Debug, Default)]
 pub(crate) struct BackOff {

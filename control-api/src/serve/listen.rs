@@ -18,12 +18,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::descriptors::BackOff;
+use super::idle::{Idle, Requests};
 use super::secure::SecureArgs;
 use crate::connection::{Cut, Peer};
 
@@ -93,11 +95,11 @@ pub(super) async fn bind(
             let listener = TcpListener::bind(text).await.map_err(advice)?;
             let bound = listener.local_addr().map_err(advice)?;
             secure.permits(bound)?;
-            let accepted = match tls {
-                None => Accepted::Tcp(listener, BackOff::default()),
-                Some(config) => Accepted::Tls(Handshakes::new(listener, config, HANDSHAKES, HANDSHAKE)),
+            let listener = match tls {
+                None => Listener::Tcp(listener, BackOff::default()),
+                Some(config) => Listener::Tls(Handshakes::new(listener, config, HANDSHAKES, HANDSHAKE)),
             };
-            Ok((accepted, Address::Tcp(bound.to_string())))
+            Ok((Accepted { listener, idle: Idle::bounded() }, Address::Tcp(bound.to_string())))
         }
         Address::Unix(path) => {
             // A process that was killed leaves its socket behind; one that lives answers. Any other file is somebody's.
@@ -105,7 +107,8 @@ pub(super) async fn bind(
             if is_socket && StdUnixStream::connect(path).is_err() {
                 _ = std::fs::remove_file(path);
             }
-            Ok((Accepted::Unix(socket_file(path).map_err(advice)?, BackOff::default()), address.clone()))
+            let listener = Listener::Unix(socket_file(path).map_err(advice)?, BackOff::default());
+            Ok((Accepted { listener, idle: Idle::bounded() }, address.clone()))
         }
     }
 }
@@ -122,7 +125,20 @@ fn socket_file(path: &Path) -> std::io::Result<UnixListener> {
 
 /// Connections as they are accepted.
 #[derive(Debug)]
-pub(crate) enum Accepted {
+pub(crate) struct Accepted {
+    listener: Listener,
+    idle: Idle,
+}
+
+impl Accepted {
+    /// Over TCP, in plaintext.
+    pub(crate) fn tcp(listener: TcpListener, idle: Idle) -> Self {
+        Self { listener: Listener::Tcp(listener, BackOff::default()), idle }
+    }
+}
+
+#[derive(Debug)]
+enum Listener {
     Tcp(TcpListener, BackOff),
     Tls(Handshakes),
     Unix(UnixListener, BackOff),
@@ -130,7 +146,7 @@ pub(crate) enum Accepted {
 
 /// Connections whose handshakes are under way, each by itself, so that a silent client holds up nobody, and neither do
 /// many: who is quick is served while others that say nothing come and are ended.
-pub(crate) struct Handshakes {
+struct Handshakes {
     listener: TcpListener,
     back_off: BackOff,
     /// The newest counts, of each handshake from its start on.
@@ -202,20 +218,21 @@ impl Stream for Accepted {
     type Item = std::io::Result<Connection>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let accepted = match self.get_mut() {
-            Accepted::Tls(handshakes) => handshakes.poll(context),
-            Accepted::Tcp(listener, back_off) => {
+        let Accepted { listener, idle } = self.get_mut();
+        let accepted = match listener {
+            Listener::Tls(handshakes) => handshakes.poll(context),
+            Listener::Tcp(listener, back_off) => {
                 back_off.poll_accept(context, |context| listener.poll_accept(context)).map(|(stream, _)| {
                     // Only latency suffers where it cannot be set.
                     _ = stream.set_nodelay(true);
                     Transport::Tcp(stream)
                 })
             }
-            Accepted::Unix(listener, back_off) => back_off
+            Listener::Unix(listener, back_off) => back_off
                 .poll_accept(context, |context| listener.poll_accept(context))
                 .map(|(stream, _)| Transport::Unix(stream)),
         };
-        accepted.map(|transport| Some(Ok(Connection { transport, cut: Cut::default() })))
+        accepted.map(|transport| Some(Ok(Connection::new(transport, idle))))
     }
 }
 
@@ -224,6 +241,9 @@ impl Stream for Accepted {
 pub(crate) struct Connection {
     transport: Transport,
     cut: Cut,
+    requests: Arc<Requests>,
+    /// Rings where the first request has not come in time.
+    first_request: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
@@ -243,16 +263,29 @@ impl Connected for Connection {
             // A socket file's peer has no address.
             Transport::Unix(_) => None,
         };
-        Peer { address, cut: self.cut.clone() }
+        Peer { address, cut: self.cut.clone(), requests: Arc::clone(&self.requests) }
     }
 }
 
 impl Connection {
+    fn new(transport: Transport, idle: &Idle) -> Self {
+        let cut = Cut::default();
+        let requests = idle.accepted(&cut);
+        Self { transport, cut, requests, first_request: Some(Box::pin(tokio::time::sleep(idle.first_request))) }
+    }
+
     /// What carries it, unless it is ended. Writes are told too: where the client takes nothing from its socket, HTTP/2
     /// waits to write, and does not read.
-    fn transport(&mut self, context: &Context<'_>) -> std::io::Result<&mut Transport> {
+    fn transport(&mut self, context: &mut Context<'_>) -> std::io::Result<&mut Transport> {
         if self.cut.poll(context) {
             return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
+        if let Some(limit) = &mut self.first_request {
+            if self.requests.asked() {
+                self.first_request = None;
+            } else if limit.as_mut().poll(context).is_ready() {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
         }
         Ok(&mut self.transport)
     }
@@ -335,7 +368,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let mut connection = Connection { transport: Transport::Tcp(stream), cut: Cut::default() };
+        let mut connection = Connection::new(Transport::Tcp(stream), &Idle::new(1, Duration::from_secs(3600)));
         connection.write_all(b"a").await.unwrap();
         let cut = connection.cut.clone();
         // Whoever waits for the client hears of it.

@@ -2,6 +2,7 @@
 //! xDS.
 
 mod descriptors;
+mod idle;
 mod listen;
 mod metrics;
 mod pages;
@@ -21,12 +22,14 @@ use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
+pub(crate) use self::idle::{Idle, Requests};
+pub(crate) use self::listen::Accepted;
 pub use self::listen::Address;
 use self::listen::bind;
 use self::pages::Pages;
 pub use self::secure::SecureArgs;
 #[cfg(test)]
-pub(crate) use self::{descriptors::BackOff, listen::Accepted, unread::watch_over};
+pub(crate) use self::unread::watch_over;
 use crate::api::{Api, InForce, Writer};
 use crate::log::{self, Level};
 use crate::store::{LOG_ENTRIES, Store, StoreError};
@@ -184,10 +187,13 @@ async fn run(
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_routes(unread::watch_over(routes.routes(), Arc::clone(&api.unread)))
+        .add_routes(idle::note_requests(unread::watch_over(routes.routes(), Arc::clone(&api.unread))))
         .serve_with_incoming_shutdown(accepted, ending(end.clone()));
     let pages = Pages { api, stopping: end.clone() };
-    let pages = axum::serve(http, pages.router()).with_graceful_shutdown(ending(end)).into_future();
+    let pages = tonic::transport::Server::builder()
+        .accept_http1(true)
+        .add_routes(idle::note_requests(Routes::from(pages.router())))
+        .serve_with_incoming_shutdown(Accepted::tcp(http, Idle::bounded()), ending(end));
     let (mut grpc, mut pages) = (std::pin::pin!(grpc), std::pin::pin!(pages));
     let failed = async {
         match failure.await {

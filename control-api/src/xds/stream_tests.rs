@@ -24,7 +24,7 @@ use tonic_prost::ProstCodec;
 use super::session_tests::view;
 use super::{Limits, Protocol, Proxies, Server, View, Views};
 use crate::node::Caller;
-use crate::serve::{Accepted, BackOff, watch_over};
+use crate::serve::{Accepted, Idle, watch_over};
 use crate::testing::Heard;
 
 struct Same(Arc<View>);
@@ -82,7 +82,7 @@ impl Control {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let unread = Arc::<AtomicU64>::default();
-        let accepted = Accepted::Tcp(listener, BackOff::default());
+        let accepted = Accepted::tcp(listener, Idle::new(100, Duration::from_secs(3600)));
         let serving = Transport::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .add_routes(watch_over(routes.routes(), unread.clone()))
