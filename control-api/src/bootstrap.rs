@@ -43,7 +43,8 @@ pub struct BootstrapArgs {
     /// Where the proxy serves its admin pages.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
-    /// The proxy's name, unique among all; else made of the Service, its first port and the name of this machine.
+    /// The proxy's name, unique among all; else made of the Service, the port of the first --inbound (or --to) and the name of
+    /// this machine.
     #[arg(long, value_name = "NAME")]
     pub id: Option<String>,
 }
@@ -59,7 +60,7 @@ pub fn bootstrap(args: BootstrapArgs) -> Result<String, String> {
     if id.as_ref().is_some_and(String::is_empty) {
         return Err("--id must not be empty: leave it out to have one made".to_owned());
     }
-    let id = id.unwrap_or_else(|| default_id(&service, &inbound));
+    let id = id.unwrap_or_else(|| default_id(&service, &inbound, &to));
     let config = NodeConfig { service: Name::new(&namespace, &service), inbound, to };
     let mut metadata = String::new();
     write_struct(&mut metadata, &config.metadata(), 4);
@@ -230,9 +231,11 @@ pub(crate) fn host_of(address: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-fn default_id(service: &str, inbound: &[Inbound]) -> String {
+/// Two proxies of a machine listen at different ports.
+fn default_id(service: &str, inbound: &[Inbound], to: &[To]) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let port = inbound.first().map(|inbound| format!("-{}", inbound.listen.port())).unwrap_or_default();
+    let listen = inbound.first().map(|inbound| inbound.listen).or_else(|| to.first().map(|to| to.listen));
+    let port = listen.map(|listen| format!("-{}", listen.port())).unwrap_or_default();
     format!("{service}{port}@{}", host.trim())
 }
 

@@ -39,6 +39,11 @@ impl Proxy {
         let kinds = self.needs.iter().chain(self.kinds.keys());
         kinds.map(|kind| self.kinds.get(kind).map_or(0, |status| status.revision)).min().unwrap_or_default()
     }
+
+    /// Whether `stream` may be one more of this proxy, for other kinds.
+    fn complements(&self, stream: &Proxy) -> bool {
+        !stream.kinds.keys().any(|kind| self.kinds.contains_key(kind))
+    }
 }
 
 /// Where a proxy is with the resources of one kind. Versions are hashes of all resources of the kind that it was told.
@@ -88,27 +93,43 @@ pub struct Proxies {
 struct Inner {
     next: u64,
     streams: BTreeMap<u64, Proxy>,
+    /// The streams of each `node.id`.
+    nodes: BTreeMap<String, BTreeSet<u64>>,
     counts: BTreeMap<Kind, Counts>,
 }
 
+impl Inner {
+    /// A stream and another of the same node that carries the kind.
+    fn twins(&self, id: u64, kind: Kind) -> Option<(&Proxy, &Proxy)> {
+        let stream = self.streams.get(&id)?;
+        let others = self.nodes.get(&stream.node)?.iter().filter(|other| **other != id);
+        let mut others = others.filter_map(|other| self.streams.get(other));
+        Some((stream, others.find(|other| other.kinds.contains_key(&kind))?))
+    }
+}
+
 impl Proxies {
-    /// The proxies that are connected, by node id. A proxy with a stream for each kind is one.
+    /// The proxies that are connected, by node id. One with a stream for each kind is one; streams that carry the same
+    /// kind are of several, whatever they are called: each of them is to have everything.
     pub fn list(&self) -> Vec<Proxy> {
-        let mut proxies: BTreeMap<String, Proxy> = BTreeMap::new();
-        // Oldest stream first: of two that carry the same kind, the newer counts.
-        for stream in self.inner().streams.values() {
-            match proxies.get_mut(&stream.node) {
-                None => {
-                    proxies.insert(stream.node.clone(), stream.clone());
-                }
-                Some(proxy) => {
-                    proxy.protocol = stream.protocol;
-                    proxy.needs.clone_from(&stream.needs);
-                    proxy.kinds.extend(stream.kinds.iter().map(|(kind, status)| (*kind, status.clone())));
+        let inner = self.inner();
+        let mut proxies: Vec<Proxy> = Vec::with_capacity(inner.nodes.len());
+        for streams in inner.nodes.values() {
+            let of_node = proxies.len();
+            // Oldest first.
+            for stream in streams.iter().filter_map(|id| inner.streams.get(id)) {
+                let node = proxies.get_mut(of_node..).unwrap_or_default();
+                match node.iter_mut().find(|proxy| proxy.complements(stream)) {
+                    None => proxies.push(stream.clone()),
+                    Some(proxy) => {
+                        proxy.protocol = stream.protocol;
+                        proxy.needs.clone_from(&stream.needs);
+                        proxy.kinds.extend(stream.kinds.iter().map(|(kind, status)| (*kind, status.clone())));
+                    }
                 }
             }
         }
-        proxies.into_values().collect()
+        proxies
     }
 
     /// How many streams are open.
@@ -148,6 +169,7 @@ impl Proxies {
         let mut inner = self.inner();
         inner.next += 1;
         let id = inner.next;
+        inner.nodes.entry(proxy.node.clone()).or_default().insert(id);
         inner.streams.insert(id, proxy);
         drop(inner);
         self.changes.send_replace(());
@@ -246,10 +268,23 @@ impl Stream {
         let mut inner = self.proxies.inner();
         let Inner { streams, counts, .. } = &mut *inner;
         let Some(proxy) = streams.get_mut(&self.id) else { return };
+        // Its first kind says whether it is of a proxy that is there already.
+        let first = proxy.kinds.is_empty();
         let status = proxy.kinds.entry(kind).or_default();
         let before = (status.revision, status.rejected.is_some());
         change(status, counts.entry(kind).or_default());
-        let changed = before != (status.revision, status.rejected.is_some());
+        let changed = first || before != (status.revision, status.rejected.is_some());
+        if first && let Some((stream, other)) = inner.twins(self.id, kind) {
+            let from = |proxy: &Proxy| proxy.address.map_or("a socket file".to_owned(), |address| address.to_string());
+            tracing::warn!(
+                "{} has two streams for {}, from {} and from {}: unless the former is about to end, these are two proxies \
+                 of one name; give each its own (`outrigger bootstrap --id`)",
+                stream.node,
+                kind.service(),
+                from(other),
+                from(stream)
+            );
+        }
         drop(inner);
         if changed {
             self.proxies.changes.send_replace(());
@@ -259,7 +294,73 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.proxies.inner().streams.remove(&self.id);
+        let mut inner = self.proxies.inner();
+        if let Some(proxy) = inner.streams.remove(&self.id)
+            && let Some(streams) = inner.nodes.get_mut(&proxy.node)
+        {
+            streams.remove(&self.id);
+            if streams.is_empty() {
+                inner.nodes.remove(&proxy.node);
+            }
+        }
+        drop(inner);
         self.proxies.changes.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(proxies: &Arc<Proxies>, kinds: &[Kind]) -> Stream {
+        let node = Node { id: "orders-1".to_owned(), ..Node::default() };
+        let stream = Arc::clone(proxies).open(&node, None, Protocol::Delta, [Kind::Cluster, Kind::Listener].into());
+        for kind in kinds {
+            stream.answered(*kind, Answer::None, 0, false);
+        }
+        stream
+    }
+
+    fn revisions(proxies: &Proxies) -> Vec<u64> {
+        proxies.list().iter().map(Proxy::revision).collect()
+    }
+
+    #[test]
+    fn two_proxies_of_one_name_are_two() {
+        let proxies = Arc::<Proxies>::default();
+        let both = [Kind::Cluster, Kind::Listener];
+        let first = open(&proxies, &both);
+        for kind in both {
+            first.complete(kind, 7);
+        }
+        assert_eq!(revisions(&proxies), [7]);
+        let second = open(&proxies, &[]);
+        let mut changes = proxies.changes();
+        changes.mark_unchanged();
+        second.answered(Kind::Cluster, Answer::None, 0, false);
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(revisions(&proxies), [7, 0]);
+        second.answered(Kind::Cluster, Answer::Rejected("no".to_owned()), 0, true);
+        // Neither hides the other, whoever has come last.
+        for kind in both {
+            second.complete(kind, 8);
+        }
+        first.answered(Kind::Listener, Answer::Rejected("no".to_owned()), 0, true);
+        let rejected = |proxy: &Proxy| proxy.kinds.values().any(|status| status.rejected.is_some());
+        assert_eq!(proxies.list().iter().map(rejected).collect::<Vec<_>>(), [true, true]);
+        drop(first);
+        assert_eq!(revisions(&proxies), [8]);
+        drop(second);
+        assert!(proxies.list().is_empty() && proxies.inner().nodes.is_empty());
+    }
+
+    #[test]
+    fn a_proxy_with_a_stream_for_each_kind_is_one() {
+        let proxies = Arc::<Proxies>::default();
+        let (clusters, listeners) = (open(&proxies, &[Kind::Cluster]), open(&proxies, &[Kind::Listener]));
+        clusters.complete(Kind::Cluster, 7);
+        assert_eq!(revisions(&proxies), [0]);
+        listeners.complete(Kind::Listener, 6);
+        assert_eq!(revisions(&proxies), [6]);
     }
 }
