@@ -243,6 +243,35 @@ async fn a_watch_goes_on_after_a_restart_as_long_as_the_log_reaches_back() {
 }
 
 #[tokio::test]
+async fn a_watch_that_goes_on_shows_conditions_that_changed_during_the_break() {
+    let mut bench = Bench::new();
+    let route = |name: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: a}}], rules: [{{backendRefs: [{{name: b, port: 80}}]}}]}}\n"
+        )
+    };
+    bench.apply(&(service("a", 80) + &route("r"))).await.unwrap();
+    let request = |after_revision| WatchRequest {
+        kind: "HTTPRoute".to_owned(),
+        name: "r".to_owned(),
+        after_revision,
+        ..WatchRequest::default()
+    };
+    let mut events = bench.api.watch(Request::new(request(None))).await.unwrap().into_inner();
+    assert_eq!(condition(&next(&mut events).await.unwrap().object.unwrap(), "ResolvedRefs").0, "False BackendNotFound");
+    assert_eq!(next(&mut events).await.unwrap().event(), Event::Synced);
+    drop(events);
+    // Nobody writes the route, and so the log says nothing of it.
+    bench.apply(&(service("b", 80) + &route("other"))).await.unwrap();
+    bench.restart(10).await;
+    let mut events = bench.api.watch(Request::new(request(Some(1)))).await.unwrap().into_inner();
+    let event = next(&mut events).await.unwrap();
+    assert_eq!((event.event(), name(&event), event.revision), (Event::Applied, "r".to_owned(), 2));
+    assert_eq!(condition(&event.object.unwrap(), "ResolvedRefs").0, "True ResolvedRefs");
+}
+
+#[tokio::test]
 async fn a_route_shows_what_became_of_it() {
     let bench = Bench::new();
     let route = "---

@@ -151,7 +151,8 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
 struct Seen(BTreeMap<Key, u64>);
 
 impl Seen {
-    /// Whether the conditions are others than those that were told before. If none were, they are not.
+    /// Whether the conditions are others than those that were told before. Where none were, they are: a watch that goes
+    /// on after a break does not know which of them its reader has seen, and the log does not hold them.
     fn changes(&mut self, key: &Key, status: Option<&model::Status>) -> bool {
         let Some(status) = status else { return false };
         let mut hash = DefaultHasher::new();
@@ -159,7 +160,7 @@ impl Seen {
             (name, &condition.status, &condition.reason).hash(&mut hash);
         }
         let hash = hash.finish();
-        self.0.insert(key.clone(), hash).is_some_and(|before| before != hash)
+        self.0.insert(key.clone(), hash) != Some(hash)
     }
 }
 
