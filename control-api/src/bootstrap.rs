@@ -81,8 +81,9 @@ dynamic_resources:
     transport_api_version: V3
     grpc_services:
       - envoy_grpc: {{ cluster_name: xds }}
-  cds_config: {{ ads: {{}}, resource_api_version: V3 }}
-  lds_config: {{ ads: {{}}, resource_api_version: V3 }}
+  # Not ready before the control plane has said what there is, however long that takes.
+  cds_config: {{ ads: {{}}, initial_fetch_timeout: 0s, resource_api_version: V3 }}
+  lds_config: {{ ads: {{}}, initial_fetch_timeout: 0s, resource_api_version: V3 }}
 static_resources:
   clusters:
     - name: xds
@@ -309,6 +310,11 @@ mod tests {
         let to = ["users=127.0.0.1:9101", "other/products:http=127.0.0.1:9102"];
         assert_eq!(config.to, to.map(|text| text.parse().unwrap()));
         assert!(Bootstrap::load(&[Source::new("made", &yaml)]).is_ok(), "{yaml}");
+        // Else the start would go on without listeners after a while, and say that it is ready.
+        let dynamic = message.dynamic_resources.unwrap();
+        for source in [dynamic.cds_config, dynamic.lds_config] {
+            assert_eq!(source.unwrap().initial_fetch_timeout, Some(Default::default()));
+        }
         for part in
             ["type: STRICT_DNS", "address: \"control.test\", port_value: 15010", "address: \"::1\", port_value: 9901"]
         {
