@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outrigger_engine::xds::Kind;
 use outrigger_proto::outrigger::control::v1::Condition;
 use tokio::sync::watch;
 
@@ -232,21 +231,17 @@ pub(super) async fn follow(board: Arc<Board>, mut in_force: watch::Receiver<Arc<
     }
 }
 
-/// `orders-1: Cluster: reason`
+/// `orders-1: CDS: reason`
 fn rejection(proxy: &Proxy) -> Option<String> {
     let (kind, status) = proxy.kinds.iter().find(|(_, status)| status.rejected.is_some())?;
-    let kind = match kind {
-        Kind::Cluster => "CDS",
-        Kind::Endpoints => "EDS",
-        Kind::Listener => "LDS",
-        Kind::Routes => "RDS",
-    };
-    Some(format!("{}: {kind}: {}", proxy.node, status.rejected.as_deref().unwrap_or_default()))
+    Some(format!("{}: {}: {}", proxy.node, kind.abbreviation(), status.rejected.as_deref().unwrap_or_default()))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
+
+    use outrigger_engine::xds::Kind;
 
     use super::*;
     use crate::model;

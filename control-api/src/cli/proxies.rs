@@ -37,18 +37,9 @@ pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), Failure> {
     print(&text)
 }
 
-fn short(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Cluster => "CDS",
-        Kind::Endpoints => "EDS",
-        Kind::Listener => "LDS",
-        Kind::Routes => "RDS",
-    }
-}
-
 fn table(proxies: &[Proxy], wide: bool) -> String {
     let mut heads = vec!["NAME", "CLUSTER"];
-    heads.extend(Kind::ALL.map(short));
+    heads.extend(Kind::ALL.map(Kind::abbreviation));
     heads.push("AGE");
     if wide {
         heads.extend(["ADDRESS", "AGENT", "PROTOCOL"]);
@@ -61,7 +52,7 @@ fn table(proxies: &[Proxy], wide: bool) -> String {
             let state = proxy.types.iter().find(|state| state.type_url == kind.type_url());
             row.push(state.map_or("-".to_owned(), |state| cell(state, wide)));
             if let Some(reason) = state.and_then(|state| state.rejected.as_deref()) {
-                rejections.push_str(&format!("{} rejected {}: {reason}\n", proxy.id, short(kind)));
+                rejections.push_str(&format!("{} rejected {}: {reason}\n", proxy.id, kind.abbreviation()));
             }
         }
         row.push(age(&proxy.connected_since));

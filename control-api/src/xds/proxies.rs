@@ -280,7 +280,7 @@ impl Stream {
                 "{} has two streams for {}, from {} and from {}: unless the former is about to end, these are two proxies \
                  of one name; give each its own (`outrigger bootstrap --id`)",
                 stream.node,
-                kind.service(),
+                kind.abbreviation(),
                 from(other),
                 from(stream)
             );

@@ -64,6 +64,16 @@ impl Kind {
         }
     }
 
+    /// The same as operators write it: `CDS`.
+    pub const fn abbreviation(self) -> &'static str {
+        match self {
+            Kind::Cluster => "CDS",
+            Kind::Endpoints => "EDS",
+            Kind::Listener => "LDS",
+            Kind::Routes => "RDS",
+        }
+    }
+
     /// The kind with this type URL.
     pub fn from_type_url(url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.type_url() == url)
