@@ -118,7 +118,7 @@ pub struct NodeConfig {
 /// `8080=127.0.0.1:9080`: where the proxy listens for callers, and where the application does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Inbound {
-    /// The proxy's; on every address where only a port was given.
+    /// The proxy's; on every address of IPv4 where only a port was given.
     pub listen: SocketAddr,
     /// The application's.
     pub application: SocketAddr,

@@ -1,8 +1,8 @@
 //! What became of each object, as conditions with the reasons of the Gateway API.
 //!
-//! Only our own entries are made, and without a time: whoever writes them into the stored object keeps the time of a
-//! condition whose status did not change, and leaves the entries of other controllers alone. The condition
-//! `Programmed` is not made here: it comes from what proxies acknowledged, except where a policy lost a field.
+//! They are made anew whenever an object is read, and without a time: whoever shows them adds since when a condition says
+//! what it says. There are no entries of other controllers: a status that comes with an object is not stored. The
+//! condition `Programmed` is not made here: it comes from what proxies acknowledged, except where a policy lost a field.
 
 use outrigger_proto::outrigger::control::v1 as pb;
 
