@@ -123,8 +123,15 @@ fn read(yaml: &str) -> serde_json::Value {
 /// What the cases show.
 fn shown() -> BTreeSet<String> {
     let mut shown = BTreeSet::new();
-    for route in cases::routes().iter().map(|text| read(text)) {
-        set(&route["spec"], "HTTPRoute", &mut shown);
+    for case in cases::CASES.iter().filter(|case| !case.shows.is_empty()) {
+        let mut sets = BTreeSet::new();
+        set(&read(case.rule), "HTTPRoute.rules", &mut sets);
+        for field in case.shows {
+            let field = format!("HTTPRoute.rules.{field}");
+            let below: Vec<_> = sets.iter().filter(|set| format!("{set}.").starts_with(&format!("{field}."))).collect();
+            assert!(!below.is_empty(), "{}: {field}: {sets:?}", case.name);
+            shown.extend(below.into_iter().cloned());
+        }
     }
     for case in services::CASES {
         // A case sets what it says that it shows.
@@ -137,8 +144,13 @@ fn shown() -> BTreeSet<String> {
             assert!(sets.iter().any(|set| format!("{set}.").starts_with(&format!("{field}."))), "{field}: {sets:?}");
             shown.insert((*field).to_owned());
         }
-        // Without these no policy speaks of anything.
-        shown.extend(sets.into_iter().filter(|field| field.starts_with("ServicePolicy.targetRefs.")));
+        // Without these neither policy nor route speaks of anything.
+        let is_target = |field: &String| {
+            ["group", "kind", "name"].iter().any(|name| {
+                *field == format!("ServicePolicy.targetRefs.{name}") || *field == format!("HTTPRoute.parentRefs.{name}")
+            })
+        };
+        shown.extend(sets.into_iter().filter(is_target));
     }
     shown
 }

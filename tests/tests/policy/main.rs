@@ -14,6 +14,7 @@ mod echo;
 mod fields;
 mod mesh;
 mod probe;
+mod restart;
 mod services;
 
 use std::net::TcpStream;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cases::CASES;
+use cases::{CASES, OF, SHARES, Share};
 use clap::Parser;
 use echo::Echo;
 use mesh::{Control, compile};
@@ -29,7 +30,7 @@ use outrigger_control::bootstrap::{BootstrapArgs, bootstrap};
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
 use outrigger_tests::{admin, peers};
-use probe::{Running, Scene, faults, read, send};
+use probe::{Running, Scene, ask_often, faults, read, send};
 
 /// Longer than anything here takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -129,6 +130,16 @@ fn routes_have_their_effect(command: Command, delta: bool) {
         let answer = ask(ports.port(), case.request).unwrap_or_default();
         let faults = faults(case.answer, &answer);
         wrong.extend((!faults.is_empty()).then(|| format!("{}: {faults}", case.name)));
+    }
+    for Share { request, some, others, count, .. } in SHARES {
+        let answers = ask_often(ports.port(), request, OF);
+        let (some, rest): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.contains(some));
+        if !count.contains(&some.len()) {
+            wrong.push(format!("{request}: {} of {OF}, and {count:?} are due", some.len()));
+        }
+        wrong.extend(
+            rest.into_iter().find(|answer| !answer.contains(others)).map(|answer| format!("{request}: {answer}")),
+        );
     }
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), proxy.process.output());
     let through = ask(inbound.port(), "GET /out/../in").unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What a case sees of its Service through the proxy, and the bursts that show limits.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -172,6 +172,30 @@ pub(crate) fn read(mut stream: TcpStream) -> String {
     // What came before a reset counts.
     _ = stream.read_to_string(&mut answer);
     answer.strip_prefix("HTTP/1.1 ").unwrap_or_default().replace("\r\n", "\n")
+}
+
+/// The answers to a request that is asked so often on one connection.
+///
+/// # Panics
+/// Where the connection ends before, or an answer does not say how long it is.
+pub(crate) fn ask_often(port: u16, request: &str, count: usize) -> Vec<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut answer = || {
+        stream.write_all(format!("{request} HTTP/1.1\r\nhost: shop.test\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with("\r\n\r\n") {
+            assert_ne!(reader.read_line(&mut answer).unwrap(), 0, "{answer:?}");
+        }
+        let length = answer.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap();
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let answer = answer + &String::from_utf8_lossy(&body);
+        answer.strip_prefix("HTTP/1.1 ").unwrap_or_default().replace("\r\n", "\n")
+    };
+    (0..count).map(|_| answer()).collect()
 }
 
 /// What is wrong with an answer; a part with `!` in front is not to be there.

@@ -169,6 +169,19 @@ pub(crate) const CASES: &[Case] = &[
         },
         ..PLAIN
     },
+    // Of one port, to another one of the same Service.
+    Case {
+        shows: &["HTTPRoute.parentRefs.port", "HTTPRoute.rules.backendRefs.port"],
+        service: "ports: [{name: a, port: 80, targetPort: web}, {name: b, port: 81, targetPort: $1}]",
+        instances: &[ECHO, Instance { spec: "", ..ECHO }],
+        more: "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: NAME}\nspec: {parentRefs: [{group: '', kind: Service, name: NAME, port: 80}], rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-routed, value: '1'}]}}], backendRefs: [{name: NAME, port: 81}]}]}\n",
+        to: &["NAME:a", "NAME:b"],
+        probe: |scene| {
+            scene.expect("GET /", &["200 ", "\ntwo GET /\n", "x-routed: 1\n"]);
+            scene.expect_at(1, "GET /", &["200 ", "\ntwo GET /\n", "!x-routed"]);
+        },
+        ..PLAIN
+    },
     Case {
         shows: &["HTTPRoute.parentRefs.namespace", "HTTPRoute.rules.backendRefs.namespace"],
         instances: TWO,
