@@ -338,12 +338,12 @@ pub(crate) const CASES: &[Case] = &[
     // Of ten that want to be tried again, the budget's least number may; they wait for hours, so none makes room.
     policy(
         &["ServicePolicy.retry.budget.percent"],
-        "retry: {on: [gatewayError], budget: {percent: 0}, backoff: {base: 5h}}",
+        "retry: {on: [gatewayError], budget: {percent: 0}, backoff: {base: 99999h}}",
         |scene| probe::retried_of_ten(scene, 3),
     ),
     policy(
         &["ServicePolicy.retry.budget.percent"],
-        "retry: {on: [gatewayError], budget: {percent: 100}, backoff: {base: 5h}}",
+        "retry: {on: [gatewayError], budget: {percent: 100}, backoff: {base: 99999h}}",
         |scene| probe::retried_of_ten(scene, 10),
     ),
     policy(&["ServicePolicy.timeouts.request"], "timeouts: {request: 50ms}", |scene| {
