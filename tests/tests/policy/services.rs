@@ -153,8 +153,8 @@ pub(crate) const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
-        policy: "balancing: {algorithm: RoundRobin}",
-        instances: &[ECHO, UNREADY, DRAINING],
+        policy: "balancing: {algorithm: RoundRobin, panicPercent: 100}",
+        instances: &[ECHO, DRAINING, DRAINING],
         probe: |scene| assert_eq!(scene.names(4), ["one"; 4]),
         ..PLAIN
     },

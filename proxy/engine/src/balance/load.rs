@@ -6,6 +6,7 @@
 )]
 
 use super::host_set::{HostSet, Member, PriorityHosts};
+use crate::config::endpoint::HealthStatus;
 
 /// The load of every priority; healthy and degraded together are 100.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,7 +31,7 @@ impl PriorityLoad {
         let total = healthy.iter().chain(&degraded).sum::<u32>().min(100);
 
         let in_panic = |p: &PriorityHosts| {
-            let all = p.all.members.len();
+            let all = counted(&p.all.members).count();
             let available = p.healthy.members.len() + p.degraded.members.len();
             100 * (available as u64) < u64::from(panic_threshold) * (all as u64) || (all == 0 && panic_threshold > 0)
         };
@@ -100,16 +101,16 @@ fn first_takes_all(count: usize) -> Box<[u32]> {
     (0..count).map(|i| if i == 0 { 100 } else { 0 }).collect()
 }
 
+/// The hosts that make the whole of which others are healthy: those that are told to drain are about to go, and do not
+/// make the rest fewer than they should be.
+fn counted(all: &[Member]) -> impl Iterator<Item = &Member> {
+    all.iter().filter(|member| member.host.status() != HealthStatus::Draining)
+}
+
 /// Percent of a priority that `some` of its hosts make, overprovisioning included.
 fn availability(hosts: &HostSet, all: &[Member], some: &[Member]) -> u32 {
-    let size = |members: &[Member]| {
-        if hosts.weighted_priority_health {
-            members.iter().map(|m| u64::from(m.weight)).sum()
-        } else {
-            members.len() as u64
-        }
-    };
-    let (some, all) = (size(some), size(all));
+    let size = |member: &Member| if hosts.weighted_priority_health { u64::from(member.weight) } else { 1 };
+    let (some, all): (u64, u64) = (some.iter().map(size).sum(), counted(all).map(size).sum());
     (u64::from(hosts.overprovisioning_factor).saturating_mul(some)).checked_div(all).map_or(0, |p| p.min(100) as u32)
 }
 
@@ -117,7 +118,7 @@ fn availability(hosts: &HostSet, all: &[Member], some: &[Member]) -> u32 {
 mod tests {
     use super::super::host_set::tests::assignment;
     use super::*;
-    use crate::config::endpoint::HealthStatus::{self, Degraded, Healthy, Unhealthy};
+    use crate::config::endpoint::HealthStatus::{Degraded, Draining, Healthy, Unhealthy};
 
     /// Load of priorities of 100 hosts each, of which so many are healthy and degraded.
     fn load(priorities: &[(usize, usize)], panic_threshold: u32) -> PriorityLoad {
@@ -179,5 +180,22 @@ mod tests {
         let first = load(&[(20, 0), (55, 0)], 50);
         assert_eq!(first.panic[..], [false, false]);
         assert_eq!(load(&[(0, 0)], 0).panic[..], [false]);
+    }
+
+    #[test]
+    fn hosts_that_drain_do_not_count() {
+        let of = |statuses: &[&[HealthStatus]], threshold| {
+            let groups: Vec<Vec<_>> =
+                statuses.iter().map(|group| group.iter().map(|status| (1, *status)).collect()).collect();
+            let groups: Vec<_> = groups.iter().enumerate().map(|(p, hosts)| (p as u32, None, &hosts[..])).collect();
+            PriorityLoad::new(&HostSet::from_assignment(&assignment(&groups), None), threshold)
+        };
+        // Neither is there panic nor does the next priority get a share, for want of those that are about to go.
+        let most = of(&[&[Healthy, Draining, Draining], &[Healthy]], 50);
+        assert_eq!((&most.panic[..], &most.healthy[..]), (&[false, false][..], &[100, 0][..]));
+        // Where nobody else is left they are called, unless panic is off.
+        assert_eq!(of(&[&[Draining, Draining]], 1).panic[..], [true]);
+        assert_eq!(of(&[&[Draining, Draining]], 0).panic[..], [false]);
+        assert_eq!(of(&[&[Healthy, Unhealthy, Unhealthy, Draining]], 50).panic[..], [true]);
     }
 }
