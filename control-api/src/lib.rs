@@ -12,6 +12,7 @@ pub mod node;
 pub mod serve;
 pub mod store;
 pub mod tls;
+pub mod versioned;
 pub mod xds;
 
 #[cfg(test)]

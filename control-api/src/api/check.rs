@@ -9,45 +9,69 @@ use outrigger_proto::outrigger::control::v1::Condition;
 
 use super::objects::rfc3339;
 use super::refusal::Violation;
-use super::writer::Held;
 use crate::compile::{Mesh, Rejected};
-use crate::model::{Key, Status};
+use crate::model::{Changed, Key, Status, Stored};
+use crate::versioned::Map;
 
 /// What a set means.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Compiled {
     /// The set, compiled.
     pub mesh: Arc<Mesh>,
     /// What became of each route and each policy.
-    pub statuses: BTreeMap<Key, Status>,
+    pub statuses: Map<Key, Arc<Status>>,
 }
 
-/// Compiles the whole set. `before` is what was in force, `now` the time in seconds since 1970: a condition keeps the
-/// time of its last transition.
-///
-/// # Errors
-/// What cannot be compiled. What was stored by another version, and is compiled at the start, is no error: it is left
-/// out.
-pub(super) fn check(
-    objects: &BTreeMap<Key, Held>,
-    before: Option<&Compiled>,
-    now: u64,
-) -> Result<Compiled, Vec<Violation>> {
-    let mesh = Mesh::build(objects.values().map(|held| &held.stored), before.map(|before| &*before.mesh));
-    // What was left out at the start already is not the fault of this change.
-    let known = |rejected: &&Rejected| before.is_some_and(|before| before.mesh.rejected().contains(rejected));
-    let violations: Vec<Violation> =
-        mesh.rejected().iter().filter(|rejected| !known(rejected)).flat_map(violations).collect();
-    match before {
-        Some(_) if !violations.is_empty() => return Err(violations),
-        Some(_) => {}
-        None => warn(&mesh, &violations),
+impl Compiled {
+    /// Compiles what is stored, at the time `now` in seconds since 1970. What cannot be compiled was stored by another
+    /// version: it is named in the log and left out.
+    pub(super) fn stored<'o>(objects: impl IntoIterator<Item = (Key, &'o Stored)>, now: u64) -> Self {
+        let keyed = objects.into_iter().map(|(key, stored)| (key, Some(stored)));
+        let (compiled, violations) = Self::default().with(keyed, now);
+        warn(&compiled.mesh, &violations);
+        compiled
     }
-    let mut statuses = mesh.statuses().clone();
-    for (key, status) in &mut statuses {
-        date(status, before.and_then(|before| before.statuses.get(key)), &rfc3339(now));
+
+    /// Compiles a change: each key holds what is given for it from now on, or nothing. A condition keeps the time of its
+    /// last transition.
+    ///
+    /// # Errors
+    /// What cannot be compiled, unless it was left out already.
+    pub(super) fn check<'o>(
+        &self,
+        changes: impl IntoIterator<Item = (Key, Option<&'o Stored>)>,
+        now: u64,
+    ) -> Result<Self, Vec<Violation>> {
+        let (compiled, violations) = self.with(changes, now);
+        if violations.is_empty() { Ok(compiled) } else { Err(violations) }
     }
-    Ok(Compiled { mesh: Arc::new(mesh), statuses })
+
+    fn with<'o>(
+        &self,
+        changes: impl IntoIterator<Item = (Key, Option<&'o Stored>)>,
+        now: u64,
+    ) -> (Self, Vec<Violation>) {
+        let (mesh, Changed { services, statuses: changed }) = self.mesh.with(changes);
+        let mut violations = Vec::new();
+        for service in &services {
+            // What was left out before is not the fault of this change.
+            let known = self.mesh.rejected(service);
+            let new = mesh.rejected(service).iter().filter(|rejected| !known.contains(rejected));
+            violations.extend(new.flat_map(self::violations));
+        }
+        let mut statuses = self.statuses.clone();
+        for key in changed {
+            match mesh.statuses().get(&key) {
+                Some(status) => {
+                    let mut status = Status::clone(status);
+                    date(&mut status, self.statuses.get(&key).map(|before| &**before), &rfc3339(now));
+                    statuses.insert(key, Arc::new(status));
+                }
+                None => _ = statuses.remove(&key),
+            }
+        }
+        (Self { mesh: Arc::new(mesh), statuses }, violations)
+    }
 }
 
 /// A resource that no proxy would take, as faults of the Service that it was compiled for.
@@ -62,7 +86,7 @@ fn violations(rejected: &Rejected) -> impl Iterator<Item = Violation> {
 
 /// Says what is left out of a set that was stored.
 fn warn(mesh: &Mesh, violations: &[Violation]) {
-    for (key, problems) in mesh.faults() {
+    for (key, problems) in mesh.faults().iter() {
         for problem in problems {
             tracing::warn!("{key}: {problem}; this part of it is left out");
         }
@@ -87,7 +111,7 @@ pub(super) fn conditions(status: &Status) -> impl Iterator<Item = (String, &Cond
 }
 
 /// Gives each condition its time: that of before, if it says the same.
-fn date(status: &mut Status, before: Option<&Status>, now: &str) {
+pub(super) fn date(status: &mut Status, before: Option<&Status>, now: &str) {
     let earlier: BTreeMap<String, Condition> = before
         .map(|before| conditions(before).map(|(name, found)| (name, found.clone())).collect())
         .unwrap_or_default();

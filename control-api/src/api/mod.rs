@@ -3,6 +3,8 @@
 mod check;
 mod counters;
 mod differences;
+#[cfg(test)]
+mod incremental_tests;
 pub mod objects;
 mod programmed;
 mod refusal;
@@ -85,7 +87,7 @@ impl Api {
 
     /// The status of an object, what proxies made of it included.
     fn status(&self, set: &InForce, key: &Key, held: &Held, standing: &Standing) -> Option<crate::model::Status> {
-        let mut status = set.compiled.statuses.get(key)?.clone();
+        let mut status = crate::model::Status::clone(set.compiled.statuses.get(key)?);
         self.board.add(key, &held.record, &mut status, standing);
         Some(status)
     }

@@ -187,11 +187,11 @@ impl Board {
     fn look(&self, set: &InForce, proxies: &Proxies) {
         let standing = self.standing(proxies);
         let settled = standing.settled();
-        for (key, status) in &set.compiled.statuses {
+        for (key, status) in set.compiled.statuses.iter() {
             let Some(Held { record, .. }) = set.objects.get(key) else { continue };
             // Most of a mesh is with every proxy, and was before.
             if record.revision > settled || !self.stands(key, record.created, standing.number) {
-                self.add(key, record, &mut status.clone(), &standing);
+                self.add(key, record, &mut Status::clone(status), &standing);
             }
         }
         let mut pad = self.pad();

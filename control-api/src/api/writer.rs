@@ -3,7 +3,7 @@
 //! One after the other on one thread, because each write is checked against all that is in force, and because the
 //! database has one writer anyway. Everybody else reads [`InForce`], which is exchanged whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,13 +11,14 @@ use outrigger_proto::outrigger::control::v1::applied::Outcome;
 use outrigger_proto::outrigger::control::v1::{Applied, Object};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::check::{Compiled, check};
+use super::check::Compiled;
 use super::differences::differences;
 use super::objects;
 use super::refusal::{Refusal, Violation};
 use crate::model::{self, Key, Stored};
 use crate::node::Caller;
 use crate::store::{Change, Record, Records, Store, StoreError};
+use crate::versioned::Map;
 use crate::xds::{View, Views};
 
 /// How many writes wait before a caller has to.
@@ -38,9 +39,9 @@ pub struct InForce {
     /// The revision that made it so.
     pub revision: u64,
     /// The objects.
-    pub objects: BTreeMap<Key, Held>,
+    pub objects: Map<Key, Held>,
     /// What they mean.
-    pub compiled: Arc<Compiled>,
+    pub compiled: Compiled,
 }
 
 impl InForce {
@@ -51,7 +52,8 @@ impl InForce {
 
     /// As [`InForce::shown`], of an object at hand.
     pub fn show(&self, key: &Key, held: &Held) -> Object {
-        objects::with_status(&held.stored.object, self.compiled.statuses.get(key))
+        let status = self.compiled.statuses.get(key);
+        objects::with_status(&held.stored.object, status.map(|status| &**status))
     }
 }
 
@@ -118,14 +120,13 @@ impl Writer {
         store: Store,
         records: Records,
     ) -> Result<(Self, watch::Receiver<Arc<InForce>>, oneshot::Receiver<StoreError>), String> {
-        let mut held = BTreeMap::new();
+        let mut held = Map::default();
         for (name, record) in records {
             let (key, object) = hold(&record).map_err(|reason| format!("the store is damaged: {name}: {reason}"))?;
             held.insert(key, object);
         }
-        let compiled = check(&held, None, now())
-            .map_err(|violations| format!("what is stored cannot be compiled: {}", Refusal::Invalid(violations)))?;
-        let in_force = InForce { revision: store.revision(), objects: held, compiled: Arc::new(compiled) };
+        let compiled = Compiled::stored(held.iter().map(|(key, held)| (key.clone(), &held.stored)), now());
+        let in_force = InForce { revision: store.revision(), objects: held, compiled };
         let (publish, published) = watch::channel(Arc::new(in_force));
         let (commands, queue) = mpsc::channel(QUEUE);
         let (failed, failure) = oneshot::channel();
@@ -260,7 +261,8 @@ impl Thread {
         if !violations.is_empty() {
             return Err(Refusal::Invalid(violations));
         }
-        let plan = self.plan(&before, changes, next)?;
+        let changed = keys.iter().filter(|(_, outcome)| *outcome != Outcome::Unchanged).map(|(key, _)| key);
+        let plan = self.plan(&before, changes, changed, next)?;
         let applied = keys.into_iter().map(|(key, outcome)| {
             let object = plan.next.shown(&key);
             let was = before.objects.get(&key).map(|held| held.stored.object.as_ref());
@@ -279,30 +281,37 @@ impl Thread {
         let before = self.in_force();
         let mut next = before.objects.clone();
         let (mut changes, mut deleted, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        for Doomed { key, resource_version } in doomed {
-            let Some(held) = next.remove(&key) else {
-                missing.push(key);
+        for Doomed { key, resource_version } in &doomed {
+            let Some(held) = next.remove(key) else {
+                missing.push(key.clone());
                 continue;
             };
-            conflict(&key, resource_version, Some(&held))?;
-            deleted.push(before.show(&key, &held));
-            changes.push(Change::Remove(objects::store_key(&key), held.record));
+            conflict(key, resource_version.clone(), Some(&held))?;
+            deleted.push(before.show(key, &held));
+            changes.push(Change::Remove(objects::store_key(key), held.record));
         }
         if !missing.is_empty() {
             return Err(Refusal::NotFound(missing));
         }
-        let plan = self.plan(&before, changes, next)?;
+        let plan = self.plan(&before, changes, doomed.iter().map(|doomed| &doomed.key), next)?;
         Ok(DeleteOutcome { revision: self.carry_out(plan, dry_run)?, deleted })
     }
 
-    /// Checks what would be in force.
-    fn plan(&self, before: &InForce, changes: Vec<Change>, next: BTreeMap<Key, Held>) -> Result<Plan, Refusal> {
+    /// Checks what would be in force: `next`, which differs in the objects `changed`.
+    fn plan<'k>(
+        &self,
+        before: &InForce,
+        changes: Vec<Change>,
+        changed: impl Iterator<Item = &'k Key>,
+        next: Map<Key, Held>,
+    ) -> Result<Plan, Refusal> {
         if changes.is_empty() {
             return Ok(Plan { changes, next: before.clone() });
         }
-        let compiled = check(&next, Some(&before.compiled), now()).map_err(Refusal::Invalid)?;
+        let changed = changed.map(|key| (key.clone(), next.get(key).map(|held| &held.stored)));
+        let compiled = before.compiled.check(changed, now()).map_err(Refusal::Invalid)?;
         let revision = self.store.revision().saturating_add(1);
-        Ok(Plan { changes, next: InForce { revision, objects: next, compiled: Arc::new(compiled) } })
+        Ok(Plan { changes, next: InForce { revision, objects: next, compiled } })
     }
 
     /// Stores the changes and puts them in force, unless it is a dry run or there are none.

@@ -26,7 +26,7 @@ pub(super) enum Serve<'a> {
 }
 
 /// How long bytes go to and fro; `None` is what the proxy does by itself.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Tunnel {
     /// Without a byte in either direction; zero is any time.
     pub(super) idle_timeout: Option<Duration>,

@@ -1,11 +1,12 @@
 //! Objects as they were written -> services, instances, routes and policies with every reference resolved.
 //!
 //! In two steps. [`validate`] looks at one object alone: what is wrong with it is wrong whatever else there is, and it
-//! is not stored. [`Model::build`] puts all objects together: a reference may lead nowhere today and somewhere
-//! tomorrow, so that what it finds is no error but a condition in the object's status.
+//! is not stored. [`Model`] puts all objects together: a reference may lead nowhere today and somewhere tomorrow, so
+//! that what it finds is no error but a condition in the object's status.
 
 mod http_filter;
 mod http_route;
+mod index;
 mod policy;
 mod precedence;
 mod resolve;
@@ -24,7 +25,7 @@ pub use http_filter::{Filters, HeaderOp, HeaderOps, PathModifier, Redirect, Rewr
 pub use http_route::{HttpRoute, Match, PathMatch, Rule, RuleRetry, Text};
 pub use policy::{Algorithm, Balancing, Keepalive, Policy, PolicyValues, RetryCause};
 pub use precedence::Entry;
-pub use resolve::{Backend, Endpoint, Health, Model, Port, ResolvedRoute, ServiceModel};
+pub use resolve::{Backend, Changed, Endpoint, Health, Model, Port, ResolvedRoute, ServiceModel};
 pub use service::{Protocol, Reach, Service, ServicePort, Target};
 pub use status::Status;
 pub use workload::Workload;

@@ -102,7 +102,7 @@ mod tests {
         let name = Name::new("default", &format!("route-{created}"));
         let route =
             HttpRoute { name, parents: Vec::new(), has_hostnames: false, rules: vec![rule], dropped: Vec::new() };
-        Arc::new(ResolvedRoute { route, created, backends: Vec::new() })
+        Arc::new(ResolvedRoute { route: Arc::new(route), created, backends: Vec::new() })
     }
 
     /// To compare each with all others would take minutes.

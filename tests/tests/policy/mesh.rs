@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrigger_control::compile::Mesh;
-use outrigger_control::model::{Stored, validate};
+use outrigger_control::model::{Key, Stored, validate};
 use outrigger_control::xds::{Limits, Server, Views};
 use outrigger_proto::outrigger::control::v1 as pb;
 use prost::{Message, Name};
@@ -28,8 +28,11 @@ pub(crate) fn compile(yaml: &str) -> Arc<dyn Views> {
     for stored in &objects {
         assert_eq!(validate(&stored.object), [], "{:?}", stored.object);
     }
-    let mesh = Mesh::build(&objects, None);
-    assert_eq!(mesh.rejected(), []);
+    let mesh = Mesh::build(&objects);
+    let names = objects.iter().filter_map(|stored| Key::of(&stored.object)).map(|key| key.name);
+    for name in names {
+        assert_eq!(mesh.rejected(&name), [], "{name}");
+    }
     Arc::new(mesh)
 }
 

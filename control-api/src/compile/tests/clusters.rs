@@ -7,7 +7,8 @@ use outrigger_proto::envoy::config::cluster::v3 as pb;
 use super::*;
 
 fn cluster(mesh: &Mesh, name: &str) -> Cluster {
-    converted(&mesh.everything, Kind::Cluster, name, |message: pb::Cluster, at| Cluster::convert(message, at)).unwrap()
+    converted(&mesh.everything(), Kind::Cluster, name, |message: pb::Cluster, at| Cluster::convert(message, at))
+        .unwrap()
 }
 
 fn of_shop(policy_spec: &str) -> Cluster {
@@ -85,8 +86,8 @@ fn what_is_spoken_comes_from_app_protocol() {
     assert!(matches!(cluster(&mesh, "default/s/2").protocol, HttpProtocol::Http2(_)));
     assert!(matches!(cluster(&mesh, "default/s/3").protocol, HttpProtocol::UseDownstream { .. }));
     cluster(&mesh, "default/s/4");
-    assert!(!mesh.everything[&Kind::Cluster].contains_key("default/s/5"), "UDP is not carried");
-    assert!(!mesh.everything[&Kind::Routes].contains_key("default/s/4"), "bytes have no routes");
+    assert!(!mesh.everything()[&Kind::Cluster].contains_key("default/s/5"), "UDP is not carried");
+    assert!(!mesh.everything()[&Kind::Routes].contains_key("default/s/4"), "bytes have no routes");
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn instances_go_by_locality_with_health_and_weight() {
         .concat(),
     );
     let assignment = |message: ClusterLoadAssignment, at: &At<'_>| LoadAssignment::convert(message, at);
-    let assignment = converted(&mesh.everything, Kind::Endpoints, "default/a/80", assignment).unwrap();
+    let assignment = converted(&mesh.everything(), Kind::Endpoints, "default/a/80", assignment).unwrap();
     let found: Vec<_> = assignment
         .localities
         .iter()

@@ -19,7 +19,7 @@ use outrigger_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrigger_proto::envoy::config::route::v3::RouteConfiguration;
 use prost::Message;
 
-use super::Mesh;
+use super::{Mesh, Rejected};
 use crate::testing::objects;
 use crate::xds::View;
 
@@ -58,10 +58,14 @@ spec: {addresses: [10.0.0.2]}
 ";
 
 fn build(yaml: &str) -> Mesh {
-    let mesh = Mesh::build(&objects(yaml), None);
+    let mesh = Mesh::build(&objects(yaml));
     assert!(mesh.faults().is_empty(), "{:?}", mesh.faults());
-    assert_eq!(mesh.rejected(), []);
+    assert!(rejected(&mesh).is_empty(), "{mesh:?}");
     mesh
+}
+
+fn rejected(mesh: &Mesh) -> Vec<Rejected> {
+    mesh.services.keys().flat_map(|name| mesh.rejected(name)).cloned().collect()
 }
 
 /// The shop with more objects.
@@ -100,8 +104,10 @@ fn converted<M: Message + Default, T>(
 }
 
 fn table(mesh: &Mesh, name: &str) -> RouteTable {
-    converted(&mesh.everything, Kind::Routes, name, |message: RouteConfiguration, at| RouteTable::convert(message, at))
-        .unwrap()
+    converted(&mesh.everything(), Kind::Routes, name, |message: RouteConfiguration, at| {
+        RouteTable::convert(message, at)
+    })
+    .unwrap()
 }
 
 fn stream_info() -> StreamInfo {
@@ -153,7 +159,7 @@ fn outcome_in(mesh: &Mesh, table_name: &str, mut head: RequestHead, random: u64)
         Action::Forward(forward) => {
             let choice = forward.choose(&lookup_head, random);
             let assignment = |message: ClusterLoadAssignment, at: &At<'_>| LoadAssignment::convert(message, at);
-            match converted(&mesh.everything, Kind::Endpoints, choice.name(), assignment) {
+            match converted(&mesh.everything(), Kind::Endpoints, choice.name(), assignment) {
                 None => forward.cluster_not_found.as_str().to_owned(),
                 Some(assignment) if assignment.localities.is_empty() => "503".to_owned(),
                 Some(_) => {

@@ -1,9 +1,7 @@
 //! Equal meshes have equal resources, and what did not change is the same object.
 
-use proptest::prelude::*;
-
 use super::*;
-use crate::model::Stored;
+use crate::model::{Key, Name, Stored};
 
 /// Objects of which any set is a mesh: the shop's, routes, policies, more instances.
 fn all() -> Vec<Stored> {
@@ -18,39 +16,17 @@ fn all() -> Vec<Stored> {
     ))
 }
 
-fn some(objects: &[Stored], chosen: u32) -> Vec<Stored> {
-    objects.iter().enumerate().filter(|(index, _)| chosen >> index & 1 == 1).map(|(_, object)| object.clone()).collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// Whatever was there before, the result is that of a full rebuild.
-    #[test]
-    fn a_step_from_anywhere_is_a_full_rebuild(steps in proptest::collection::vec(any::<u32>(), 1..5)) {
-        let objects = all();
-        let mut mesh = Mesh::build([], None);
-        for chosen in steps {
-            let objects = some(&objects, chosen);
-            mesh = Mesh::build(&objects, Some(&mesh));
-            let full = Mesh::build(&objects, None);
-            prop_assert_eq!(&mesh.everything, &full.everything);
-            prop_assert_eq!(&mesh.clusters, &full.clusters);
-            prop_assert_eq!(&mesh.statuses, &full.statuses);
-            prop_assert_eq!(&mesh.rejected, &full.rejected);
-        }
-    }
-}
-
 #[test]
 fn an_instance_more_changes_its_endpoints_only() {
     let objects = all();
-    let before = Mesh::build(&objects[..objects.len() - 1], None);
-    let after = Mesh::build(&objects, Some(&before));
+    let before = Mesh::build(&objects[..objects.len() - 1]);
+    let more = objects.last().map(|stored| (Key::of(&stored.object).unwrap(), Some(stored)));
+    let (after, changed) = before.with(more);
+    assert_eq!(changed.services, [Name::new("default", "a")].into());
     let mut changed = Vec::new();
-    for (kind, resources) in &*after.everything {
+    for (kind, resources) in &**after.everything() {
         for (name, resource) in resources {
-            if !Arc::ptr_eq(resource, &before.everything[kind][name]) {
+            if !Arc::ptr_eq(resource, &before.everything()[kind][name]) {
                 changed.push((*kind, name.to_string()));
             }
         }
@@ -61,9 +37,9 @@ fn an_instance_more_changes_its_endpoints_only() {
 #[test]
 fn the_order_of_objects_says_nothing() {
     let mut objects = all();
-    let one = Mesh::build(&objects, None);
+    let one = Mesh::build(&objects);
     objects.reverse();
-    assert_eq!(one.everything, Mesh::build(&objects, None).everything);
+    assert_eq!(one.everything(), Mesh::build(&objects).everything());
 }
 
 #[test]

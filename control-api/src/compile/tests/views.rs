@@ -9,8 +9,9 @@ use outrigger_proto::envoy::config::cluster::v3 as cluster_pb;
 use outrigger_proto::envoy::config::listener::v3 as listener_pb;
 
 use super::*;
-use crate::model::Name;
+use crate::model::{Key, Name, Stored};
 use crate::node::{Caller, NodeConfig};
+use crate::testing::object;
 use crate::xds::Views;
 
 fn node(namespace: &str, inbound: &[&str], to: &[&str]) -> Caller {
@@ -48,7 +49,7 @@ fn a_node_gets_what_it_calls_and_no_more() {
             "Routes: default/b/80 default/shop/8080",
         ]
     );
-    let shared = &mesh.everything[&Kind::Routes]["default/shop/8080"];
+    let shared = &mesh.everything()[&Kind::Routes]["default/shop/8080"];
     assert!(Arc::ptr_eq(shared, &view[&Kind::Routes]["default/shop/8080"]), "the very same");
     for name in view[&Kind::Listener].keys() {
         let convert = |message: listener_pb::Listener, at: &At<'_>| Listener::convert(message, at);
@@ -153,6 +154,33 @@ fn a_port_that_instances_have_by_name_is_what_the_service_says_it_is() {
     let view = shop(named).view(&node("default", &["5432=127.0.0.1:5433"], &[]));
     let listener = listener_pb::Listener::decode(view[&Kind::Listener]["inbound/0.0.0.0:5432"].body.clone()).unwrap();
     assert!(listener.filter_chains[0].filters[0].name.contains("tcp_proxy"), "{listener:?}");
+}
+
+#[test]
+fn a_view_stays_while_nothing_that_it_is_made_of_changes() {
+    let mesh = shop(&route("r", "{backendRefs: [{name: a, port: 80}]}"));
+    let caller = node("default", &[], &["shop=127.0.0.1:9101", "later=127.0.0.1:9102"]);
+    let view = mesh.view(&caller);
+    let change = |text: &str| {
+        let stored = Stored { object: Arc::new(object(text)), created: 99 };
+        mesh.with([(Key::of(&stored.object).unwrap(), Some(&stored))]).0.view(&caller)
+    };
+    let instance = |app: &str| {
+        format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {{name: more, labels: {{app: {app}}}}}\n\
+             spec: {{addresses: [10.0.0.9]}}"
+        )
+    };
+    assert!(Arc::ptr_eq(&view, &change(&instance("b"))), "it calls no b");
+    let service = |name: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}")
+    };
+    assert!(Arc::ptr_eq(&view, &change(&service("another"))));
+    // Of a change, only what changed is another object.
+    let after = change(&instance("a"));
+    let differs = |kind: Kind, name: &str| !Arc::ptr_eq(&view[&kind][name], &after[&kind][name]);
+    assert!(differs(Kind::Endpoints, "default/a/80") && !differs(Kind::Cluster, "default/a/80"));
+    assert_ne!(view[&Kind::Listener], change(&service("later"))[&Kind::Listener], "it came");
 }
 
 #[test]

@@ -41,7 +41,7 @@ spec: {addresses: ['::1'], services: [{name: users, port: 7000}]}
 
 fn build(more: &str) -> Model {
     let model = Model::build(&objects(&format!("{SHOP}{more}")));
-    assert!(model.faults.is_empty(), "{:?}", model.faults);
+    assert!(model.faults().is_empty(), "{:?}", model.faults());
     model
 }
 
@@ -57,7 +57,7 @@ fn conditions(model: &Model, kind: Kind, name: &str) -> Vec<String> {
         let text = format!("{type}={status} {reason}: {message}");
         text.trim_end_matches(": ").to_owned()
     };
-    match &model.statuses[&Key { kind, name: Name::new("default", name) }] {
+    match &**model.statuses().get(&Key { kind, name: Name::new("default", name) }).unwrap() {
         Status::Route(status) => status.parents.iter().flat_map(|parent| &parent.conditions).map(line).collect(),
         Status::Policy(status) => status.ancestors.iter().flat_map(|target| &target.conditions).map(line).collect(),
     }
@@ -144,7 +144,7 @@ fn a_backend_that_is_not_there_says_so() {
 fn a_rule_that_became_wrong_is_dropped_alone() {
     let broken = "parentRefs: [{group: '', kind: Service, name: products}], rules: [{}, {matches: [{path: {type: RegularExpression, value: '('}}]}]";
     let model = Model::build(&objects(&format!("{SHOP}{}", route("r", broken))));
-    assert_eq!(model.faults.len(), 1);
+    assert_eq!(model.faults().len(), 1);
     assert_eq!(
         conditions(&model, Kind::HttpRoute, "r")[2],
         "PartiallyInvalid=True UnsupportedValue: Dropped Rule: rules[1]"
@@ -174,10 +174,8 @@ fn a_match_is_shadowed_at_one_parent_and_not_at_another() {
     let parent = |name: &str| format!("{{group: '', kind: Service, name: {name}}}");
     let both = format!("parentRefs: [{}, {}]", parent("products"), parent("users"));
     let model = build(&(route("first", &format!("parentRefs: [{}]", parent("users"))) + &route("second", &both)));
-    let Status::Route(status) = &model.statuses[&Key { kind: Kind::HttpRoute, name: Name::new("default", "second") }]
-    else {
-        panic!("a route")
-    };
+    let key = Key { kind: Kind::HttpRoute, name: Name::new("default", "second") };
+    let Status::Route(status) = &**model.statuses().get(&key).unwrap() else { panic!("a route") };
     let shadowed = |conditions: &[pb::Condition]| conditions.iter().any(|condition| condition.r#type == "Shadowed");
     assert_eq!(status.parents.iter().map(|parent| shadowed(&parent.conditions)).collect::<Vec<_>>(), [false, true]);
 }
