@@ -7,8 +7,7 @@ use outrigger_proto::envoy::config::cluster::v3 as pb;
 use super::*;
 
 fn cluster(mesh: &Mesh, name: &str) -> Cluster {
-    converted(&mesh.everything(), Kind::Cluster, name, |message: pb::Cluster, at| Cluster::convert(message, at))
-        .unwrap()
+    converted(mesh.everything(), Kind::Cluster, name, |message: pb::Cluster, at| Cluster::convert(message, at)).unwrap()
 }
 
 fn of_shop(policy_spec: &str) -> Cluster {
@@ -108,7 +107,7 @@ fn instances_go_by_locality_with_health_and_weight() {
         .concat(),
     );
     let assignment = |message: ClusterLoadAssignment, at: &At<'_>| LoadAssignment::convert(message, at);
-    let assignment = converted(&mesh.everything(), Kind::Endpoints, "default/a/80", assignment).unwrap();
+    let assignment = converted(mesh.everything(), Kind::Endpoints, "default/a/80", assignment).unwrap();
     let found: Vec<_> = assignment
         .localities
         .iter()

@@ -104,10 +104,8 @@ fn converted<M: Message + Default, T>(
 }
 
 fn table(mesh: &Mesh, name: &str) -> RouteTable {
-    converted(&mesh.everything(), Kind::Routes, name, |message: RouteConfiguration, at| {
-        RouteTable::convert(message, at)
-    })
-    .unwrap()
+    converted(mesh.everything(), Kind::Routes, name, |message: RouteConfiguration, at| RouteTable::convert(message, at))
+        .unwrap()
 }
 
 fn stream_info() -> StreamInfo {
@@ -159,7 +157,7 @@ fn outcome_in(mesh: &Mesh, table_name: &str, mut head: RequestHead, random: u64)
         Action::Forward(forward) => {
             let choice = forward.choose(&lookup_head, random);
             let assignment = |message: ClusterLoadAssignment, at: &At<'_>| LoadAssignment::convert(message, at);
-            match converted(&mesh.everything(), Kind::Endpoints, choice.name(), assignment) {
+            match converted(mesh.everything(), Kind::Endpoints, choice.name(), assignment) {
                 None => forward.cluster_not_found.as_str().to_owned(),
                 Some(assignment) if assignment.localities.is_empty() => "503".to_owned(),
                 Some(_) => {
