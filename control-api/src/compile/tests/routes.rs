@@ -46,10 +46,10 @@ fn a_route_without_a_usable_rule_does_not_open_the_service() {
         )
     };
     let answer = |mesh: &Mesh, table| outcome_in(mesh, table, request("/", &[]), 0);
-    let own = Mesh::build(&objects(&format!("{SHOP}{}", of("r", "default"))), None);
+    let own = Mesh::build(&objects(&format!("{SHOP}{}", of("r", "default"))));
     assert_eq!(own.faults().len(), 1);
     assert_eq!(answer(&own, "default/a/80"), "404");
-    let callers = Mesh::build(&objects(&format!("{SHOP}{}", of("r", "callers"))), None);
+    let callers = Mesh::build(&objects(&format!("{SHOP}{}", of("r", "callers"))));
     assert_eq!(answer(&callers, "default/a/80/from/callers"), "404");
     assert_eq!(answer(&callers, "default/a/80"), "default/a/80 /", "callers of other namespaces have no route");
 }
