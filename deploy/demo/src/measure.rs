@@ -115,6 +115,12 @@ impl Period {
         if all == 0 { 0.0 } else { float(answers(Some(version))) / float(all) }
     }
 
+    /// The share of an instance among the answers of products, from 0 to 1.
+    pub(crate) fn share_of(&self, instance: &str) -> f64 {
+        let answers = self.instances.get(instance).copied().unwrap_or(0);
+        float(answers) / float(self.instances.values().sum::<u64>().max(1))
+    }
+
     /// The table of a period that took `time`.
     pub(crate) fn table(&self, time: Duration) -> Vec<String> {
         let mut lines = vec![format!(
@@ -184,6 +190,8 @@ mod tests {
         }
         assert!((period.share("v2") - 0.25).abs() < 1e-9);
         assert_eq!(period.instances["products-v1-1"], 3);
+        let shares = ["products-v1-1", "products-v2-1", "products-v2-2"].map(|instance| period.share_of(instance));
+        assert!(shares.iter().zip([0.75, 0.25, 0.0]).all(|(share, due)| (share - due).abs() < 1e-9), "{shares:?}");
         assert_eq!((period.ok, period.failed, period.shed), (4, 0, 0));
         let table = period.table(Duration::from_secs(2));
         assert_eq!(table.len(), 5);
