@@ -175,8 +175,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 fn control_plane(control: &Address) -> Result<(&'static str, String), String> {
     match control {
         Address::Unix(path) => {
-            let path = path.to_str().ok_or("--control: the path is not text")?;
-            Ok(("STATIC", format!("pipe: {{ path: {} }}", quoted(path))))
+            let path = absolute(path)?;
+            Ok(("STATIC", format!("pipe: {{ path: {} }}", quoted(&path))))
         }
         Address::Tcp(address) => {
             let (_, port) = address.rsplit_once(':').ok_or("--control must be HOST:PORT or unix:PATH")?;
@@ -187,6 +187,13 @@ fn control_plane(control: &Address) -> Result<(&'static str, String), String> {
     }
 }
 
+/// A path as the proxy finds it, wherever it is started.
+fn absolute(path: &Path) -> Result<String, String> {
+    let absolute = std::path::absolute(path).ok();
+    let text = absolute.as_deref().and_then(Path::to_str);
+    text.map(str::to_owned).ok_or_else(|| format!("{}: the path is not text", path.display()))
+}
+
 /// TLS to the control plane, where it is asked for. The files are read by the proxy.
 fn transport_socket(tls: &ClientTlsArgs, control: &Address) -> Result<String, String> {
     tls.check()?;
@@ -194,10 +201,7 @@ fn transport_socket(tls: &ClientTlsArgs, control: &Address) -> Result<String, St
     let Address::Tcp(address) = control else {
         return Err("--tls-ca is for TCP: a socket file is for its owner alone".to_owned());
     };
-    let file = |path: &Path| match std::path::absolute(path).ok().as_deref().and_then(Path::to_str) {
-        Some(path) => Ok(format!("{{ filename: {} }}", quoted(path))),
-        None => Err(format!("{}: the path is not text", path.display())),
-    };
+    let file = |path: &Path| absolute(path).map(|path| format!("{{ filename: {} }}", quoted(&path)));
     let name = tls.tls_server_name.as_deref().unwrap_or_else(|| host_of(address));
     // An address is no name that a client may ask for.
     let (sni, kind) = match name.parse::<IpAddr>() {
@@ -327,6 +331,10 @@ mod tests {
         let yaml = made("--service orders --control unix:/run/outrigger.sock").unwrap();
         assert!(yaml.contains("pipe: { path: \"/run/outrigger.sock\" }"), "{yaml}");
         assert!(bootstrap_message(&[Source::new("made", &yaml)]).is_ok());
+        // The proxy may be started elsewhere.
+        let yaml = made("--service orders --control unix:outrigger.sock").unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert!(yaml.contains(&format!("pipe: {{ path: \"{}/outrigger.sock\" }}", here.display())), "{yaml}");
         let yaml = made("--service orders --control [::1]:1").unwrap();
         assert!(yaml.contains("type: STATIC") && yaml.contains("address: \"::1\", port_value: 1 "), "{yaml}");
     }

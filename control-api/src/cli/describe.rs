@@ -7,7 +7,7 @@ use outrigger_proto::outrigger::control::v1::{GetRequest, ObjectKey};
 use serde_json::Value;
 
 use super::table::Table;
-use super::{Failure, NamespaceArgs, ServerArgs, age, kind_and_names, print, request, yaml};
+use super::{Failure, NamespaceArgs, ServerArgs, age, kind_and_names, one_line, print, request, yaml};
 use crate::api::objects;
 
 /// Flags of `describe`.
@@ -79,7 +79,7 @@ fn describe_object(object: &Value) -> String {
 
 fn line(name: &str, text: &str, out: &mut String) {
     // Writing to a String cannot fail.
-    _ = writeln!(out, "{:<18}{text}", format!("{name}:"));
+    _ = writeln!(out, "{:<18}{}", format!("{name}:"), one_line(text));
 }
 
 /// The conditions at each parent of a route, each target of a policy.

@@ -173,13 +173,33 @@ fn request<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// Writes to standard output. Where its reader has gone, as in `... | head`, there is nothing left to do.
+/// Writes to standard output, in a way that a terminal takes none of it for an order: much of it is what strangers said,
+/// such as the name of a proxy or why it refuses something. Where its reader has gone, as in `... | head`, there is
+/// nothing left to do.
 fn print(text: &str) -> Result<(), Failure> {
+    let text = escaped(text, |char| matches!(char, '\n' | '\t'));
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.map_err(|error| Failure(format!("standard output: {error}"))),
     }
+}
+
+/// What is to stand in one line, whoever said it.
+fn one_line(text: &str) -> String {
+    escaped(text, |_| false)
+}
+
+/// Escapes control characters, except those that are `allowed`.
+fn escaped(text: &str, allowed: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char.is_control() && !allowed(char) {
+            true => out.extend(char.escape_debug()),
+            false => out.push(char),
+        }
+    }
+    out
 }
 
 /// The names by which a kind is known on the command line, the first being the one that messages show.

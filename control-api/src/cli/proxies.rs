@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::get::json_text;
 use super::table::Table;
-use super::{Failure, Output, ServerArgs, age, print, request, yaml};
+use super::{Failure, Output, ServerArgs, age, one_line, print, request, yaml};
 
 /// Flags of `proxies`.
 #[derive(Clone, Debug, Args)]
@@ -27,7 +27,7 @@ pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), Failure> {
     let text = match args.output {
         Output::Json => json_text(&whole()),
         Output::Yaml => yaml::text(&whole()),
-        Output::Name => proxies.iter().map(|proxy| format!("{}\n", proxy.id)).collect(),
+        Output::Name => proxies.iter().map(|proxy| one_line(&proxy.id) + "\n").collect(),
         Output::Table | Output::Wide if proxies.is_empty() => {
             eprintln!("no proxy is connected");
             return Ok(());
@@ -52,7 +52,8 @@ fn table(proxies: &[Proxy], wide: bool) -> String {
             let state = proxy.types.iter().find(|state| state.type_url == kind.type_url());
             row.push(state.map_or("-".to_owned(), |state| cell(state, wide)));
             if let Some(reason) = state.and_then(|state| state.rejected.as_deref()) {
-                rejections.push_str(&format!("{} rejected {}: {reason}\n", proxy.id, kind.abbreviation()));
+                let (id, kind, reason) = (one_line(&proxy.id), kind.abbreviation(), reason.replace('\n', "\n  "));
+                rejections.push_str(&format!("{id} rejected {kind}: {reason}\n"));
             }
         }
         row.push(age(&proxy.connected_since));
@@ -128,6 +129,25 @@ mod tests {
 orders-1   orders    SYNCED 3   STALE 3   REJECTED 3   -
 
 orders-1 rejected LDS: no
+"
+        );
+    }
+
+    #[test]
+    fn what_a_proxy_says_of_itself_is_one_cell_and_its_reasons_are_below_its_name() {
+        let state = ProxyType {
+            type_url: Kind::Listener.type_url().to_owned(),
+            rejected: Some("first\norders rejected CDS: second".to_owned()),
+            ..ProxyType::default()
+        };
+        let proxy = Proxy { id: "\u{1b}[2Ja\norders   SYNCED".to_owned(), types: vec![state], ..Proxy::default() };
+        assert_eq!(
+            table(&[proxy], false),
+            r"NAME                          CLUSTER   CDS   EDS   LDS          RDS   AGE
+\u{1b}[2Ja\norders   SYNCED             -     -     REJECTED 0   -
+
+\u{1b}[2Ja\norders   SYNCED rejected LDS: first
+  orders rejected CDS: second
 "
         );
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::age;
+use super::{age, one_line};
 use crate::model::Kind;
 
 /// Rows under heads, each column as wide as its widest cell.
@@ -20,6 +20,7 @@ impl Table {
     }
 
     pub(super) fn add(&mut self, row: Vec<String>) {
+        let row: Vec<String> = row.iter().map(|cell| one_line(cell)).collect();
         for (width, cell) in self.widths.iter_mut().zip(&row) {
             *width = (*width).max(cell.chars().count());
         }

@@ -21,8 +21,9 @@ use crate::model::{Algorithm, Health, PolicyValues, Protocol};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Retries under way, in percent of what is under way and waits.
 const RETRY_BUDGET: u32 = 20;
-/// So many retries may be under way however little else is.
-const MIN_RETRIES: u32 = 3;
+/// So many retries may be under way however little else is. Envoy's default, three, is too few where one of two instances
+/// has died and answers by a refused connection: every second request wants a retry.
+const MIN_RETRIES: u32 = 10;
 
 /// The cluster of a port; its endpoints come by EDS.
 pub(super) fn eds(name: &str, protocol: Protocol, policy: &PolicyValues) -> pb::Cluster {

@@ -57,12 +57,11 @@ impl Stream<'_> {
         responder: &mut Responder,
         mut head: ResponseHead,
         end: bool,
-        local: bool,
     ) -> Result<(), StreamError> {
         let now = SystemTime::now();
         let date = self.cx.worker.date(now);
         let id = self.request_id.as_ref().filter(|_| self.cx.hcm.always_set_request_id_in_response);
-        finish_response(&mut head, &self.cx.hcm, self.upgraded, local, id, &date);
+        finish_response(&mut head, &self.cx.hcm, self.upgraded, id, &date);
         self.info.response_code = Some(head.status.as_u16());
         self.info.first_downstream_tx = Some(self.started.elapsed());
         if self.cx.is_closing() {
@@ -123,7 +122,7 @@ impl Stream<'_> {
         body: Bytes,
         alarm: &mut Alarm,
     ) -> Result<(), StreamError> {
-        self.send_head(responder, head, body.is_empty(), true)?;
+        self.send_head(responder, head, body.is_empty())?;
         if !body.is_empty() {
             self.info.bytes_sent = body.len() as u64;
             if !self.is_read(alarm, |task| responder.poll_ready(task)).await? {

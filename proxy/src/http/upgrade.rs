@@ -19,7 +19,7 @@ pub async fn run(
     idle: Option<Duration>,
     alarm: &mut Alarm,
 ) {
-    if let Err(error) = stream.send_head(&mut responder, head, false, false) {
+    if let Err(error) = stream.send_head(&mut responder, head, false) {
         stream.downstream_gone(error);
         return;
     }

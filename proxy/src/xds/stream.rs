@@ -45,8 +45,9 @@ enum Link {
         call: Call,
         /// Waits until the stream takes it.
         outgoing: Option<Bytes>,
-        /// When the first response came.
-        served: Option<Instant>,
+        since: Instant,
+        /// Whether a response came.
+        responded: bool,
     },
 }
 
@@ -160,7 +161,7 @@ impl Stream {
                 Event::Opened(Ok(call)) => {
                     client.connected();
                     self.set_connected(1);
-                    link = Link::Up { call, outgoing: None, served: None };
+                    link = Link::Up { call, outgoing: None, since: Instant::now(), responded: false };
                 }
                 Event::Ready => {
                     if let Link::Up { call, outgoing, .. } = &mut link
@@ -180,8 +181,8 @@ impl Stream {
                     };
                     match response {
                         Ok(response) => {
-                            if let Link::Up { served, .. } = &mut link {
-                                served.get_or_insert_with(Instant::now);
+                            if let Link::Up { responded, .. } = &mut link {
+                                *responded = true;
                             }
                             self.receive(&mut client, response);
                         }
@@ -251,9 +252,12 @@ impl Stream {
     /// The stream is no more; when there is another attempt.
     fn broken(&self, client: &mut Client, reconnect: &mut Reconnect, link: &Link, error: &CallError) -> Link {
         let now = Instant::now();
-        let lived = match link {
-            Link::Up { served, .. } => served.map(|since| now.saturating_duration_since(since)),
-            Link::Down(_) | Link::Opening(_) => None,
+        let (lived, responded) = match link {
+            Link::Up { call, since, responded, .. } => {
+                let lived = (!call.is_refused()).then(|| now.saturating_duration_since(*since));
+                (lived.unwrap_or_default(), *responded)
+            }
+            Link::Down(_) | Link::Opening(_) => (Duration::ZERO, false),
         };
         client.disconnected();
         self.set_connected(0);
@@ -266,7 +270,7 @@ impl Stream {
                 stats.update_failure.inc();
             }
         }
-        let wait = reconnect.ended(lived, self.worker.random());
+        let wait = reconnect.ended(lived, responded, self.worker.random());
         Link::Down(now.checked_add(wait).unwrap_or(now))
     }
 

@@ -26,7 +26,7 @@ fn what_nobody_asked_for_limits_nothing() {
         assert_eq!(thresholds.max_connections, u32::MAX);
         assert_eq!(thresholds.max_pending_requests, u32::MAX);
         assert_eq!(thresholds.max_requests, u32::MAX);
-        assert_eq!(thresholds.retry_budget, Some(RetryBudget { percent: 20.0, min_concurrency: 3 }));
+        assert_eq!(thresholds.retry_budget, Some(RetryBudget { percent: 20.0, min_concurrency: 10 }));
     }
     assert_eq!(cluster.circuit_breakers.max_connections_per_host, None);
 }

@@ -13,7 +13,6 @@ pub fn finish_response(
     head: &mut ResponseHead,
     hcm: &HttpConnectionManager,
     upgrade: bool,
-    local: bool,
     request_id: Option<&HeaderValue>,
     date: &HeaderValue,
 ) {
@@ -32,9 +31,6 @@ pub fn finish_response(
         ServerHeaderTransformation::Overwrite => head.headers.set(SERVER, hcm.server_name.clone()),
         ServerHeaderTransformation::AppendIfAbsent if !head.headers.contains(&SERVER) => {
             head.headers.append(SERVER, hcm.server_name.clone());
-        }
-        ServerHeaderTransformation::PassThrough if local => {
-            head.headers.set(SERVER, hcm.server_name.clone());
         }
         ServerHeaderTransformation::AppendIfAbsent | ServerHeaderTransformation::PassThrough => {}
     }

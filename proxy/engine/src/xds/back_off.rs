@@ -24,16 +24,18 @@ impl Reconnect {
         self.service
     }
 
-    /// The stream ended; how long to wait before the next attempt. `lived`: since its first response, `None` where
-    /// there was none. A stream that served for the shortest wait at least is opened again at once. Where streams are
-    /// refused, or end each time as soon as they have begun, the waits grow. The preferred server is asked next
-    /// wherever one answered, else the one after the last. `random` is uniform over 64 bits.
-    pub fn ended(&mut self, lived: Option<Duration>, random: u64) -> Duration {
-        self.service = match lived {
-            Some(_) => 0,
-            None => self.service.saturating_add(1).checked_rem(self.services).unwrap_or(0),
+    /// The stream ended; how long to wait before the next attempt. `lived`: how long it was open; zero where it never
+    /// was. `responded`: a response came by it. A stream that was open for the shortest wait at least is opened again at
+    /// once, also without a response: a server has none where nothing has changed. Where streams are refused, or end each
+    /// time as soon as they have begun, the waits grow. The preferred server is asked next wherever one served, else the
+    /// one after the last. `random` is uniform over 64 bits.
+    pub fn ended(&mut self, lived: Duration, responded: bool, random: u64) -> Duration {
+        let served = lived >= self.policy.base;
+        self.service = match served || responded {
+            true => 0,
+            false => self.service.saturating_add(1).checked_rem(self.services).unwrap_or(0),
         };
-        if lived.is_some_and(|lived| lived >= self.policy.base) {
+        if served {
             self.failures = 0;
             return Duration::ZERO;
         }

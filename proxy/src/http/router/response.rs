@@ -56,7 +56,7 @@ impl Forwarding<'_, '_> {
             return Outcome::Upgrade { stream: Box::new(stream), head, idle, under: guards };
         }
         let ended = self.is_head || body.is_end();
-        if let Err(error) = self.stream.send_head(self.responder, head, ended, false) {
+        if let Err(error) = self.stream.send_head(self.responder, head, ended) {
             self.stream.downstream_gone(error);
             return Outcome::Done;
         }

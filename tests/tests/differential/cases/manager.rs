@@ -45,6 +45,10 @@ fn forwarding() -> Vec<Scenario> {
             .client(told()),
         ok("forwarded_for_that_is_no_address").client(Client::raw().request(get_from("/", &["x-forwarded-for: unknown, ::1"]))),
         ok("server_header_passes_through").hcm("server_header_transformation: PASS_THROUGH").client(Client::raw().get("/")),
+        ok("server_header_of_answers_of_its_own_is_passed_through_too")
+            .virtual_host("routes: []")
+            .hcm("server_header_transformation: PASS_THROUGH")
+            .client(Client::raw().get("/")),
         ok("server_header_only_if_absent").hcm("server_header_transformation: APPEND_IF_ABSENT").client(Client::raw().get("/")),
         ok("request_id_in_the_response").hcm("always_set_request_id_in_response: true").client(
             Client::raw().request(get_from("/", &["x-request-id: mine"])),

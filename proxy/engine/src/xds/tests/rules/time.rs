@@ -87,24 +87,25 @@ fn rule_24_a_resource_lives_as_long_as_its_heartbeats() {
 fn rule_25_streams_that_served_come_back_at_once_and_others_later_and_later() {
     const GROWING: [u64; 10] = [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000, 30_000];
     // The longest wait of each attempt: below a bound that doubles to 30 s.
-    let longest = |reconnect: &mut Reconnect, lived| -> Vec<u64> {
-        GROWING.map(|bound| reconnect.ended(lived, bound - 1).as_millis() as u64 + 1).into()
+    let longest = |reconnect: &mut Reconnect, lived, responded| -> Vec<u64> {
+        GROWING.map(|bound| reconnect.ended(lived, responded, bound - 1).as_millis() as u64 + 1).into()
     };
     let mut reconnect = Reconnect::new(BackOff::default(), 2);
-    assert_eq!(longest(&mut reconnect, None), GROWING);
-    assert_eq!(reconnect.ended(None, 30_000), Duration::ZERO, "no wait is longer");
+    assert_eq!(longest(&mut reconnect, Duration::ZERO, false), GROWING);
+    assert_eq!(reconnect.ended(Duration::ZERO, false, 30_000), Duration::ZERO, "no wait is longer");
     assert_eq!(reconnect.service(), 1);
-    // One that serves and ends is opened again at once, with the preferred server, however often.
-    for _ in 0..10 {
-        assert_eq!(reconnect.ended(Some(Duration::from_millis(500)), 499), Duration::ZERO);
+    // One that serves and ends is opened again at once, with the preferred server, however often, and whether it had
+    // news or not.
+    for number in 0..10 {
+        assert_eq!(reconnect.ended(Duration::from_millis(500), number % 3 == 0, 499), Duration::ZERO);
         assert_eq!(reconnect.service(), 0);
     }
     // One that ends each time as soon as it has begun is not hammered; that it began does not start anew.
-    assert_eq!(longest(&mut reconnect, Some(Duration::from_millis(499))), GROWING);
+    assert_eq!(longest(&mut reconnect, Duration::from_millis(499), true), GROWING);
     assert_eq!(reconnect.service(), 0);
-    assert_eq!(reconnect.ended(None, 29_999), Duration::from_millis(29_999));
-    assert_eq!(reconnect.ended(Some(Duration::from_secs(60)), 499), Duration::ZERO);
-    assert_eq!(reconnect.ended(None, 1_499), Duration::from_millis(499));
+    assert_eq!(reconnect.ended(Duration::ZERO, false, 29_999), Duration::from_millis(29_999));
+    assert_eq!(reconnect.ended(Duration::from_secs(60), false, 499), Duration::ZERO);
+    assert_eq!(reconnect.ended(Duration::ZERO, false, 1_499), Duration::from_millis(499));
 }
 
 #[test]
