@@ -10,6 +10,9 @@ use prost_types::Any;
 use super::{Variant, name_of};
 use crate::config::value::LONGEST;
 
+/// Bytes of what a server says of a resource that it does not send: it is kept as long as it says so, and shown.
+const MAX_REASON: usize = 4096;
+
 /// What a management server sent, with its resources unwrapped and named. Making it is most of the work that a response
 /// costs before its resources are converted, and touches nothing else, so it can be done on any thread.
 #[derive(Debug)]
@@ -22,7 +25,7 @@ pub struct Response {
     pub(super) nonce: String,
     pub(super) resources: Vec<Received>,
     pub(super) removed: Vec<String>,
-    /// What the server has to say about resources that it does not send: name and reason.
+    /// What the server has to say about resources that it does not send: name and reason, which is cut to 4,096 bytes.
     pub errors: Vec<(String, String)>,
 }
 
@@ -116,9 +119,14 @@ impl From<pb::DeltaDiscoveryResponse> for Response {
     }
 }
 
+/// The name of a resource that the server has trouble with, and its reason, cut to [`MAX_REASON`].
 fn error(message: pb::ResourceError) -> Option<(String, String)> {
     let pb::ResourceError { resource_name, error_detail } = message;
-    let reason = error_detail.map(|status| status.message).unwrap_or_default();
+    let mut reason = error_detail.map(|status| status.message).unwrap_or_default();
+    if reason.len() > MAX_REASON {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        reason.shrink_to_fit();
+    }
     Some((resource_name?.name, reason))
 }
 

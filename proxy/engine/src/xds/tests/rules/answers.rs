@@ -88,11 +88,15 @@ fn rule_14_an_error_says_name_path_and_reason_within_bounds() {
 }
 
 fn error(name: &str) -> pb::ResourceError {
+    error_because(name, "no such service")
+}
+
+fn error_because(name: &str, reason: &str) -> pb::ResourceError {
     pb::ResourceError {
         resource_name: Some(pb::ResourceName { name: name.to_owned(), ..Default::default() }),
         error_detail: Some(outrigger_proto::google::rpc::Status {
             code: 5,
-            message: "no such service".to_owned(),
+            message: reason.to_owned(),
             details: Vec::new(),
         }),
     }
@@ -144,6 +148,24 @@ fn rule_15_errors_of_what_all_of_a_kind_holds() {
     assert_eq!((errors(&update), update.removed), (vec!["a".to_owned(), "c".to_owned()], vec!["b".to_owned()]));
     let update = bench.answer(sotw(Kind::Cluster, "3", "n3", vec![]));
     assert_eq!((errors(&update), update.removed), (vec![], vec!["a".to_owned(), "c".to_owned()]));
+}
+
+#[test]
+fn rule_15_the_reason_of_an_error_is_cut() {
+    for variant in [Variant::Delta, Variant::Sotw] {
+        let mut bench = Bench::with_endpoints(variant, &["a", "b"]);
+        let (long, longest) = (format!("x{}", "é".repeat(5000)), "y".repeat(4096));
+        let resource_errors = vec![error_because("a", &long), error_because("b", &longest)];
+        let update = match variant {
+            Variant::Delta => bench
+                .answer(pb::DeltaDiscoveryResponse { resource_errors, ..delta(Kind::Endpoints, "n1", vec![], &[]) }),
+            Variant::Sotw => {
+                bench.answer(pb::DiscoveryResponse { resource_errors, ..sotw(Kind::Endpoints, "1", "n1", vec![]) })
+            }
+        };
+        let [(_, cut), (_, whole)] = &update.errors[..] else { panic!("{:?}", update.errors) };
+        assert_eq!((cut.as_str(), whole), (&*format!("x{}", "é".repeat(2047)), &longest));
+    }
 }
 
 #[test]
