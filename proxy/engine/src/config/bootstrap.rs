@@ -232,10 +232,7 @@ fn convert(message: pb::Bootstrap, resources: Resources, at: &At<'_>) -> Bootstr
     let dynamic = dynamic.unwrap_or_default();
     let mut clusters = resources.clusters;
     for cluster in clusters.iter_mut().filter(|cluster| dynamic.servers().any(|name| *name == cluster.name)) {
-        // Nobody else has them yet.
-        if let Some(cluster) = Arc::get_mut(cluster) {
-            cluster.protocol.keep_alive(SERVER_KEEPALIVE);
-        }
+        Arc::make_mut(cluster).protocol.keep_alive(SERVER_KEEPALIVE);
     }
     Bootstrap {
         node: node.unwrap_or_default(),
