@@ -25,6 +25,7 @@ use crate::configuration::{BindError, Configuration};
 use crate::priority;
 use crate::process::Process;
 use crate::telemetry::access_log::{AccessLogs, NewStream, service};
+use crate::telemetry::memory;
 use crate::telemetry::stats::Stats;
 use crate::worker::{Command, Worker, Workers};
 use crate::xds;
@@ -58,6 +59,9 @@ const LOG_FLUSH: Duration = Duration::from_secs(2);
 pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartError> {
     let system = |what| move |source| StartError::System { what, source };
     let concurrency = args.concurrency.unwrap_or_else(default_concurrency).max(1);
+    if concurrency == 1 {
+        memory::use_one_heap();
+    }
     let runtime = local_runtime().map_err(system("runtime"))?;
     // Before any socket is open: who sees that a port answers may send a signal at once, and without a handler it
     // kills.

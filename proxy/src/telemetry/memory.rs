@@ -25,6 +25,18 @@ pub fn trim() {
     }
 }
 
+/// Has all threads allocate from one heap. Each would have one of its own, and what one thread frees of a configuration
+/// is of no use to another that builds the next one: with each push that changes much, gaps grow. For a process with one
+/// worker, which waits for nobody's allocation but a builder's; several would wait for each other. To be called before
+/// there are threads.
+pub fn use_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 fn parse(status: &str) -> MemoryUse {
     let bytes = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
