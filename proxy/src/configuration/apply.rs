@@ -2,28 +2,27 @@
 //! the control thread, one step at a time: [`Applier`] goes to a thread of the builder pool with each step and comes
 //! back.
 
+mod in_force;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use outrigger_engine::balance::ClusterState;
 use outrigger_engine::config::cluster::Cluster;
 use outrigger_engine::config::config_source::Origin;
 use outrigger_engine::config::hcm::RouteSource;
-use outrigger_engine::config::listener::{FilterChain, Listener, NetworkFilter};
-use outrigger_engine::snapshot::{Applied, Effect, Reference, Snapshot, Warmer};
-use outrigger_engine::xds::{Interest, Kind, Rejection, Resource, Update};
+use outrigger_engine::config::listener::{Listener, NetworkFilter};
+use outrigger_engine::snapshot::{Applied, Reference, Warmer};
+use outrigger_engine::xds::{Kind, Rejection, Resource, Update};
 
+pub(super) use self::in_force::Wanted;
 use super::graveyard::Graveyard;
 use super::resource::{self, Reasons};
 use super::sockets::Sockets;
-use crate::admin::certs;
 use crate::process::Process;
 use crate::server::StartError;
 use crate::telemetry::access_log::LogFile;
-use crate::telemetry::memory;
 use crate::telemetry::stats::{ClusterStats, RdsStats, Scope, XdsStats};
-use crate::worker::Command;
 
 /// `cluster_wait`: how long routes wait for clusters, and removed clusters stay.
 pub(super) const CLUSTER_WAIT: Duration = Duration::from_secs(1);
@@ -36,7 +35,9 @@ const MANY: usize = 100;
 const QUIET: Duration = Duration::from_secs(2);
 const SERIES: Duration = Duration::from_secs(10);
 
-/// So many resources are applied in one step: less than ten milliseconds' work, if they are clusters.
+/// A slice of an update is over after so much time, in which two hundred clusters are made, or ten listeners with TLS;
+/// and after so many resources, so that it is a slice on a quick machine too.
+const SLICE_TIME: Duration = Duration::from_millis(5);
 pub(super) const SLICE: usize = 256;
 
 /// An update that is being applied.
@@ -44,9 +45,11 @@ pub(super) const SLICE: usize = 256;
 pub(super) struct Progress {
     origin: Origin,
     left: std::vec::IntoIter<Resource>,
+    /// Names to be removed when nothing is left of the resources.
+    removed: std::vec::IntoIter<String>,
     /// Whether it frees much.
     large: bool,
-    /// All but the resources that come in slices.
+    /// All but what comes in slices.
     rest: Update,
     unreadable: Vec<Rejection>,
     rejections: Vec<Rejection>,
@@ -59,15 +62,6 @@ impl Progress {
     pub(super) fn kind(&self) -> Kind {
         self.rest.kind
     }
-}
-
-/// What the control thread is to do after a step.
-#[derive(Debug, Default)]
-pub(super) struct Wanted {
-    /// Names to resolve.
-    pub(super) resolve: Vec<Arc<ClusterState>>,
-    /// Resources to ask for, or no more.
-    pub(super) interests: Vec<Interest>,
 }
 
 /// See the module.
@@ -150,20 +144,22 @@ impl Applier {
     /// kinds but endpoints, one is done with before the next begins.
     pub(super) fn begin(&mut self, origin: Origin, mut rest: Update, unreadable: Vec<Rejection>) -> Progress {
         let (started, now) = (Instant::now(), SystemTime::now());
-        let changed = std::mem::take(&mut rest.changed);
+        let (changed, mut removed) = (std::mem::take(&mut rest.changed), std::mem::take(&mut rest.removed));
+        let large = changed.len() + removed.len() >= MANY;
         self.in_part |= rest.kind != Kind::Endpoints;
         // An address must be free before another listener takes it; everything else is made before the old one breaks.
         if rest.kind == Kind::Listener {
-            self.remove(rest.kind, &origin, &rest.removed);
+            removed.drain(..).for_each(|name| self.remove(rest.kind, &origin, &name));
         }
-        let large = changed.len() + rest.removed.len() >= MANY;
-        Progress { origin, large, left: changed.into_iter(), rest, unreadable, rejections: Vec::new(), started, now }
+        let (left, removed) = (changed.into_iter(), removed.into_iter());
+        Progress { origin, left, removed, large, rest, unreadable, rejections: Vec::new(), started, now }
     }
 
-    /// Applies the next resources, each by itself. All that were rejected, if none is left.
+    /// Applies the next slice, each resource by itself. All that were rejected, if nothing is left.
     pub(super) fn advance(&mut self, progress: &mut Progress) -> Option<Vec<Rejection>> {
-        let Progress { origin, left, large, rest, unreadable, rejections, started, now } = progress;
+        let Progress { origin, left, removed, large, rest, unreadable, rejections, started, now } = progress;
         let (kind, origin, now) = (rest.kind, &*origin, *now);
+        let until = Instant::now() + SLICE_TIME;
         for resource in left.take(SLICE) {
             let reference = Reference { name: resource.name.as_str().into(), origin: origin.clone() };
             let outcome = self.set(kind, &reference, &resource);
@@ -186,18 +182,24 @@ impl Applier {
                     rejections.push(Rejection { name: resource.name, reasons });
                 }
             }
+            if Instant::now() >= until {
+                break;
+            }
         }
         if !left.as_slice().is_empty() {
             return None;
+        }
+        for name in removed {
+            self.remove(kind, origin, &name);
+            if Instant::now() >= until {
+                return None;
+            }
         }
         self.in_part &= kind == Kind::Endpoints;
         if *large {
             let ended = Instant::now();
             let latest = self.trim.map_or(ended + SERIES, |(_, latest)| latest);
             self.trim = Some((latest.min(ended + QUIET), latest));
-        }
-        if kind != Kind::Listener {
-            self.remove(kind, origin, &rest.removed);
         }
         for name in &rest.timed_out {
             self.process.record.timed_out(kind, origin, name);
@@ -260,165 +262,6 @@ impl Applier {
         } else {
             tracing::debug!(target: "config", "{kind:?} {name:?} is rejected once more");
         }
-    }
-
-    /// The names of a cluster have had their first answers.
-    pub(super) fn cluster_ready(&mut self, cluster: &Arc<ClusterState>) {
-        self.warmer.cluster_ready(cluster);
-    }
-
-    /// When [`Applier::settle`] has something to do, even if nothing happens before.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.warmer.deadline().into_iter().chain(self.old.deadline()).chain(self.trim.map(|(at, _)| at)).min()
-    }
-
-    /// Whether an update of something else than endpoints is applied in part.
-    pub(super) fn is_in_part(&self) -> bool {
-        self.in_part
-    }
-
-    /// Whether everything that was accepted is in force.
-    pub(super) fn is_settled(&self) -> bool {
-        !self.in_part && self.warmer.waits().is_empty()
-    }
-
-    /// Whether a cluster waits for hosts.
-    pub(super) fn has_warming_clusters(&self) -> bool {
-        self.warmer.warming_clusters().next().is_some()
-    }
-
-    /// Workers accept from now on.
-    pub(super) fn accept(&mut self) {
-        self.accepting = true;
-        self.settle_sockets();
-        let process = &self.process;
-        process.stats.listener_manager.workers_started.set(1);
-        process.stats.server.initialization_time_ms.record(process.started.elapsed().as_micros() as u64);
-    }
-
-    /// Puts in force what need not wait until an update is applied as a whole: hosts of clusters.
-    pub(super) fn settle_hosts(&mut self) {
-        let effects = self.warmer.settle_hosts();
-        self.carry_out(effects);
-    }
-
-    /// Puts in force what can be.
-    pub(super) fn settle(&mut self, now: Instant) -> Wanted {
-        let effects = self.warmer.settle(now);
-        let wanted = self.carry_out(effects);
-        self.process.waits.store(Arc::new(self.warmer.waits()));
-        let stats = &self.process.stats;
-        stats.cluster_manager.warming_clusters.set(self.warmer.warming_clusters().count() as u64);
-        stats.listener_manager.total_listeners_warming.set(self.warmer.warming_listeners().count() as u64);
-        if std::mem::take(&mut self.sockets_changed) {
-            self.settle_sockets();
-        }
-        if std::mem::take(&mut self.tls_changed) {
-            let snapshot = self.warmer.snapshot();
-            let listeners = snapshot.listeners.values().flat_map(|listener| listener.chains());
-            let downstream = listeners.filter_map(|chain| Some(&chain.tls.as_deref()?.common));
-            let upstream =
-                snapshot.clusters.values().filter_map(|cluster| Some(&cluster.config.tls.as_deref()?.common));
-            self.process.certificates.store(Arc::new(certs::describe(downstream.chain(upstream))));
-        }
-        self.old.clear(now);
-        if self.trim.take_if(|(at, _)| *at <= now).is_some() {
-            memory::trim();
-        }
-        wanted
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>) -> Wanted {
-        let mut wanted = Wanted::default();
-        let (mut changed_hosts, mut exchanged) = (Vec::new(), false);
-        for effect in effects {
-            match effect {
-                Effect::Subscribe(interest) => {
-                    let Interest { kind, name, source, .. } = &interest;
-                    if interest.wanted {
-                        self.process.record.requested(*kind, &source.origin, name);
-                    } else {
-                        let reference = Reference { name: name.as_str().into(), origin: source.origin.clone() };
-                        if *kind == Kind::Routes {
-                            self.rds_stats.remove(&reference);
-                        }
-                        self.process.record.removed(*kind, Some(&source.origin), name);
-                    }
-                    wanted.interests.push(interest);
-                }
-                Effect::Resolve(cluster) => wanted.resolve.push(cluster),
-                Effect::Publish { snapshot, clusters, listeners } => self.publish(snapshot, clusters, listeners),
-                Effect::Exchange(place, table) => {
-                    self.old.bury(place.swap(table));
-                    exchanged = true;
-                }
-                Effect::Hosts(cluster) => {
-                    // Until a successor is in force, both take the hosts; they have one name, and count once.
-                    let in_force = self.warmer.snapshot().clusters.get(&cluster.config.name);
-                    if in_force.is_none_or(|state| Arc::ptr_eq(state, &cluster)) {
-                        let scope = self.process.stats.cluster(cluster.config.stat_name());
-                        scope.shared.update_success.inc();
-                        scope.shared.membership_change.inc();
-                    }
-                    changed_hosts.push(cluster);
-                }
-                Effect::InForce(kind, name, origin) => self.process.record.in_force(kind, origin.as_ref(), &name),
-            }
-        }
-        if !changed_hosts.is_empty() {
-            let changed = Arc::new(changed_hosts);
-            self.process.workers.tell(|| Command::Hosts(changed.clone()));
-            self.old.bury(changed);
-        }
-        if exchanged {
-            self.process.workers.tell(|| Command::Routes);
-        }
-        wanted
-    }
-
-    fn publish(&mut self, snapshot: Arc<Snapshot>, clusters: Vec<Arc<str>>, listeners: bool) {
-        let process = self.process.clone();
-        if listeners {
-            for (name, old) in &process.snapshot.load().listeners {
-                let Some(new) = snapshot.listeners.get(name) else { continue };
-                let kept = |chain: &Arc<FilterChain>| new.chains().any(|new| Arc::ptr_eq(new, chain));
-                if Arc::ptr_eq(old, new) {
-                    continue;
-                }
-                if old.chains().any(kept) {
-                    process.stats.listener_manager.listener_in_place_updated.inc();
-                } else {
-                    process.record.drains(old);
-                }
-            }
-        }
-        let old = process.snapshot.swap(snapshot.clone());
-        for cluster in clusters.iter().filter_map(|name| old.clusters.get(name)) {
-            self.old.bury(cluster.clone());
-        }
-        self.old.bury(old);
-        for name in clusters.iter().filter(|name| !snapshot.clusters.contains_key(*name)) {
-            self.cluster_stats.remove(name);
-        }
-        if listeners || !clusters.is_empty() {
-            let clusters = Arc::new(clusters);
-            process.workers.tell(|| Command::Follow { clusters: clusters.clone(), listeners });
-            self.old.bury(clusters);
-        }
-        self.sockets_changed |= listeners;
-        if listeners {
-            // One that waits is configured too.
-            self.log_files.retain(|name, _| self.listener_names.contains(name));
-        }
-    }
-
-    /// Hands sockets out, and closes those that nobody wants.
-    fn settle_sockets(&mut self) {
-        let in_force = &self.warmer.snapshot().listeners;
-        if self.accepting {
-            self.sockets.settle(in_force, self.warmer.warming_listeners(), &self.process.workers);
-        }
-        self.process.addresses.store(Arc::new(self.sockets.addresses(in_force)));
     }
 
     fn set(&mut self, kind: Kind, reference: &Reference, resource: &Resource) -> Result<Applied, Reasons> {
@@ -547,42 +390,40 @@ impl Applier {
         Ok(())
     }
 
-    fn remove(&mut self, kind: Kind, origin: &Origin, names: &[String]) {
-        let reference = |name: &str| Reference { name: name.into(), origin: origin.clone() };
+    fn remove(&mut self, kind: Kind, origin: &Origin, name: &str) {
+        let reference = || Reference { name: name.into(), origin: origin.clone() };
         let stats = &self.process.stats;
-        for name in names {
-            match kind {
-                Kind::Cluster if !self.static_clusters.contains(name.as_str()) => {
-                    if self.warmer.remove_cluster(name, Instant::now()) {
-                        stats.cluster_manager.cluster_removed.inc();
-                    }
-                    if !self.warmer.snapshot().clusters.contains_key(name.as_str()) {
-                        self.cluster_stats.remove(name.as_str());
-                    }
-                    self.process.record.removed(kind, None, name);
+        match kind {
+            Kind::Cluster if !self.static_clusters.contains(name) => {
+                if self.warmer.remove_cluster(name, Instant::now()) {
+                    stats.cluster_manager.cluster_removed.inc();
                 }
-                Kind::Listener if !self.static_listeners.contains(name.as_str()) => {
-                    if let Some(listener) = self.warmer.snapshot().listeners.get(name.as_str()) {
-                        self.process.record.drains(listener);
-                    }
-                    self.listener_names.remove(name.as_str());
-                    if self.warmer.remove_listener(name) {
-                        self.sockets_changed = true;
-                        stats.listener_manager.listener_removed.inc();
-                        self.tls_changed = true;
-                    }
-                    self.process.record.removed(kind, None, name);
+                if !self.warmer.snapshot().clusters.contains_key(name) {
+                    self.cluster_stats.remove(name);
                 }
-                // What was refused in favour of the bootstrap's is shown no longer.
-                Kind::Cluster | Kind::Listener => self.process.record.removed(kind, None, name),
-                Kind::Endpoints => {
-                    self.warmer.remove_endpoints(&reference(name));
-                    self.process.record.absent(kind, origin, name);
+                self.process.record.removed(kind, None, name);
+            }
+            Kind::Listener if !self.static_listeners.contains(name) => {
+                if let Some(listener) = self.warmer.snapshot().listeners.get(name) {
+                    self.process.record.drains(listener);
                 }
-                Kind::Routes => {
-                    self.warmer.remove_routes(&reference(name));
-                    self.process.record.absent(kind, origin, name);
+                self.listener_names.remove(name);
+                if self.warmer.remove_listener(name) {
+                    self.sockets_changed = true;
+                    stats.listener_manager.listener_removed.inc();
+                    self.tls_changed = true;
                 }
+                self.process.record.removed(kind, None, name);
+            }
+            // What was refused in favour of the bootstrap's is shown no longer.
+            Kind::Cluster | Kind::Listener => self.process.record.removed(kind, None, name),
+            Kind::Endpoints => {
+                self.warmer.remove_endpoints(&reference());
+                self.process.record.absent(kind, origin, name);
+            }
+            Kind::Routes => {
+                self.warmer.remove_routes(&reference());
+                self.process.record.absent(kind, origin, name);
             }
         }
     }

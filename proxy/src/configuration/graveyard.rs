@@ -9,31 +9,52 @@ use std::time::{Duration, Instant};
 /// How long after a look the next one is. Workers let go when they hear of an exchange; a request may take longer.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a part of the work takes, about.
+const PART: Duration = Duration::from_millis(5);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Graveyard {
-    kept: Vec<Arc<dyn Any + Send + Sync>>,
-    /// When to look again; `None` where nothing is kept.
+    /// Not looked at yet.
+    unseen: Vec<Arc<dyn Any + Send + Sync>>,
+    /// In use when they were looked at.
+    used: Vec<Arc<dyn Any + Send + Sync>>,
+    /// When to look at those again; `None` where there are none.
     next: Option<Instant>,
 }
 
 impl Graveyard {
     /// Keeps `old`, of which nobody makes new references any more.
     pub(super) fn bury(&mut self, old: Arc<dyn Any + Send + Sync>) {
-        self.kept.push(old);
+        self.unseen.push(old);
     }
 
-    /// Frees what nobody uses.
+    /// Whether there is something to look at.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        !self.unseen.is_empty() || self.next.is_some_and(|next| next <= now)
+    }
+
+    /// Frees what nobody uses, as much of it as a few milliseconds are enough for.
     pub(super) fn clear(&mut self, now: Instant) {
-        if self.kept.is_empty() {
-            return;
+        if self.next.take_if(|next| *next <= now).is_some() {
+            self.used.reverse();
+            self.used.append(&mut self.unseen);
+            self.unseen = std::mem::take(&mut self.used);
         }
+        let until = now + PART;
         // What went last was in what went before it: a snapshot holds its clusters.
-        while let Some(last) = self.kept.pop_if(|last| Arc::strong_count(last) == 1) {
-            drop(last);
+        while let Some(last) = self.unseen.pop() {
+            match Arc::strong_count(&last) {
+                1 => drop(last),
+                _ => self.used.push(last),
+            }
+            if Instant::now() >= until {
+                break;
+            }
         }
-        self.kept.retain(|old| Arc::strong_count(old) > 1);
-        self.next = (!self.kept.is_empty()).then(|| now + AGAIN);
+        if !self.used.is_empty() {
+            self.next.get_or_insert(now + AGAIN);
+        }
     }
 
     /// When there is something to look at again.
@@ -46,6 +67,13 @@ impl Graveyard {
 mod tests {
     use super::*;
 
+    /// Each part, however little it does on a busy machine.
+    fn clear(old: &mut Graveyard, now: Instant) {
+        while old.is_due(now) {
+            old.clear(now);
+        }
+    }
+
     #[test]
     fn what_is_used_is_kept_until_it_is_not() {
         let (mut old, now) = (Graveyard::default(), Instant::now());
@@ -53,12 +81,35 @@ mod tests {
         let (weak_used, weak_unused) = (Arc::downgrade(&used), Arc::downgrade(&unused));
         old.bury(used.clone());
         old.bury(unused);
-        old.clear(now);
+        clear(&mut old, now);
         assert!(weak_unused.upgrade().is_none() && weak_used.upgrade().is_some());
         assert_eq!(old.deadline(), Some(now + AGAIN));
+        assert!(old.is_due(now + AGAIN));
         drop(used);
-        old.clear(now + AGAIN);
+        clear(&mut old, now + AGAIN);
         assert!(weak_used.upgrade().is_none());
         assert_eq!(old.deadline(), None);
+    }
+
+    #[test]
+    fn what_takes_long_to_free_leaves_the_rest_for_the_next_part() {
+        struct Long;
+        impl Drop for Long {
+            fn drop(&mut self) {
+                let begun = Instant::now();
+                while begun.elapsed() < PART {
+                    std::thread::yield_now();
+                }
+            }
+        }
+        let (mut old, rest) = (Graveyard::default(), Arc::new(1));
+        let weak = Arc::downgrade(&rest);
+        old.bury(rest);
+        old.bury(Arc::new(Long));
+        let now = Instant::now();
+        old.clear(now);
+        assert!(weak.upgrade().is_some() && old.is_due(now));
+        old.clear(Instant::now());
+        assert!(weak.upgrade().is_none() && !old.is_due(now));
     }
 }

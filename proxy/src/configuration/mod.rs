@@ -156,7 +156,7 @@ impl Configuration {
             while let Ok(cluster) = readies.try_recv() {
                 resolved.push(cluster);
             }
-            if !queue.is_empty() || !resolved.is_empty() {
+            if !queue.is_empty() || !resolved.is_empty() || applier.is_untidy(Instant::now()) {
                 continue;
             }
             let deadline = applier.deadline().unwrap_or_else(|| Instant::now() + NEVER);
@@ -169,8 +169,9 @@ impl Configuration {
     }
 }
 
-/// Does one step beside the control thread: `job`, or as many slices of it as it takes until it `gives_way`. The names
-/// of the clusters `resolved` have had their first answers. `later`: what is missing may come later.
+/// Does one step beside the control thread: `job`, or as many slices of it as it takes until it `gives_way`; then a part
+/// of what is left to be tidied up, and without a job as many parts as it takes. The names of the clusters `resolved`
+/// have had their first answers. `later`: what is missing may come later.
 fn one_step(
     applier: &mut Applier,
     job: Option<Job>,
@@ -180,7 +181,7 @@ fn one_step(
 ) -> Step {
     resolved.iter().for_each(|cluster| applier.cluster_ready(cluster));
     let mut step = Step { wanted: Wanted::default(), left: None, answered: None };
-    let mut done = None;
+    let (mut done, nothing_new) = (None, job.is_none() && resolved.is_empty());
     let begun = match job {
         Some(Job::Push(Push { origin, content: Content::Update(update, unreadable), outcome })) => {
             Some((applier.begin(origin, update, unreadable), outcome))
@@ -224,7 +225,13 @@ fn one_step(
         // A source that has gone needs no answer.
         _ = outcome.send(rejections);
     }
-    step
+    loop {
+        applier.tidy(Instant::now(), gives_way());
+        // What is wanted of the control thread does not wait for all of it.
+        if !nothing_new || gives_way() || !applier.is_untidy(Instant::now()) {
+            return step;
+        }
+    }
 }
 
 #[cfg(test)]
