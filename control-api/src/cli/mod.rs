@@ -19,9 +19,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outrigger_engine::source::nearest;
+use outrigger_proto::outrigger::control::v1::Object;
 use tonic::Code;
 
 pub use self::connect::ServerArgs;
+pub use self::read::objects;
 use crate::bootstrap::BootstrapArgs;
 use crate::model::{DEFAULT_NAMESPACE, Kind};
 use crate::serve::ServeArgs;
@@ -120,6 +122,11 @@ impl From<tonic::Status> for Failure {
             _ => text.to_owned(),
         })
     }
+}
+
+/// An object as `get -o yaml` shows it.
+pub fn yaml(object: &Object) -> String {
+    yaml::text(&crate::api::objects::json(object))
 }
 
 /// The innermost reason.

@@ -75,6 +75,15 @@ impl Texts {
     }
 }
 
+/// The objects of a text, as `apply -f` reads them before it asks the control plane. `name`: of the file.
+///
+/// # Errors
+/// Every fault of form, a line for each, with its place.
+pub fn objects(name: &str, text: &str) -> Result<Vec<Object>, Failure> {
+    let texts = Texts(vec![(name.to_owned(), text.to_owned())]);
+    Ok(texts.objects(None, "applied")?.read.into_iter().map(|read| read.object).collect())
+}
+
 /// The text of a file, which has to be UTF-8.
 fn utf8(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(|error| {

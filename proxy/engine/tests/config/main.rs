@@ -10,6 +10,7 @@
 
 mod faults;
 mod mutations;
+mod seeds;
 mod support;
 
 /// A bootstrap that has every message that is read.
