@@ -84,6 +84,11 @@ impl Worker {
         })
     }
 
+    /// Whether it is the control thread, which has no listeners and whose requests are the proxy's own.
+    pub fn is_control_thread(&self) -> bool {
+        self.index == self.process.concurrency
+    }
+
     /// Does what another thread wants; all but [`Command::Stop`], which is for whoever runs the thread.
     pub fn obey(self: &Rc<Self>, command: Command) {
         match command {

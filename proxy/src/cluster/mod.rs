@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_engine::balance::{ClusterState, Host, NoHost, PickContext, Picker};
 use outrigger_engine::config::cluster::HttpProtocol;
@@ -24,6 +25,11 @@ use crate::http::codec::{h1, h2};
 use crate::telemetry::stats::ClusterStats;
 use crate::tls::client::TlsConnector;
 use crate::worker::Worker;
+
+/// The `connection_keepalive` of the control thread's connections where the cluster sets none: they carry the streams of
+/// management servers, whichever source names these, and a stream on which nothing comes would not be told from one whose
+/// server is no more. Servers written with gRPC for Go end connections that are asked more often than every 5 minutes.
+const SERVER_KEEPALIVE: (Duration, Duration) = (Duration::from_secs(310), Duration::from_secs(20));
 
 /// A cluster as one worker uses it: made at the cluster's first request on this thread.
 #[derive(Debug)]
@@ -50,18 +56,27 @@ impl WorkerCluster {
     /// The share of `worker` in a cluster. `None` where its TLS was not made: nothing goes in plain text instead.
     pub fn new(state: Arc<ClusterState>, worker: &Rc<Worker>) -> Option<Rc<Self>> {
         let stats = worker.process.stats.cluster(state.config.stat_name()).shard(worker.index);
-        Self::with(state, stats, worker.sweeper.clone(), worker.random())
+        let keepalive = worker.is_control_thread().then_some(SERVER_KEEPALIVE);
+        Self::with(state, stats, worker.sweeper.clone(), worker.random(), keepalive)
     }
 
-    fn with(state: Arc<ClusterState>, stats: Arc<ClusterStats>, sweeper: Rc<Sweeper>, seed: u64) -> Option<Rc<Self>> {
+    /// `keepalive`: where the configuration sets none.
+    fn with(
+        state: Arc<ClusterState>,
+        stats: Arc<ClusterStats>,
+        sweeper: Rc<Sweeper>,
+        seed: u64,
+        keepalive: Option<(Duration, Duration)>,
+    ) -> Option<Rc<Self>> {
         let config = &state.config;
-        let (http1, http2) = match &config.protocol {
+        let (http1, mut http2) = match &config.protocol {
             HttpProtocol::Http1(http1) => (http1.clone(), Default::default()),
             HttpProtocol::Http2(http2) => (Default::default(), http2.clone()),
             HttpProtocol::Auto { http1, http2 } | HttpProtocol::UseDownstream { http1, http2 } => {
                 (http1.clone(), http2.clone())
             }
         };
+        http2.keepalive = http2.keepalive.or(keepalive);
         let tls = match &config.tls {
             Some(tls) => Some(Rc::new(tls.made.get::<TlsConnector>()?.clone())),
             None => None,

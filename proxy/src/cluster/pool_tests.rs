@@ -33,7 +33,7 @@ fn cluster_at(address: &str, fields: &str) -> Rc<WorkerCluster> {
     );
     let bootstrap = Bootstrap::load(&[Source::new("b.yaml", &text)]).unwrap();
     let state = Arc::new(ClusterState::new(bootstrap.clusters[0].clone()));
-    WorkerCluster::with(state, Stats::new().cluster("c").shard(0), Rc::default(), 1).unwrap()
+    WorkerCluster::with(state, Stats::new().cluster("c").shard(0), Rc::default(), 1, None).unwrap()
 }
 
 async fn cluster(fields: &str) -> (TcpListener, Rc<WorkerCluster>) {
@@ -408,4 +408,21 @@ proptest! {
     fn an_http2_pool_keeps_its_accounts(ops in ops()) {
         run(check(&http2(2), 2, ops));
     }
+}
+
+#[test]
+fn connections_to_management_servers_are_watched_and_others_where_it_is_configured() {
+    // Whatever names the server, its streams start on the control thread.
+    let requests = crate::testing::worker();
+    let control = crate::worker::Worker::new(requests.process.clone(), requests.process.concurrency);
+    let keepalive = |worker: &Rc<crate::worker::Worker>, fields: &str| {
+        let state = cluster_at("{ pipe: { path: /x } }", fields).state.clone();
+        WorkerCluster::new(state, worker).unwrap().h2_settings.http2.keepalive
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!(keepalive(&control, &http2(100)), Some((seconds(310), seconds(20))));
+    assert_eq!(keepalive(&requests, &http2(100)), None);
+    let own = http2(100).replace("max_concurrent_streams: 100", "connection_keepalive: { interval: 30s, timeout: 5s }");
+    assert_eq!(keepalive(&control, &own), Some((seconds(30), seconds(5))));
+    assert_eq!(keepalive(&requests, &own), Some((seconds(30), seconds(5))));
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use outrigger_proto::envoy::config::bootstrap::v3 as pb;
 use outrigger_proto::envoy::config::overload::v3 as overload;
@@ -18,11 +17,6 @@ use crate::config::report::{At, Problem, Report};
 use crate::source::{Element, Locator, Rest, Source, read_bootstrap};
 use crate::stream_info::Address;
 use crate::{harmless, unsupported};
-
-/// The `connection_keepalive` of a management server's cluster that sets none: a stream on which nothing comes would
-/// not be told from one whose server is no more. Servers written with gRPC for Go end connections that are asked more
-/// often than every 5 minutes.
-const SERVER_KEEPALIVE: (Duration, Duration) = (Duration::from_secs(310), Duration::from_secs(20));
 
 /// The validated bootstrap.
 #[derive(Debug)]
@@ -230,15 +224,11 @@ fn convert(message: pb::Bootstrap, resources: Resources, at: &At<'_>) -> Bootstr
     let dynamic =
         dynamic_resources.map(|message| DynamicResources::convert(message, clusters, &at.field("dynamic_resources")));
     let dynamic = dynamic.unwrap_or_default();
-    let mut clusters = resources.clusters;
-    for cluster in clusters.iter_mut().filter(|cluster| dynamic.servers().any(|name| *name == cluster.name)) {
-        Arc::make_mut(cluster).protocol.keep_alive(SERVER_KEEPALIVE);
-    }
     Bootstrap {
         node: node.unwrap_or_default(),
         dynamic,
         listeners: resources.listeners,
-        clusters,
+        clusters: resources.clusters,
         admin: admin.and_then(|message| Admin::convert(message, &at.field("admin"))),
         max_downstream_connections: monitored.or(from_runtime),
         runtime,

@@ -86,10 +86,7 @@ impl DynamicResources {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use crate::config::bootstrap::Bootstrap;
-    use crate::config::cluster::HttpProtocol;
     use crate::config::config_source::Origin;
     use crate::source::Source;
 
@@ -122,47 +119,6 @@ static_resources:
         assert_eq!(&*dynamic.ads.unwrap().services[0].cluster, "xds");
         assert_eq!(dynamic.clusters.unwrap().origin, Origin::Ads);
         assert_eq!(dynamic.listeners.unwrap().initial_fetch_timeout, None);
-    }
-
-    #[test]
-    fn rule_27_connections_to_management_servers_are_watched() {
-        let keepalive = |text: &str| {
-            let bootstrap = load(text).unwrap();
-            let of = |name: &str| match &bootstrap
-                .clusters
-                .iter()
-                .find(|cluster| &*cluster.name == name)
-                .unwrap()
-                .protocol
-            {
-                HttpProtocol::Http2(http2) => http2.keepalive,
-                other => panic!("{other:?}"),
-            };
-            (of("xds"), of("other"))
-        };
-        let http2 = |settings: &str| {
-            format!(
-                "typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{ \
-                 \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, \
-                 explicit_http_config: {{ http2_protocol_options: {{ {settings} }} }} }} }}"
-            )
-        };
-        let with = |settings: &str| {
-            let other = format!("    - {{ name: other, type: STATIC, {} }}\n", http2(""));
-            format!("{ADS}      {}\n{other}", http2(settings))
-        };
-        let seconds = Duration::from_secs;
-        assert_eq!(keepalive(&with("")), (Some((seconds(310), seconds(20))), None));
-        // What is configured stands.
-        let own = with("connection_keepalive: { interval: 30s, timeout: 5s }");
-        assert_eq!(keepalive(&own), (Some((seconds(30), seconds(5))), None));
-        // So it is with streams for each kind.
-        let source = "api_config_source: { api_type: GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { \
-                      cluster_name: xds } }] }";
-        let (head, tail) = with("").split_once("  ads_config:").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
-        let tail = tail.split_once("static_resources:").unwrap().1;
-        let single = format!("{head}  cds_config: {{ {source} }}\nstatic_resources:{tail}");
-        assert_eq!(keepalive(&single).0, Some((seconds(310), seconds(20))));
     }
 
     #[test]

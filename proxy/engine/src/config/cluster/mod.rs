@@ -153,18 +153,6 @@ pub enum HttpProtocol {
     },
 }
 
-impl HttpProtocol {
-    /// Sets HTTP/2's `connection_keepalive` (see [`Http2Options::keepalive`]) where the configuration sets none.
-    pub(crate) fn keep_alive(&mut self, times: (Duration, Duration)) {
-        match self {
-            HttpProtocol::Http1(_) => {}
-            HttpProtocol::Http2(http2)
-            | HttpProtocol::Auto { http2, .. }
-            | HttpProtocol::UseDownstream { http2, .. } => _ = http2.keepalive.get_or_insert(times),
-        }
-    }
-}
-
 /// `tcp_keepalive`; what is `None` is the system's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpKeepalive {
