@@ -9,7 +9,10 @@ use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::core::v3::Node;
 use tokio::sync::watch;
 
-use super::session::{Answer, Protocol, Response};
+use super::session::{Answer, Past, Protocol, Response};
+
+/// So many proxies are remembered that rejected something and have gone.
+const PASTS: usize = 1024;
 
 /// One proxy that is connected, with all its streams.
 #[derive(Clone, Debug)]
@@ -95,6 +98,9 @@ struct Inner {
     streams: BTreeMap<u64, Proxy>,
     /// The streams of each `node.id`.
     nodes: BTreeMap<String, BTreeSet<u64>>,
+    /// What a proxy's next stream is to know, and a number that grows: of too many the oldest goes.
+    pasts: BTreeMap<String, (u64, Arc<Past>)>,
+    remembered: u64,
     counts: BTreeMap<Kind, Counts>,
 }
 
@@ -174,6 +180,28 @@ impl Proxies {
         drop(inner);
         self.changes.send_replace(());
         Stream { proxies: self, id }
+    }
+
+    /// What the next stream of `node` is to know.
+    pub(super) fn remember(&self, node: &str, past: Option<Past>) {
+        let mut inner = self.inner();
+        let Inner { pasts, remembered, .. } = &mut *inner;
+        let Some(past) = past else {
+            pasts.remove(node);
+            return;
+        };
+        *remembered += 1;
+        pasts.insert(node.to_owned(), (*remembered, Arc::new(past)));
+        if pasts.len() > PASTS
+            && let Some(oldest) = pasts.iter().min_by_key(|(_, (number, _))| *number).map(|(node, _)| node.clone())
+        {
+            pasts.remove(&oldest);
+        }
+    }
+
+    /// What was remembered of `node`.
+    pub(super) fn past(&self, node: &str) -> Option<Arc<Past>> {
+        self.inner().pasts.get(node).map(|(_, past)| Arc::clone(past))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

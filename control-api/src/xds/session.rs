@@ -96,6 +96,17 @@ pub(super) struct Response {
     pub(super) removed: Vec<Arc<str>>,
 }
 
+/// What a client by state of the world had and had rejected when it answered last. On its next stream it says which
+/// version of the clusters it has, and not which these are, so only who remembers can tell which it uses.
+#[derive(Clone, Debug)]
+pub(super) struct Past {
+    responses: u64,
+    /// Of the clusters.
+    version: Arc<str>,
+    clusters: BTreeMap<Arc<str>, Told>,
+    refused: BTreeMap<Kind, BTreeMap<Arc<str>, u64>>,
+}
+
 /// One stream.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -116,6 +127,37 @@ impl Session {
             subscriptions: Kind::ALL.map(|kind| (kind, Subscription::default())).into(),
             nonces: 0,
         }
+    }
+
+    /// What the client's next stream is to know; `None` if nothing that it uses is other than it was sent.
+    pub(super) fn past(&self) -> Option<Past> {
+        if self.protocol == Protocol::Delta || !self.aggregated {
+            return None;
+        }
+        let users = [Kind::Listener, Kind::Routes].into_iter();
+        let refused = users.filter_map(|kind| Some((kind, self.subscriptions.get(&kind)?.refused.clone())));
+        let refused: BTreeMap<_, _> = refused.filter(|(_, refused)| !refused.is_empty()).collect();
+        let clusters = self.subscriptions.get(&Kind::Cluster).filter(|_| !refused.is_empty())?;
+        Some(Past { responses: self.nonces, version: clusters.version(), clusters: clusters.told.clone(), refused })
+    }
+
+    /// To be called before the first request for clusters, by which the client says to have this version of them. If it
+    /// is what it had, the session goes on with that: `true`.
+    pub(super) fn resume(&mut self, past: &Past, version: &str) -> bool {
+        if *version != *past.version {
+            return false;
+        }
+        // Responses are counted on, so that it is still known which clusters came before which refusal.
+        self.nonces = self.nonces.max(past.responses);
+        for (kind, refused) in &past.refused {
+            if let Some(subscription) = self.subscriptions.get_mut(kind) {
+                subscription.refused.extend(refused.clone());
+            }
+        }
+        if let Some(clusters) = self.subscriptions.get_mut(&Kind::Cluster) {
+            clusters.told.clone_from(&past.clusters);
+        }
+        true
     }
 
     /// The node is to have `view` from now on.
@@ -274,6 +316,8 @@ impl Session {
     /// the first so many responses told of.
     fn rejected_until(&self) -> Option<u64> {
         let users = [Kind::Listener, Kind::Routes].into_iter().filter_map(|kind| self.subscriptions.get(&kind));
+        // One that comes back and does not ask for a kind uses nothing of it.
+        let users = users.filter(|subscription| subscription.opened);
         users.flat_map(|subscription| subscription.refused.values().copied()).max()
     }
 
@@ -301,6 +345,7 @@ impl Session {
                 subscription.told.insert(name, Told { since, last: Last::Sent(resource.clone()) });
                 resources.push(resource.clone());
             } else if !subscription.told.contains_key(&name) {
+                subscription.refused.remove(&name);
                 removed.push(name);
             } else {
                 // Told and gone: it is removed in its turn.
@@ -322,6 +367,8 @@ impl Session {
         if whole {
             // What is gone and not yet to be removed is among them.
             resources = subscription.told.values().filter_map(sent).collect();
+            let Subscription { refused, told, .. } = subscription;
+            refused.retain(|name, _| told.contains_key(name));
         }
         if self.protocol == Protocol::StateOfTheWorld {
             removed.clear();

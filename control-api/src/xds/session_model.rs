@@ -64,6 +64,8 @@ struct Client {
     /// What it rejected on this stream, and was not replaced since: in its place it uses what it had, which may name
     /// the clusters that it had then.
     rejected: BTreeMap<Kind, BTreeMap<String, BTreeSet<String>>>,
+    /// The version of the clusters that it accepted last.
+    accepted: String,
 }
 
 impl Client {
@@ -79,16 +81,20 @@ impl Client {
             unanswered: BTreeMap::new(),
             nonces: BTreeMap::new(),
             rejected: BTreeMap::new(),
+            accepted: String::new(),
         };
         client.connect();
         client
     }
 
     fn connect(&mut self) {
+        let past = self.session.past();
         self.session = Session::new(self.protocol, true, self.view.clone());
         self.unanswered.clear();
         self.nonces.clear();
-        self.rejected.clear();
+        if !past.is_some_and(|past| self.session.resume(&past, &self.accepted)) {
+            self.rejected.clear();
+        }
         for kind in Kind::ALL {
             let names = self.names(kind);
             let names = match self.protocol {
@@ -162,6 +168,9 @@ impl Client {
             } else {
                 rejected.entry(name).or_insert_with(|| clusters.clone());
             }
+        }
+        if accept && kind == Kind::Cluster {
+            self.accepted = response.version.to_string();
         }
         let error = (!accept).then(|| "no".to_owned());
         self.session.request(kind, Request { nonce: response.nonce.to_string(), error, names });

@@ -653,3 +653,54 @@ fn what_is_held_back_shortens_no_wait() {
     stream.accept(Routes, &[]);
     stream.sends(Clusters, &["-c"]);
 }
+
+#[test]
+fn who_comes_back_with_a_rejected_listener_keeps_what_the_one_in_use_names() {
+    let after = view(&[(Clusters, &["b=1"]), (Listeners, &["l=2"])]);
+    let mut stream = Stream::new(StateOfTheWorld, view(&[(Clusters, &["a=1"]), (Listeners, &["l=1"])]));
+    stream.subscribe(Clusters, &[]);
+    stream.sends(Clusters, &["a=1"]);
+    stream.accept(Clusters, &[]);
+    stream.subscribe(Listeners, &[]);
+    stream.sends(Listeners, &["l=1"]);
+    stream.accept(Listeners, &[]);
+    assert!(stream.session.past().is_none(), "all is as it was sent");
+    stream.session.update(after.clone());
+    stream.sends(Clusters, &["a=1", "b=1"]);
+    let Answer::Accepted(version) = stream.accept(Clusters, &[]) else { panic!("it was accepted") };
+    stream.sends(Listeners, &["l=2"]);
+    stream.answer(Listeners, Some("l: no"), &[]);
+    stream.is_silent();
+    let past = stream.session.past().unwrap();
+
+    let mut again = Stream::new(StateOfTheWorld, after.clone());
+    assert!(again.session.resume(&past, &version));
+    again.subscribe(Clusters, &[]);
+    again.sends(Clusters, &["a=1", "b=1"]);
+    again.accept(Clusters, &[]);
+    again.subscribe(Listeners, &[]);
+    again.sends(Listeners, &["l=2"]);
+    again.answer(Listeners, Some("l: no"), &[]);
+    again.is_silent();
+    again.session.update(view(&[(Clusters, &["b=1"]), (Listeners, &["l=3"])]));
+    again.sends(Listeners, &["l=3"]);
+    again.accept(Listeners, &[]);
+    again.sends(Clusters, &["b=1"]);
+
+    // The listener is gone: nothing in its place is in use.
+    let mut gone = Stream::new(StateOfTheWorld, view(&[(Clusters, &["b=1"]), (Listeners, &["m=1"])]));
+    assert!(gone.session.resume(&past, &version));
+    gone.subscribe(Clusters, &[]);
+    gone.sends(Clusters, &["a=1", "b=1"]);
+    gone.accept(Clusters, &[]);
+    gone.subscribe(Listeners, &[]);
+    gone.sends(Listeners, &["m=1"]);
+    gone.accept(Listeners, &[]);
+    gone.sends(Clusters, &["b=1"]);
+
+    // Who comes with something else is sent what there is.
+    let mut other = Stream::new(StateOfTheWorld, after);
+    assert!(!other.session.resume(&past, "other"));
+    other.subscribe(Clusters, &[]);
+    other.sends(Clusters, &["b=1"]);
+}

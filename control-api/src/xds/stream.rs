@@ -244,7 +244,16 @@ impl<M: Messages> Serve<M> {
             let most = self.places.names;
             let before = request.names.count();
             let sent = open.session.unanswered(kind);
+            if kind == Kind::Cluster
+                && !open.knows.contains(&kind)
+                && let Some(past) = self.proxies.past(&open.caller.id)
+            {
+                open.session.resume(&past, &version);
+            }
             let answer = open.session.request(kind, request);
+            if answer != Answer::None {
+                self.proxies.remember(&open.caller.id, open.session.past());
+            }
             if let Answer::Rejected(reason) = &answer {
                 let (node, kind, version) = (&open.caller.id, kind.service(), sent.unwrap_or_default());
                 tracing::warn!("{node} rejects version {version} of {kind}: {reason}");
