@@ -2,6 +2,7 @@
 //! does not read stays in the transport, where no service reaches it any more.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 
@@ -16,6 +17,24 @@ pub(crate) struct Peer {
     pub(crate) cut: Cut,
     /// What it asks for.
     pub(crate) requests: Arc<Requests>,
+    /// How far its responses have got.
+    pub(crate) progress: Progress,
+}
+
+/// Counts how often the transport asked for more of any response of a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// It asked once more: so often by now.
+    pub(crate) fn asked(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// How often it has asked.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Ends a connection, with all that goes on over it.

@@ -5,6 +5,7 @@ mod counters;
 mod differences;
 #[cfg(test)]
 mod incremental_tests;
+pub(crate) mod left_out;
 pub mod objects;
 mod programmed;
 mod refusal;
@@ -14,7 +15,6 @@ mod watching;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::UNIX_EPOCH;
 
 use outrigger_engine::source::nearest;
@@ -36,7 +36,7 @@ pub use self::refusal::{Refusal, Violation};
 pub use self::watching::Selection;
 pub use self::writer::{ApplyOutcome, DeleteOutcome, Doomed, Held, InForce, Writer};
 use crate::model::{DEFAULT_NAMESPACE, Key, Kind, Name};
-use crate::serve::LARGEST_MESSAGE;
+use crate::serve::{LARGEST_MESSAGE, Unread};
 use crate::store::Log;
 use crate::xds::{Protocol, Proxies};
 
@@ -62,8 +62,10 @@ pub struct Api {
     pub board: Arc<Board>,
     /// A permit for each watch that may be open: [`WATCHES`].
     pub watches: Arc<Semaphore>,
-    /// Connections that were ended because their clients did not read.
-    pub unread: Arc<AtomicU64>,
+    /// What was ended because its clients did not read.
+    pub unread: Arc<Unread>,
+    /// When the process was started, RFC 3339.
+    pub started: Arc<str>,
 }
 
 impl Api {
@@ -82,6 +84,7 @@ impl Api {
             board,
             watches: Arc::new(Semaphore::new(WATCHES)),
             unread: Arc::default(),
+            started: objects::rfc3339(writer::now()).into(),
         }
     }
 
@@ -94,7 +97,14 @@ impl Api {
 
     /// An object with its status.
     fn shown(&self, set: &InForce, key: &Key, held: &Held, standing: &Standing) -> Object {
-        objects::with_status(&held.stored.object, self.status(set, key, held, standing).as_ref())
+        self.with_status(set, key, held, self.status(set, key, held, standing).as_ref())
+    }
+
+    /// An object with its status, and what is left out of it.
+    fn with_status(&self, set: &InForce, key: &Key, held: &Held, status: Option<&crate::model::Status>) -> Object {
+        let mut object = objects::with_status(&held.stored.object, status);
+        left_out::mark(&mut object, &set.compiled.mesh, key, &self.started);
+        object
     }
 
     fn current(&self) -> Arc<InForce> {

@@ -3,11 +3,16 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::model::Key;
+use crate::serve::LARGEST_MESSAGE;
 use crate::store::{LogError, StoreError};
+
+/// The longest answer to a write, in bytes. Unit tests shall not have to write 64 MB.
+const LARGEST_ANSWER: usize = if cfg!(test) { 1 << 20 } else { LARGEST_MESSAGE };
 
 /// A field of a request that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +55,19 @@ pub enum Refusal {
     /// There are no such objects.
     #[error("not found: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     NotFound(Vec<Key>),
+    /// The answer would be too long for a message: it would fail after what it tells of was stored.
+    #[error(
+        "nothing was {done}: the answer tells of {count} objects in {length} bytes, and a message has {LARGEST_ANSWER} at \
+         most: split the set and send it in parts, Services first"
+    )]
+    TooLong {
+        /// What would have been done: `applied`.
+        done: &'static str,
+        /// How many objects.
+        count: usize,
+        /// Of the answer, in bytes.
+        length: usize,
+    },
     /// A watch cannot start or go on where it wants to.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -62,6 +80,19 @@ pub enum Refusal {
     /// The process is about to end.
     #[error("the control plane is stopping: try again")]
     Stopping,
+}
+
+impl Refusal {
+    /// Refuses a write whose answer would not fit into a message. `done`: what it would have done to the objects.
+    pub(super) fn unless_fits<M: Message>(answer: &[M], done: &'static str) -> Result<(), Refusal> {
+        /// Around each, in bytes at most: the number of its field, its length.
+        const AROUND: usize = 16;
+        let length = answer.iter().map(|message| message.encoded_len() + AROUND).sum();
+        if length <= LARGEST_ANSWER {
+            return Ok(());
+        }
+        Err(Refusal::TooLong { done, count: answer.len(), length })
+    }
 }
 
 fn describe(violations: &[Violation]) -> String {
@@ -112,6 +143,7 @@ impl From<Refusal> for Status {
                 return Status::with_error_details(Code::Aborted, message, details);
             }
             Refusal::NotFound(_) => Code::NotFound,
+            Refusal::TooLong { .. } => Code::ResourceExhausted,
             Refusal::Log(LogError::TooOld { .. } | LogError::Future { .. }) | Refusal::Slow(_) => Code::OutOfRange,
             Refusal::Log(LogError::Database(_)) => Code::Internal,
             Refusal::Store(_) | Refusal::Stopping => Code::Unavailable,

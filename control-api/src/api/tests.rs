@@ -390,3 +390,91 @@ fn a_list_that_is_too_long_for_a_message_says_what_to_do() {
     let text = refused.message();
     assert!(text.starts_with("the 50 objects of the list take 100 bytes") && text.contains("--watch"), "{text}");
 }
+
+#[tokio::test]
+async fn nothing_is_written_whose_answer_is_too_long_for_a_message() {
+    let bench = Bench::new();
+    let with = |letter: char, count: usize| {
+        let mut objects = parse("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}");
+        let Some(object::Kind::Service(service)) = &mut objects[0].kind else { panic!("{objects:?}") };
+        let text = letter.to_string().repeat(count);
+        service.metadata.get_or_insert_default().annotations.insert("text".to_owned(), text);
+        Request::new(ApplyRequest { objects, dry_run: false })
+    };
+    // The answer has what was there, what is there, and the object.
+    let size = 400 << 10;
+    let revision = bench.api.apply(with('a', size)).await.unwrap().into_inner().revision;
+    let refused = bench.api.apply(with('b', size)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let text = refused.message();
+    assert!(
+        text.starts_with("nothing was applied: the answer tells of 1 objects in 1") && text.contains("split"),
+        "{text}"
+    );
+    assert_eq!(bench.api.current().revision, revision);
+    let found = bench.get("Service", "a").await.unwrap();
+    assert!(objects::metadata(&found).unwrap().annotations["text"].starts_with('a'));
+    // Who deletes gets what there was.
+    let more = (0..3).map(|index| format!("b{index}"));
+    for name in more.clone() {
+        let mut request = with('c', size).into_inner();
+        let Some(object::Kind::Service(service)) = &mut request.objects[0].kind else { panic!("{request:?}") };
+        service.metadata.get_or_insert_default().name = name;
+        bench.api.apply(Request::new(request)).await.unwrap();
+    }
+    let before = bench.api.current().revision;
+    let refused = bench.delete(more.map(|name| key("Service", &name)).collect()).await.unwrap_err();
+    assert!(refused.message().starts_with("nothing was deleted: the answer tells of 3 objects"), "{refused}");
+    assert_eq!(bench.api.current().revision, before);
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_took_and_this_one_refuses_says_so_in_its_status() {
+    let texts = [
+        "apiVersion: v1\nkind: Service\nmetadata: {name: good}\nspec: {ports: [{port: 80}]}",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 70000}]}",
+        "apiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {name: w}\nspec: {addresses: [nowhere]}",
+        "apiVersion: outrigger.dev/v1alpha1\nkind: ServicePolicy\nmetadata: {name: p}\nspec: {targetRefs: [{kind: Service, \
+         name: good}], balancing: {algorithm: Fastest}}",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{group: '', kind: \
+         Service, name: good}], rules: [{matches: [{path: {value: x}}]}]}",
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path(), 10).unwrap();
+    let changes = texts.iter().map(|text| {
+        let object = parse(text).remove(0);
+        let bytes = objects::bytes(&object);
+        let record = crate::store::Record { revision: 1, created: 1, generation: 1, created_at: 1, bytes };
+        crate::store::Change::Put(objects::store_key(&crate::model::Key::of(&object).unwrap()), Arc::new(record))
+    });
+    store.commit(&changes.collect::<Vec<_>>()).unwrap();
+    drop(store);
+    let api = open(directory.path(), 10);
+    let get = async |kind: &str, name: &str| {
+        let request = GetRequest { key: Some(key(kind, name)) };
+        objects::json(&api.get(Request::new(request)).await.unwrap().into_inner().object.unwrap())["status"].take()
+    };
+    let is_left_out = |condition: &serde_json::Value, reason: &str, what: &str| {
+        let text = |name: &str| condition[name].as_str().unwrap_or_default();
+        assert_eq!((text("type"), text("status"), text("reason")), ("Accepted", "False", reason), "{condition}");
+        assert!(text("message").contains(what) && !text("lastTransitionTime").is_empty(), "{condition}");
+    };
+    is_left_out(&get("Service", "bad").await["conditions"][0], "Invalid", "spec.ports[0].port: 70000: ");
+    is_left_out(&get("Workload", "w").await["conditions"][0], "Invalid", "spec.addresses[0]: nowhere: ");
+    let policy = get("ServicePolicy", "p").await;
+    is_left_out(&policy["ancestors"][0]["conditions"][0], "Invalid", "spec.balancing.algorithm: Fastest: ");
+    assert_eq!(policy["ancestors"][0]["ancestorRef"]["name"], "good");
+    let route = get("HTTPRoute", "r").await;
+    is_left_out(&route["parents"][0]["conditions"][0], "UnsupportedValue", "spec.rules[0].matches[0].path.value: x: ");
+    assert!(get("Service", "good").await["conditions"].is_null());
+    let counts = || {
+        let set = api.current();
+        super::left_out::count(&set.compiled.mesh, set.objects.keys()).into_values().collect::<Vec<_>>()
+    };
+    assert_eq!(counts(), [1, 1, 1, 1]);
+    // Applied in a form that is taken, it is as any other.
+    let objects = parse("apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 80}]}");
+    api.apply(Request::new(ApplyRequest { objects, dry_run: false })).await.unwrap();
+    assert!(get("Service", "bad").await["conditions"].is_null());
+    assert_eq!(counts(), [0, 1, 1, 1]);
+}

@@ -95,7 +95,7 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
             for (key, held) in set.objects.iter().filter(|(key, _)| selection.holds(key)) {
                 let status = api.status(&set, key, held, &standing);
                 seen.changes(key, status.as_ref());
-                let object = objects::with_status(&held.stored.object, status.as_ref());
+                let object = api.with_status(&set, key, held, status.as_ref());
                 send(out, event(Event::Initial, held.record.revision, Some(object))).await?;
             }
             send(out, event(Event::Synced, set.revision, None)).await?;
@@ -126,7 +126,7 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
         for (key, held) in some.filter(|_| !is_new).chain(all).filter(|(key, _)| selection.holds(key)) {
             let status = api.status(&set, key, held, &standing);
             if seen.changes(key, status.as_ref()) {
-                let object = objects::with_status(&held.stored.object, status.as_ref());
+                let object = api.with_status(&set, key, held, status.as_ref());
                 send(out, event(Event::Applied, revision, Some(object))).await?;
             }
         }
@@ -190,7 +190,7 @@ fn of_entry(
     let object = held.map_or(object, |held| {
         let status = api.status(set, &key, held, standing);
         seen.changes(&key, status.as_ref());
-        objects::with_status(&held.stored.object, status.as_ref())
+        api.with_status(set, &key, held, status.as_ref())
     });
     Ok(Some(event(kind, entry.revision, Some(object))))
 }

@@ -273,7 +273,8 @@ impl Thread {
             };
             Applied { outcome: outcome.into(), object, differences }
         });
-        let applied = applied.collect();
+        let applied: Vec<Applied> = applied.collect();
+        Refusal::unless_fits(&applied, "applied")?;
         Ok(ApplyOutcome { revision: self.carry_out(plan, dry_run)?, applied })
     }
 
@@ -293,6 +294,7 @@ impl Thread {
         if !missing.is_empty() {
             return Err(Refusal::NotFound(missing));
         }
+        Refusal::unless_fits(&deleted, "deleted")?;
         let plan = self.plan(&before, changes, doomed.iter().map(|doomed| &doomed.key), next)?;
         Ok(DeleteOutcome { revision: self.carry_out(plan, dry_run)?, deleted })
     }

@@ -82,8 +82,12 @@ fn line(name: &str, text: &str, out: &mut String) {
     _ = writeln!(out, "{:<18}{}", format!("{name}:"), one_line(text));
 }
 
-/// The conditions at each parent of a route, each target of a policy.
+/// The conditions of an object, at each parent of a route, each target of a policy.
 fn conditions(status: &Value, out: &mut String) {
+    if status["conditions"].as_array().is_some_and(|all| !all.is_empty()) {
+        out.push_str("Conditions:\n");
+        out.push_str(&table(&status["conditions"]));
+    }
     for (list, reference) in [("parents", "parentRef"), ("ancestors", "ancestorRef")] {
         for parent in status[list].as_array().into_iter().flatten() {
             let target = &parent[reference];
@@ -100,19 +104,34 @@ fn conditions(status: &Value, out: &mut String) {
                 }
             }
             _ = writeln!(out, "Conditions at {kind} {name}:");
-            let mut table = Table::new(vec!["  TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"]);
-            for condition in parent["conditions"].as_array().into_iter().flatten() {
-                let text = |name: &str| condition[name].as_str().unwrap_or_default().to_owned();
-                let row = vec![
-                    format!("  {}", text("type")),
-                    text("status"),
-                    text("reason"),
-                    age(&text("lastTransitionTime")),
-                    text("message"),
-                ];
-                table.add(row);
-            }
-            out.push_str(&table.text());
+            out.push_str(&table(&parent["conditions"]));
         }
+    }
+}
+
+fn table(conditions: &Value) -> String {
+    let mut table = Table::new(vec!["  TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"]);
+    for condition in conditions.as_array().into_iter().flatten() {
+        let text = |name: &str| condition[name].as_str().unwrap_or_default().to_owned();
+        let since = age(&text("lastTransitionTime"));
+        table.add(vec![format!("  {}", text("type")), text("status"), text("reason"), since, text("message")]);
+    }
+    table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn conditions_are_shown_wherever_an_object_has_them() {
+        let left_out = json!([{"type": "Accepted", "status": "False", "reason": "Invalid", "message": "spec: no"}]);
+        let service = describe_object(&json!({"kind": "Service", "status": {"conditions": left_out}}));
+        assert!(service.contains("Conditions:\n  TYPE") && service.contains("spec: no"), "{service}");
+        let parent = json!({"parentRef": {"kind": "Service", "name": "a"}, "conditions": left_out});
+        let route = describe_object(&json!({"kind": "HTTPRoute", "status": {"parents": [parent]}}));
+        assert!(route.contains("Conditions at Service a:\n  TYPE") && route.contains("spec: no"), "{route}");
     }
 }

@@ -27,7 +27,7 @@ use tonic::transport::server::Connected;
 use super::descriptors::BackOff;
 use super::idle::{Idle, Requests};
 use super::secure::SecureArgs;
-use crate::connection::{Cut, Peer};
+use crate::connection::{Cut, Peer, Progress};
 
 /// Connections that wait for a client at the socket file.
 const BACKLOG: i32 = 128;
@@ -244,6 +244,7 @@ pub(crate) struct Connection {
     requests: Arc<Requests>,
     /// Rings where the first request has not come in time.
     first_request: Option<Pin<Box<Sleep>>>,
+    progress: Progress,
 }
 
 #[derive(Debug)]
@@ -263,7 +264,8 @@ impl Connected for Connection {
             // A socket file's peer has no address.
             Transport::Unix(_) => None,
         };
-        Peer { address, cut: self.cut.clone(), requests: Arc::clone(&self.requests) }
+        let (requests, progress) = (Arc::clone(&self.requests), self.progress.clone());
+        Peer { address, cut: self.cut.clone(), requests, progress }
     }
 }
 
@@ -271,7 +273,8 @@ impl Connection {
     fn new(transport: Transport, idle: &Idle) -> Self {
         let cut = Cut::default();
         let requests = idle.accepted(&cut);
-        Self { transport, cut, requests, first_request: Some(Box::pin(tokio::time::sleep(idle.first_request))) }
+        let first_request = Some(Box::pin(tokio::time::sleep(idle.first_request)));
+        Self { transport, cut, requests, first_request, progress: Progress::default() }
     }
 
     /// What carries it, unless it is ended. Writes are told too: where the client takes nothing from its socket, HTTP/2

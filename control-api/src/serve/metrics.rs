@@ -46,6 +46,12 @@ pub(super) fn text(api: &Api) -> String {
         objects.sample(&format!("kind=\"{}\"", kind.as_str()), count);
     }
 
+    let help = "Objects that an earlier version took and this one refuses, by kind: all or a part of them is left out.";
+    let mut left_out = Family::new(&mut text, "outrigger_control_objects_left_out", "gauge", help);
+    for (kind, count) in crate::api::left_out::count(&set.compiled.mesh, set.objects.keys()) {
+        left_out.sample(&format!("kind=\"{}\"", kind.as_str()), count);
+    }
+
     let help = "Requests to the control API, by method and gRPC code.";
     let mut requests = Family::new(&mut text, "outrigger_control_requests_total", "counter", help);
     for (method, code, count) in api.counters.requests() {
@@ -61,8 +67,11 @@ pub(super) fn text(api: &Api) -> String {
     let help = "xDS streams that are open.";
     Family::new(&mut text, "outrigger_control_xds_streams", "gauge", help).sample("", api.proxies.streams() as u64);
 
-    let help = "Connections that were ended because the client read nothing of a response for a minute.";
-    let unread = api.unread.load(Ordering::Relaxed);
+    let help = "Streams that were reset because the client read nothing of the response for a minute.";
+    let unread = api.unread.responses.load(Ordering::Relaxed);
+    Family::new(&mut text, "outrigger_control_unread_responses_total", "counter", help).sample("", unread);
+    let help = "Connections that were ended because the client read nothing of any response for a minute.";
+    let unread = api.unread.connections.load(Ordering::Relaxed);
     Family::new(&mut text, "outrigger_control_unread_connections_total", "counter", help).sample("", unread);
 
     let counts = api.proxies.counts();

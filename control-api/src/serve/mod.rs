@@ -1,6 +1,7 @@
 //! `outrigger serve`: one process that holds the store, compiles, and serves people by the control API and proxies by
 //! xDS.
 
+mod bound;
 mod descriptors;
 mod idle;
 mod listen;
@@ -28,6 +29,7 @@ pub use self::listen::Address;
 use self::listen::bind;
 use self::pages::Pages;
 pub use self::secure::SecureArgs;
+pub use self::unread::Unread;
 #[cfg(test)]
 pub(crate) use self::unread::watch_over;
 use crate::api::{Api, InForce, Writer};
@@ -187,7 +189,7 @@ async fn run(
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_routes(idle::note_requests(unread::watch_over(routes.routes(), Arc::clone(&api.unread))))
+        .add_routes(idle::note_requests(unread::watch_over(bound::bound(routes.routes()), Arc::clone(&api.unread))))
         .serve_with_incoming_shutdown(accepted, ending(end.clone()));
     let pages = Pages { api, stopping: end.clone() };
     let pages = tonic::transport::Server::builder()

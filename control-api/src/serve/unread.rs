@@ -1,11 +1,14 @@
 //! Responses that nobody reads. What a client does not read stays in the transport, which asks for nothing more then:
 //! nothing of the response runs any more, no time limit either. So somebody else looks whether it is still asked for
-//! more, and ends the connection; else a client could have the largest message kept for as long as it likes, by each of
-//! its streams.
+//! more, and drops what is left of it; else a client could have the largest message kept for as long as it likes, by each
+//! of its streams.
+//!
+//! Only that stream ends (by a reset, after the [`PIECE`] that the transport has): whoever shares the connection, as
+//! clients behind one proxy do, goes on. A connection over which nothing else was read either is ended.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::service::Routes;
 
-use crate::connection::Peer;
+use crate::connection::{Peer, Progress};
 
 /// How often somebody looks.
 const LOOK: Duration = Duration::from_secs(15);
@@ -28,54 +31,94 @@ const LOOKS: u32 = 4;
 /// many bytes it asks when the one before is on its way.
 const PIECE: usize = 16 << 10;
 
-/// Watches over the responses of `routes`, and adds the connections that it ends to `ended`.
-pub(crate) fn watch_over(routes: Routes, ended: Arc<AtomicU64>) -> Routes {
+/// What clients lost because they did not read.
+#[derive(Debug, Default)]
+pub struct Unread {
+    /// Responses that were dropped; their connections went on.
+    pub responses: AtomicU64,
+    /// Connections that were ended.
+    pub connections: AtomicU64,
+}
+
+/// Watches over the responses of `routes`, and counts what it ends.
+pub(crate) fn watch_over(routes: Routes, unread: Arc<Unread>) -> Routes {
     let watch = from_fn(move |request: Request, next: Next| {
-        let ended = Arc::clone(&ended);
+        let unread = Arc::clone(&unread);
         let peer = request.extensions().get::<Peer>().cloned();
         let path = request.uri().path().to_owned();
         async move {
-            let end = move || end(peer.as_ref(), &path, &ended);
-            next.run(request).await.map(|body| Body::new(Watched::new(body, end)))
+            let progress = peer.as_ref().map(|peer| peer.progress.clone()).unwrap_or_default();
+            let end = move |shared| end(peer.as_ref(), shared, &path, &unread);
+            next.run(request).await.map(|body| Body::new(Watched::new(body, progress, end)))
         }
     });
     Routes::from(routes.into_axum_router().layer(watch))
 }
 
-/// Several responses of a connection may have waited: one of them says so.
-fn end(peer: Option<&Peer>, path: &str, ended: &AtomicU64) {
-    let Some(peer) = peer.filter(|peer| peer.cut.cut()) else { return };
-    ended.fetch_add(1, Ordering::Relaxed);
-    let from = peer.address.map(|address| format!(" from {address}")).unwrap_or_default();
-    tracing::warn!("a client{from} read nothing of {path} for {:?}: its connection is ended", LOOK * LOOKS);
+/// A response is given up. `shared`: others of its connection are read.
+fn end(peer: Option<&Peer>, shared: bool, path: &str, unread: &Unread) {
+    let from = peer.and_then(|peer| peer.address).map(|address| format!(" from {address}")).unwrap_or_default();
+    let what = if shared {
+        unread.responses.fetch_add(1, Ordering::Relaxed);
+        "its stream is reset, others of the connection go on"
+    } else if peer.is_some_and(|peer| peer.cut.cut()) {
+        unread.connections.fetch_add(1, Ordering::Relaxed);
+        "its connection is ended"
+    } else {
+        return;
+    };
+    tracing::warn!("a client{from} read nothing of {path} for {:?}: {what}", LOOK * LOOKS);
 }
 
 /// The body of a response.
 struct Watched {
-    body: Body,
-    /// Of the message that was taken last.
-    rest: Bytes,
-    /// Looks since the transport asked.
-    looks: Arc<AtomicU32>,
+    /// `None` once it is given up.
+    left: Arc<Mutex<Option<Left>>>,
+    /// How far the responses of the connection have got.
+    progress: Progress,
+    asked: Arc<Asked>,
     /// Wakes the transport, so that it asks if nothing is in the way.
     tick: Interval,
     /// Ends with the response.
     _looking: JoinSet<()>,
 }
 
+/// What the transport has not taken yet.
+struct Left {
+    body: Body,
+    /// Of the message that was taken last.
+    rest: Bytes,
+}
+
+/// When the transport asked for more of a response.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Looks since then.
+    looks: AtomicU32,
+    /// The connection's progress then.
+    at: AtomicU64,
+}
+
 impl Watched {
-    fn new(body: Body, end: impl FnOnce() + Send + 'static) -> Self {
-        let looks = Arc::new(AtomicU32::new(0));
-        let (seen, mut tick) = (Arc::clone(&looks), ticks());
+    fn new(body: Body, progress: Progress, end: impl FnOnce(bool) + Send + 'static) -> Self {
+        let left = Arc::new(Mutex::new(Some(Left { body, rest: Bytes::new() })));
+        let asked = Arc::new(Asked { looks: AtomicU32::new(0), at: AtomicU64::new(progress.asked()) });
+        let (seen, all, given_up, mut tick) = (Arc::clone(&asked), progress.clone(), Arc::clone(&left), ticks());
         let mut looking = JoinSet::new();
         looking.spawn(async move {
-            while seen.fetch_add(1, Ordering::Relaxed) < LOOKS {
+            while seen.looks.fetch_add(1, Ordering::Relaxed) < LOOKS {
                 tick.tick().await;
             }
-            end();
+            let left = lock(&given_up).take();
+            end(all.count() != seen.at.load(Ordering::Relaxed));
+            drop(left);
         });
-        Self { body, rest: Bytes::new(), looks, tick: ticks(), _looking: looking }
+        Self { left, progress, asked, tick: ticks(), _looking: looking }
     }
+}
+
+fn lock(left: &Mutex<Option<Left>>) -> MutexGuard<'_, Option<Left>> {
+    left.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn ticks() -> Interval {
@@ -90,22 +133,28 @@ impl http_body::Body for Watched {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        this.looks.store(0, Ordering::Relaxed);
+        this.asked.looks.store(0, Ordering::Relaxed);
+        this.asked.at.store(this.progress.asked(), Ordering::Relaxed);
         while this.tick.poll_tick(context).is_ready() {}
-        if this.rest.is_empty() {
-            match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+        let mut left = lock(&this.left);
+        let Some(Left { body, rest }) = left.as_mut() else {
+            // The transport resets the stream.
+            return Poll::Ready(Some(Err(axum::Error::new(std::io::Error::from(std::io::ErrorKind::TimedOut)))));
+        };
+        if rest.is_empty() {
+            match ready!(Pin::new(body).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.rest = data,
+                    Ok(data) => *rest = data,
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 end => return Poll::Ready(end),
             }
         }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        let piece = rest.split_to(rest.len().min(PIECE));
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        lock(&self.left).as_ref().is_some_and(|left| left.rest.is_empty() && left.body.is_end_stream())
     }
 }

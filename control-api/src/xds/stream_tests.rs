@@ -1,7 +1,7 @@
 //! The services over a connection, as tonic's own clients see them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -10,6 +10,7 @@ use outrigger_proto::envoy::config::core::v3::Node;
 use outrigger_proto::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
 use outrigger_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use outrigger_proto::envoy::service::listener::v3::listener_discovery_service_client::ListenerDiscoveryServiceClient;
 use outrigger_proto::google::rpc;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -24,7 +25,7 @@ use tonic_prost::ProstCodec;
 use super::session_tests::view;
 use super::{Limits, Protocol, Proxies, Server, View, Views};
 use crate::node::Caller;
-use crate::serve::{Accepted, Idle, watch_over};
+use crate::serve::{Accepted, Idle, Unread, watch_over};
 use crate::testing::Heard;
 
 struct Same(Arc<View>);
@@ -66,7 +67,7 @@ struct Control {
     proxies: Arc<Proxies>,
     endpoint: Endpoint,
     channel: Channel,
-    unread: Arc<AtomicU64>,
+    unread: Arc<Unread>,
 }
 
 impl Control {
@@ -81,7 +82,7 @@ impl Control {
         server.add_to(&mut routes);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let unread = Arc::<AtomicU64>::default();
+        let unread = Arc::<Unread>::default();
         let accepted = Accepted::tcp(listener, Idle::new(100, Duration::from_secs(3600)));
         let serving = Transport::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -462,14 +463,49 @@ async fn a_client_that_reads_nothing_loses_its_connection_and_one_that_waits_doe
     assert!(began.elapsed() >= Duration::from_secs(60), "{:?}", began.elapsed());
     tokio::time::sleep(Duration::from_secs(600)).await;
     tokio::time::resume();
-    assert_eq!(control.unread.load(Ordering::Relaxed), 1);
-    let lines: Vec<_> = heard.lines().into_iter().filter(|line| line.contains("read nothing")).collect();
+    assert_eq!(control.unread.connections.load(Ordering::Relaxed), 1);
+    let lines: Vec<_> = heard.lines().into_iter().filter(|line| line.contains("its connection is ended")).collect();
     assert!(
         matches!(lines.as_slice(), [line] if line.contains("from 127.0.0.1:") && line.contains("/StreamClusters")),
         "{lines:?}"
     );
     drop(control.views);
     assert!(waits.message().await.unwrap().is_none(), "who waits is still there");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_does_not_end_the_others_of_its_connection() {
+    let large = format!("a={}", "x".repeat(1 << 20));
+    let control = Control::start(view(&[(Kind::Cluster, &[&large]), (Kind::Listener, &["l=1"])])).await;
+    let request = || {
+        let request = DiscoveryRequest { node: node(), ..Default::default() };
+        tokio_stream::iter([request]).chain(tokio_stream::pending())
+    };
+    let channel = control.endpoint.clone().initial_stream_window_size(65_535).connect().await.unwrap();
+    let mut never = ClusterDiscoveryServiceClient::new(channel.clone());
+    let mut unread = never.stream_clusters(request()).await.unwrap().into_inner();
+    let mut reads = ListenerDiscoveryServiceClient::new(channel);
+    let mut reads = reads.stream_listeners(request()).await.unwrap().into_inner();
+    assert_eq!(reads.message().await.unwrap().unwrap().resources.len(), 1);
+    while control.proxies.streams() < 2 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    while control.proxies.streams() > 1 {
+        assert!(began.elapsed() < Duration::from_secs(100_000), "it stays open");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::resume();
+    let Unread { responses, connections } = &*control.unread;
+    assert_eq!((responses.load(Ordering::Relaxed), connections.load(Ordering::Relaxed)), (1, 0));
+    // Once it reads, it hears of the end.
+    assert!(unread.message().await.is_err());
+    drop(control.views);
+    assert!(reads.message().await.unwrap().is_none(), "the other one was still there");
 }
 
 #[tokio::test]
