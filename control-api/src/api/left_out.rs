@@ -16,16 +16,15 @@ use crate::model::{CONTROLLER, Key, Kind};
 /// Reasons that a condition names.
 const NAMED: usize = 10;
 
-/// The Service that a resource was compiled for: `namespace/name/port` is the start of every name.
-fn is_of(rejected: &Rejected, key: &Key) -> bool {
-    let mut parts = rejected.name.split('/');
-    key.kind == Kind::Service && parts.next() == Some(&*key.name.namespace) && parts.next() == Some(&*key.name.name)
+/// What was compiled for the object and no proxy would take.
+fn rejected<'m>(mesh: &'m Mesh, key: &Key) -> &'m [Rejected] {
+    if key.kind == Kind::Service { mesh.rejected(&key.name) } else { &[] }
 }
 
 /// What is wrong with the object: fields, and resources that no proxy would take.
 fn reasons(mesh: &Mesh, key: &Key) -> Vec<String> {
     let fields = mesh.faults().get(key).into_iter().flatten().map(ToString::to_string);
-    let resources = mesh.rejected().iter().filter(|rejected| is_of(rejected, key)).flat_map(|rejected| {
+    let resources = rejected(mesh, key).iter().flat_map(|rejected| {
         let place = format!("{:?} {}", rejected.kind, rejected.name);
         rejected.problems.iter().map(move |problem| format!("{place}: {problem}"))
     });
@@ -37,7 +36,7 @@ pub(crate) fn count<'k>(mesh: &Mesh, keys: impl Iterator<Item = &'k Key>) -> BTr
     let mut counts: BTreeMap<Kind, u64> = Kind::ALL.into_iter().map(|kind| (kind, 0)).collect();
     let faulty: BTreeSet<&Key> = mesh.faults().keys().collect();
     // Mostly there are none.
-    let is_it = |key: &&Key| faulty.contains(*key) || mesh.rejected().iter().any(|rejected| is_of(rejected, key));
+    let is_it = |key: &&Key| faulty.contains(*key) || !rejected(mesh, key).is_empty();
     for key in keys.filter(is_it) {
         *counts.entry(key.kind).or_default() += 1;
     }
