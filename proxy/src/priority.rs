@@ -6,9 +6,9 @@
 
 use std::mem::size_of;
 
-/// What is added to the nice value of a thread that computes beside the control thread. One worker that has all it
-/// asks for leaves it a tenth of a core, so that a configuration comes into force on a machine without idle time too.
-const NICER: libc::c_int = 10;
+/// What is added to the nice value of the thread that builds. One worker that has all it asks for leaves it a quarter of
+/// a core, so that a configuration comes into force on a machine without idle time too.
+const NICER: libc::c_int = 5;
 
 /// The least time slice that the kernel has, in nanoseconds.
 const SLICE: u64 = 100_000;

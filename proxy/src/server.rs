@@ -142,9 +142,8 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     Ok(code)
 }
 
-/// The threads that it starts are those beside the thread that calls: they compute, and give way to it.
 fn local_runtime() -> std::io::Result<LocalRuntime> {
-    Builder::new_current_thread().enable_all().on_thread_start(priority::lower).build_local(Default::default())
+    Builder::new_current_thread().enable_all().build_local(Default::default())
 }
 
 fn worker_thread(process: Arc<Process>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {

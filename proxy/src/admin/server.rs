@@ -203,7 +203,7 @@ async fn request(exchange: Exchange, state: &Arc<dyn AdminState>) -> Result<(), 
     in_time(REQUEST, poll_fn(|task| poll_form(task, &mut body, &mut form))).await?;
     let target = String::from_utf8_lossy(head.path.as_bytes()).into_owned();
     let method = head.method.as_str().to_owned();
-    // A probe does not wait for the threads that compute, which give way to all others.
+    // A probe does not wait for other answers.
     if target == "/ready" {
         return respond(&mut responder, handle(&**state, &method, &target, &form)).await;
     }
