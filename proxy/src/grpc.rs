@@ -81,7 +81,6 @@ pub struct Call {
     stream: ClientStream,
     /// Once the service has answered.
     body: Option<Body>,
-    refused: bool,
     received: BytesMut,
     limit: usize,
 }
@@ -131,13 +130,7 @@ impl Call {
         };
         stream.send_head(&head, false)?;
         cluster.stats.upstream_rq_total.inc();
-        Ok(Call { stream, body: None, refused: false, received: BytesMut::new(), limit: service.max_receive })
-    }
-
-    /// Whether an error came in the place of an answer. Who only waits has not been refused: some services answer with
-    /// their first message.
-    pub fn is_refused(&self) -> bool {
-        self.refused
+        Ok(Call { stream, body: None, received: BytesMut::new(), limit: service.max_receive })
     }
 
     /// Ready when a message may be sent.
@@ -214,11 +207,9 @@ impl Call {
             match ready!(self.stream.poll_reply(cx))? {
                 Reply::Informational(_) => {}
                 Reply::Response(head, _) if head.headers.contains(&GRPC_STATUS) => {
-                    self.refused = true;
                     return Poll::Ready(Err(status(&head.headers)));
                 }
                 Reply::Response(head, _) if head.status != StatusCode::OK => {
-                    self.refused = true;
                     return Poll::Ready(Err(CallError::NotGrpc(head.status)));
                 }
                 Reply::Response(_, body) => self.body = Some(body),

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Status and body of one request; `None` if nobody answers.
 pub fn request(socket: &Path, method: &str, target: &str) -> Option<(u16, String)> {
     let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     write!(stream, "{method} {target} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         .ok()?;
     let mut answer = Vec::new();

@@ -128,6 +128,8 @@ struct Effect {
     waited: f64,
     p99: Duration,
     p99_before: Duration,
+    /// In the seconds after it was taken, in which what it replaced is freed and given back.
+    p99_after: Duration,
     /// Of requests that did not go through the proxy.
     p99_direct: Duration,
     /// The slowest answer of `/ready`.
@@ -172,6 +174,7 @@ async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result
                 ms(|effect| effect.accepted.as_secs_f64() * 1e3, 0),
                 ms(|effect| effect.p99_before.as_secs_f64() * 1e3, 1),
                 ms(|effect| effect.p99.as_secs_f64() * 1e3, 1),
+                ms(|effect| effect.p99_after.as_secs_f64() * 1e3, 1),
                 ms(|effect| effect.p99_direct.as_secs_f64() * 1e3, 1),
                 ms(|effect| effect.ready.as_secs_f64() * 1e3, 1),
             ]
@@ -185,6 +188,7 @@ async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result
         "until acknowledged",
         "p99 before",
         "p99 meanwhile",
+        "p99 after",
         "past the proxy",
         "slowest /ready",
     ];
@@ -311,8 +315,9 @@ async fn effect(
         }
     };
     let ended = pushed + accepted;
-    // What is given back after the acknowledgement counts too.
-    sleep(pause / 4).await;
+    // What is given back after the acknowledgement, two seconds after it, counts too.
+    sleep(pause * 3 / 2).await;
+    let over = Instant::now();
     let used = scene.proxy.cpu()?.since(cpu);
     let used = used.user_us + used.system_us;
     let now = scene.proxy.thread_times(WORKER)?;
@@ -325,6 +330,7 @@ async fn effect(
         waited: waited as f64 / 1e3,
         p99: quantile(&samples.proxied, pushed, ended, 0.99),
         p99_before: quantile(&samples.proxied, began, pushed, 0.99),
+        p99_after: quantile(&samples.proxied, ended, over, 0.99),
         p99_direct: quantile(&samples.direct, pushed, ended, 0.99),
         ready: slowest,
         busy,

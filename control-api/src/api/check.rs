@@ -56,7 +56,7 @@ impl Compiled {
         for service in &services {
             // What was left out before is not the fault of this change.
             let known = self.mesh.rejected(service);
-            let new = mesh.rejected(service).iter().filter(|rejected| !known.contains(rejected));
+            let new = mesh.rejected(service).iter().filter(|new| !known.iter().any(|known| known.is_like(new)));
             violations.extend(new.flat_map(self::violations));
         }
         let mut statuses = self.statuses.clone();

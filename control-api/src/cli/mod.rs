@@ -202,7 +202,8 @@ fn escaped(text: &str, allowed: impl Fn(char) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char.is_control() && !allowed(char) {
-            true => out.extend(char.escape_debug()),
+            // As JSON and YAML have it, too.
+            true => out.push_str(&format!("\\u{:04x}", u32::from(char))),
             false => out.push(char),
         }
     }

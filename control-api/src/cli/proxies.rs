@@ -143,10 +143,10 @@ orders-1 rejected LDS: no
         let proxy = Proxy { id: "\u{1b}[2Ja\norders   SYNCED".to_owned(), types: vec![state], ..Proxy::default() };
         assert_eq!(
             table(&[proxy], false),
-            r"NAME                          CLUSTER   CDS   EDS   LDS          RDS   AGE
-\u{1b}[2Ja\norders   SYNCED             -     -     REJECTED 0   -
+            r"NAME                              CLUSTER   CDS   EDS   LDS          RDS   AGE
+\u001b[2Ja\u000aorders   SYNCED             -     -     REJECTED 0   -
 
-\u{1b}[2Ja\norders   SYNCED rejected LDS: first
+\u001b[2Ja\u000aorders   SYNCED rejected LDS: first
   orders rejected CDS: second
 "
         );

@@ -52,6 +52,16 @@ pub struct Rejected {
     pub problems: Vec<Problem>,
 }
 
+impl Rejected {
+    /// Whether the other says the same of the same resource. Places in it do not count: what comes before may differ.
+    pub fn is_like(&self, other: &Rejected) -> bool {
+        let said = |of: &Rejected| -> Vec<_> {
+            of.problems.iter().map(|problem| (problem.value.clone(), problem.reason.clone())).collect()
+        };
+        (self.kind, &self.name) == (other.kind, &other.name) && said(self) == said(other)
+    }
+}
+
 impl Mesh {
     /// Compiles the objects.
     pub fn build<'o>(objects: impl IntoIterator<Item = &'o Stored>) -> Mesh {

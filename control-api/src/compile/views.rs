@@ -30,7 +30,7 @@ impl Views for Mesh {
             return view;
         }
         // Of streams that ended; not at every new one, so that many at once cost no more than each by itself.
-        if views.len().is_power_of_two() {
+        if views.len().is_power_of_two() && !views.contains_key(config) {
             views.retain(|_, held| held.view.strong_count() > 0);
         }
         let (view, parts) = self.view_of(config);

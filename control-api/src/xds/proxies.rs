@@ -42,11 +42,6 @@ impl Proxy {
         let kinds = self.needs.iter().chain(self.kinds.keys());
         kinds.map(|kind| self.kinds.get(kind).map_or(0, |status| status.revision)).min().unwrap_or_default()
     }
-
-    /// Whether `stream` may be one more of this proxy, for other kinds.
-    fn complements(&self, stream: &Proxy) -> bool {
-        !stream.kinds.keys().any(|kind| self.kinds.contains_key(kind))
-    }
 }
 
 /// Where a proxy is with the resources of one kind. Versions are hashes of all resources of the kind that it was told.
@@ -122,10 +117,13 @@ impl Proxies {
         let mut proxies: Vec<Proxy> = Vec::with_capacity(inner.nodes.len());
         for streams in inner.nodes.values() {
             let of_node = proxies.len();
+            // How many of the node's proxies have each kind: the first ones.
+            let mut with: BTreeMap<Kind, usize> = BTreeMap::new();
             // Oldest first.
             for stream in streams.iter().filter_map(|id| inner.streams.get(id)) {
-                let node = proxies.get_mut(of_node..).unwrap_or_default();
-                match node.iter_mut().find(|proxy| proxy.complements(stream)) {
+                let place = stream.kinds.keys().filter_map(|kind| with.get(kind)).max().copied().unwrap_or_default();
+                with.extend(stream.kinds.keys().map(|kind| (*kind, place + 1)));
+                match proxies.get_mut(of_node + place) {
                     None => proxies.push(stream.clone()),
                     Some(proxy) => {
                         proxy.protocol = stream.protocol;

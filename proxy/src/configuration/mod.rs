@@ -6,7 +6,6 @@
 //! thread always answers. What the bootstrap configures goes the same way first.
 
 mod apply;
-mod builder;
 pub mod channel;
 mod file;
 mod graveyard;
@@ -27,11 +26,10 @@ use outrigger_engine::config::dynamic_resources::DynamicResources;
 use outrigger_engine::config::listener::Listener;
 use outrigger_engine::xds::{Interest, Kind};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::sleep_until;
 
 use self::apply::{Applier, Wanted};
-use self::builder::Builder;
 use self::channel::{Content, Feed, Push};
 use self::file::Files;
 use self::queue::{Job, Queue};
@@ -56,7 +54,6 @@ struct Step {
 #[derive(Debug)]
 pub struct Configuration {
     applier: Applier,
-    builder: Builder,
     process: Arc<Process>,
     feed: Feed,
     pushes: mpsc::Receiver<Push>,
@@ -77,7 +74,6 @@ impl Configuration {
         dynamic: &DynamicResources,
         interests: mpsc::UnboundedSender<Interest>,
     ) -> Result<Self, StartError> {
-        let builder = Builder::start().map_err(|source| StartError::System { what: "builder thread", source })?;
         let mut applier = Applier::new(process.clone());
         applier.start(clusters, listeners)?;
         let (feed, pushes) = channel::pushes();
@@ -90,7 +86,7 @@ impl Configuration {
                 files.push((kind, path.clone(), source.initial_fetch_timeout));
             }
         }
-        Ok(Configuration { applier, builder, process, feed, pushes, interests, awaited, files })
+        Ok(Configuration { applier, process, feed, pushes, interests, awaited, files })
     }
 
     /// Where sources bring their updates.
@@ -102,7 +98,7 @@ impl Configuration {
     /// bootstrap, and the first ones of its dynamic sources, are there. `begun` is told when what the bootstrap
     /// configures is in force, as far as it waits for nothing.
     pub async fn run(self, names: Rc<DnsResolver>, begun: oneshot::Sender<()>) {
-        let Configuration { mut applier, builder, process, feed, mut pushes, interests, mut awaited, files } = self;
+        let Configuration { mut applier, process, feed, mut pushes, interests, mut awaited, files } = self;
         let dynamic = !awaited.is_empty();
         let watched = Files::new(feed.clone(), process.stats.clone());
         for (kind, path, limit) in files {
@@ -115,7 +111,7 @@ impl Configuration {
         loop {
             let (job, resolved_now) = (queue.next(), std::mem::take(&mut resolved));
             let (has_more, news) = (!queue.is_empty(), feed.clone());
-            let step = builder.run(move || {
+            let step = spawn_blocking(move || {
                 // Every change of threads is at the cost of the workers, where they share a core.
                 let gives_way = || has_more || news.has_waiting();
                 let step = one_step(&mut applier, job, &resolved_now, accepting || dynamic, gives_way);
@@ -123,9 +119,9 @@ impl Configuration {
             });
             let Step { wanted, left, answered };
             (applier, Step { wanted, left, answered }) = match step.await {
-                Some(back) => back,
-                None => {
-                    tracing::error!(target: "config", "the configuration does not change any more: its thread panicked");
+                Ok(back) => back,
+                Err(error) => {
+                    tracing::error!(target: "config", "the configuration does not change any more: {error}");
                     return;
                 }
             };
@@ -229,13 +225,14 @@ fn one_step(
         // A source that has gone needs no answer.
         _ = outcome.send(rejections);
     }
-    loop {
+    // What is wanted of the control thread does not wait for it.
+    while step.wanted.is_empty() && applier.is_untidy(Instant::now()) {
         applier.tidy(Instant::now(), gives_way());
-        // What is wanted of the control thread does not wait for all of it.
-        if !nothing_new || gives_way() || !applier.is_untidy(Instant::now()) {
-            return step;
+        if !nothing_new || gives_way() {
+            break;
         }
     }
+    step
 }
 
 #[cfg(test)]

@@ -253,10 +253,7 @@ impl Stream {
     fn broken(&self, client: &mut Client, reconnect: &mut Reconnect, link: &Link, error: &CallError) -> Link {
         let now = Instant::now();
         let (lived, responded) = match link {
-            Link::Up { call, since, responded, .. } => {
-                let lived = (!call.is_refused()).then(|| now.saturating_duration_since(*since));
-                (lived.unwrap_or_default(), *responded)
-            }
+            Link::Up { since, responded, .. } => (now.saturating_duration_since(*since), *responded),
             Link::Down(_) | Link::Opening(_) => (Duration::ZERO, false),
         };
         client.disconnected();

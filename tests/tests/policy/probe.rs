@@ -267,20 +267,20 @@ pub(crate) fn retries_are_quick(scene: &Scene<'_>) {
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
-/// Ten requests fail at once; `retried` of them are to be tried again, the others are answered.
-pub(crate) fn retried_of_ten(scene: &Scene<'_>, retried: usize) {
-    let streams: Vec<_> = (0..10).map(|n| scene.send(&format!("GET /{n}\nx-hold: 1\nx-fail: 503 1"))).collect();
-    assert!(scene.echo(0).waits_with(10));
+/// Twenty requests fail at once; `retried` of them are to be tried again, the others are answered.
+pub(crate) fn retried_of_twenty(scene: &Scene<'_>, retried: usize) {
+    let streams: Vec<_> = (0..20).map(|n| scene.send(&format!("GET /{n}\nx-hold: 1\nx-fail: 503 1"))).collect();
+    assert!(scene.echo(0).waits_with(20));
     scene.echo(0).release();
     let answered = |stream: &&TcpStream| {
         stream.set_nonblocking(true).unwrap();
         stream.peek(&mut [0]).is_ok()
     };
     until("all attempts are over", || {
-        scene.statistic("upstream_rq_total") == 10 && scene.statistic("upstream_rq_active") == 0
+        scene.statistic("upstream_rq_total") == 20 && scene.statistic("upstream_rq_active") == 0
     });
-    until("the others are answered", || streams.iter().filter(answered).count() == 10 - retried);
-    assert_eq!(scene.statistic("upstream_rq_retry_overflow"), 10 - u64::try_from(retried).unwrap());
+    until("the others are answered", || streams.iter().filter(answered).count() == 20 - retried);
+    assert_eq!(scene.statistic("upstream_rq_retry_overflow"), 20 - u64::try_from(retried).unwrap());
 }
 
 /// The options of the proxy's socket to the instance.

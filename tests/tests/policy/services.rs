@@ -335,16 +335,16 @@ pub(crate) const CASES: &[Case] = &[
             scene.expect("POST /large\nx-fail: 500 1\ncontent-length: 16\n\nlarger than that", &["500 ", "asked 1\n"]);
         },
     ),
-    // Of ten that want to be tried again, the budget's least number may; they wait for hours, so none makes room.
+    // Of twenty that want to be tried again, the budget's least number may; they wait for years, so none makes room.
     policy(
         &["ServicePolicy.retry.budget.percent"],
         "retry: {on: [gatewayError], budget: {percent: 0}, backoff: {base: 99999h}}",
-        |scene| probe::retried_of_ten(scene, 3),
+        |scene| probe::retried_of_twenty(scene, 10),
     ),
     policy(
         &["ServicePolicy.retry.budget.percent"],
         "retry: {on: [gatewayError], budget: {percent: 100}, backoff: {base: 99999h}}",
-        |scene| probe::retried_of_ten(scene, 10),
+        |scene| probe::retried_of_twenty(scene, 20),
     ),
     policy(&["ServicePolicy.timeouts.request"], "timeouts: {request: 50ms}", |scene| {
         scene.expect("GET /\nx-hang: 1", &["504 "]);

@@ -204,6 +204,9 @@ impl Model {
             }
             put(&mut self.services, name, after.map(Arc::new));
         }
+        if came_or_went.is_empty() {
+            return;
+        }
         // Who speaks of a Service that is not there is told which ones have a name like it.
         for missing in self.index.missing() {
             let near = |name: &&Name| {

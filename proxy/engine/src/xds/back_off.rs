@@ -25,13 +25,14 @@ impl Reconnect {
     }
 
     /// The stream ended; how long to wait before the next attempt. `lived`: how long it was open; zero where it never
-    /// was. `responded`: a response came by it. A stream that was open for the shortest wait at least is opened again at
-    /// once, also without a response: a server has none where nothing has changed. Where streams are refused, or end each
-    /// time as soon as they have begun, the waits grow. The preferred server is asked next wherever one served, else the
-    /// one after the last. `random` is uniform over 64 bits.
+    /// was. `responded`: a response came by it. A stream that served is opened again at once: one with a response that was
+    /// open for the shortest wait at least, and one without that was for the longest, since a server has nothing to say
+    /// where nothing has changed. Where streams are refused, or end each time as soon as they have begun, the waits grow.
+    /// The preferred server is asked next wherever one responded, else the one after the last. `random` is uniform over
+    /// 64 bits.
     pub fn ended(&mut self, lived: Duration, responded: bool, random: u64) -> Duration {
-        let served = lived >= self.policy.base;
-        self.service = match served || responded {
+        let served = lived >= if responded { self.policy.base } else { self.policy.max };
+        self.service = match responded {
             true => 0,
             false => self.service.saturating_add(1).checked_rem(self.services).unwrap_or(0),
         };

@@ -122,12 +122,13 @@ impl From<pb::DeltaDiscoveryResponse> for Response {
 /// The name of a resource that the server has trouble with, and its reason, cut to [`MAX_REASON`].
 fn error(message: pb::ResourceError) -> Option<(String, String)> {
     let pb::ResourceError { resource_name, error_detail } = message;
+    let name = resource_name?.name;
     let mut reason = error_detail.map(|status| status.message).unwrap_or_default();
     if reason.len() > MAX_REASON {
         reason.truncate(reason.floor_char_boundary(MAX_REASON));
         reason.shrink_to_fit();
     }
-    Some((resource_name?.name, reason))
+    (!name.is_empty()).then_some((name, reason))
 }
 
 /// A resource of a state-of-the-world response: plain, or in the wrapper that delta responses have.

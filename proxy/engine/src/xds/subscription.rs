@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use super::response::{Content, Received, Response};
 use super::{Kind, Rejection, Resource, Update, Variant};
 
+/// So many resources that were not asked for by name may be kept as failed: a server names what it likes.
+const MAX_UNKNOWN: usize = 1000;
+
 #[derive(Debug)]
 pub(super) struct Subscription {
     kind: Kind,
@@ -297,7 +300,8 @@ impl Subscription {
                 self.arrived(&shared);
                 draft.update.removed.push(name.clone());
             }
-            if is_here || self.wildcard || self.names.contains_key(&shared) {
+            let is_new = self.wildcard && self.failed.len() < MAX_UNKNOWN;
+            if is_here || is_new || self.names.contains_key(&shared) {
                 self.failed.insert(shared);
                 draft.update.errors.push((name, reason));
             }

@@ -23,6 +23,13 @@ pub(in crate::configuration) struct Wanted {
     pub(in crate::configuration) interests: Vec<Interest>,
 }
 
+impl Wanted {
+    /// Whether nothing is.
+    pub(in crate::configuration) fn is_empty(&self) -> bool {
+        self.resolve.is_empty() && self.interests.is_empty()
+    }
+}
+
 impl Applier {
     /// The names of a cluster have had their first answers.
     pub(in crate::configuration) fn cluster_ready(&mut self, cluster: &Arc<ClusterState>) {
@@ -87,12 +94,13 @@ impl Applier {
     /// Does one part, of milliseconds, of what can wait until an update is in force and its source has been told.
     /// `waits`: somebody does, so that pages are given back only if they have been kept for long.
     pub(in crate::configuration) fn tidy(&mut self, now: Instant, waits: bool) {
-        if !self.in_part && std::mem::take(&mut self.tls_changed) {
+        if !self.in_part && self.trim.take_if(|(_, latest)| *latest <= now).is_some() {
+            memory::trim();
+        } else if !self.in_part && std::mem::take(&mut self.tls_changed) {
             self.describe_certificates();
         } else if self.old.is_due(now) {
             self.old.clear(now);
-        } else if !self.in_part && self.trim.take_if(|(at, latest)| *at <= now && (!waits || *latest <= now)).is_some()
-        {
+        } else if !self.in_part && !waits && self.trim.take_if(|(at, _)| *at <= now).is_some() {
             memory::trim();
         }
     }
