@@ -27,7 +27,7 @@ pub struct BootstrapArgs {
     #[arg(short = 'n', long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     pub namespace: String,
     /// A port of the application: where callers come in, and where the application listens. PORT alone is on every
-    /// address of IPv4; for IPv6 add one with [::]:PORT.
+    /// address of IPv4; for IPv6 add one with `[::]:PORT`.
     #[arg(long, value_name = "[ADDRESS:]PORT=ADDRESS:PORT")]
     pub inbound: Vec<Inbound>,
     /// A Service that the application calls, and the address where it does. Without a port: the first one of the
