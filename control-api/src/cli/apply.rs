@@ -11,7 +11,7 @@ use prost::Message as _;
 use super::read::Texts;
 use super::{Failure, NamespaceArgs, ServerArgs, print, qualified, request};
 use crate::api::objects;
-use crate::model::Key;
+use crate::model::{Key, Kind};
 use crate::serve::LARGEST_MESSAGE;
 
 /// Flags of `apply`.
@@ -49,7 +49,12 @@ fn warnings(applied: &Applied) -> BTreeSet<String> {
     let Some((object, key)) = applied.object.as_ref().and_then(|object| Some((object, Key::of(object)?))) else {
         return BTreeSet::new();
     };
-    let status = &objects::json(object)["status"];
+    let name = format!("{}/{}", qualified(key.kind), key.name.name);
+    let json = objects::json(object);
+    let status = &json["status"];
+    // No condition can say it: each is at a parent.
+    let unattached = key.kind == Kind::HttpRoute && json["spec"]["parentRefs"].as_array().is_none_or(Vec::is_empty);
+    let unattached = unattached.then(|| format!("{name}: spec.parentRefs is empty: the route is attached to nothing"));
     let parents = ["parents", "ancestors"].into_iter().filter_map(|list| status[list].as_array()).flatten();
     let conditions = parents.filter_map(|parent| parent["conditions"].as_array()).flatten();
     let suspicious = conditions.filter_map(|condition| {
@@ -62,10 +67,9 @@ fn warnings(applied: &Applied) -> BTreeSet<String> {
             "Shadowed" | "PartiallyInvalid" => text("status") != "True",
             _ => text("status") != "False",
         };
-        let name = format!("{}/{}", qualified(key.kind), key.name.name);
         (!is_good).then(|| format!("{name}: {kind}: {}: {message}", text("reason")))
     });
-    suspicious.collect()
+    suspicious.chain(unattached).collect()
 }
 
 /// The transport would end the connection over it.

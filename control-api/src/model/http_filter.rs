@@ -166,6 +166,29 @@ impl Filters {
     }
 }
 
+/// What the order of a list says and the fixed order does not do.
+pub(super) fn other_order(messages: &[pb::HttpRouteFilter]) -> Option<&'static str> {
+    let place = |name: &str| messages.iter().position(|message| message.r#type == name);
+    let follows = |name: &str, first: &str| place(first).zip(place(name)).is_some_and(|(first, place)| first < place);
+    let renames_host =
+        || messages.iter().filter_map(|message| message.url_rewrite.as_ref()).any(|one| one.hostname.is_some());
+    let changes_old_host = || {
+        messages.iter().filter_map(|message| message.request_header_modifier.as_ref()).any(|one| {
+            let names = one.set.iter().chain(&one.add).map(|header| &header.name).chain(&one.remove);
+            names.into_iter().any(|name| name.eq_ignore_ascii_case("x-forwarded-host"))
+        })
+    };
+    if follows("ResponseHeaderModifier", "RequestRedirect") {
+        Some("ResponseHeaderModifier changes the redirect too, though it stands behind RequestRedirect")
+    } else if follows("RequestHeaderModifier", "URLRewrite") && renames_host() && changes_old_host() {
+        Some(
+            "RequestHeaderModifier comes before URLRewrite, which adds the old host to x-forwarded-host, though it stands behind it",
+        )
+    } else {
+        None
+    }
+}
+
 fn header_ops(message: &pb::HttpHeaderFilter, at: &At<'_>) -> HeaderOps {
     let pb::HttpHeaderFilter { set, add, remove } = message;
     let mut ops = BTreeMap::new();

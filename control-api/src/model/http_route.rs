@@ -8,15 +8,15 @@ use outrigger_engine::matcher::Regex;
 use outrigger_proto::envoy::r#type::matcher::v3::RegexMatcher;
 use outrigger_proto::outrigger::control::v1 as pb;
 
-use super::http_filter::{Filters, Place};
+use super::http_filter::{Filters, Place, other_order};
 use super::value::{
     at_most, check, dns_label, dns_subdomain, duration, header_name, header_value, hostname, not_yet, path, port,
     query_value,
 };
-use super::{Kind, Name, check_head};
+use super::{CORE, CORE_IS_TAKEN, Kind, Name, check_head};
 
 /// The group of the Gateway API's kinds.
-const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+pub(super) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 /// An HTTPRoute, checked.
@@ -24,10 +24,12 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 pub struct HttpRoute {
     /// Its name.
     pub name: Name,
-    /// Its parents that are Services; others belong to other controllers.
+    /// Its parents that are Services.
     pub parents: Vec<ParentRef>,
-    /// It names hosts, which count for gateways only.
-    pub has_hostnames: bool,
+    /// Its parents of other kinds, as they were written: here is nothing of these.
+    pub foreign: Vec<pb::ParentReference>,
+    /// What is taken, and has no effect or another one than it seems to have.
+    pub notes: Vec<String>,
     /// Its rules; those that were rejected are left out.
     pub rules: Vec<Rule>,
     /// The numbers of the rules that were left out.
@@ -140,7 +142,8 @@ impl HttpRoute {
             return HttpRoute {
                 name,
                 parents: Vec::new(),
-                has_hostnames: false,
+                foreign: Vec::new(),
+                notes: Vec::new(),
                 rules: Vec::new(),
                 dropped: Vec::new(),
             };
@@ -152,7 +155,7 @@ impl HttpRoute {
         for (i, host) in hostnames.iter().enumerate() {
             check(&hostnames_at.index(i), host, hostname);
         }
-        let parents = convert_parents(parent_refs, &name, &at.field("parentRefs"));
+        let (parents, foreign) = convert_parents(parent_refs, &name, &at.field("parentRefs"));
 
         let list = at.field("rules");
         at_most(&list, messages, 16);
@@ -173,13 +176,43 @@ impl HttpRoute {
                 None => dropped.push(i),
             }
         }
-        HttpRoute { name, parents, has_hostnames: !hostnames.is_empty(), rules, dropped }
+        let notes = notes(spec);
+        HttpRoute { name, parents, foreign, notes, rules, dropped }
     }
 }
 
-fn convert_parents(messages: &[pb::ParentReference], route: &Name, list: &At<'_>) -> Vec<ParentRef> {
+/// What is taken of a route, and has no effect or another one than it seems to have.
+fn notes(spec: &pb::HttpRouteSpec) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !spec.hostnames.is_empty() {
+        notes.push("spec.hostnames has no effect where a Service is the parent".to_owned());
+    }
+    let is_core = |group: &Option<String>| group.as_deref() == Some(CORE);
+    let mut core: Vec<String> = (0..)
+        .zip(&spec.parent_refs)
+        .filter(|(_, parent)| is_core(&parent.group) && parent.kind.as_deref() == Some("Service"))
+        .map(|(i, _): (usize, _)| format!("spec.parentRefs[{i}]"))
+        .collect();
+    for (i, rule) in spec.rules.iter().enumerate() {
+        let backends = rule.backend_refs.iter().enumerate().filter(|(_, backend)| is_core(&backend.group));
+        core.extend(backends.map(|(j, _)| format!("spec.rules[{i}].backendRefs[{j}]")));
+        notes.extend(other_order(&rule.filters).map(|note| format!("spec.rules[{i}].filters: {note}")));
+    }
+    if !core.is_empty() {
+        notes.push(format!("{CORE_IS_TAKEN} in {}", core.join(", ")));
+    }
+    notes
+}
+
+/// The parents that are Services, and those that are not.
+fn convert_parents(
+    messages: &[pb::ParentReference],
+    route: &Name,
+    list: &At<'_>,
+) -> (Vec<ParentRef>, Vec<pb::ParentReference>) {
     at_most(list, messages, 32);
     let mut parents: Vec<ParentRef> = Vec::new();
+    let mut foreign = Vec::new();
     for (i, message) in messages.iter().enumerate() {
         let at = list.index(i);
         let pb::ParentReference { group, kind, namespace, name, section_name, port: number } = message;
@@ -193,11 +226,11 @@ fn convert_parents(messages: &[pb::ParentReference], route: &Name, list: &At<'_>
             check(&at.field("sectionName"), section, dns_subdomain);
         }
         let number = number.and_then(|number| port(&at.field("port"), number));
-        // Gateways and other kinds are for others to read. Linkerd's users write `core` for the group of Services.
         if kind != "Service" {
+            foreign.push(message.clone());
             continue;
         }
-        if !["", "core"].contains(&group) {
+        if !["", CORE].contains(&group) {
             at.field("group").reject(group, "must be \"\", the group of Services; it is not that if left out");
         }
         let namespace = namespace.as_deref().filter(|text| !text.is_empty()).unwrap_or(&route.namespace);
@@ -220,7 +253,7 @@ fn convert_parents(messages: &[pb::ParentReference], route: &Name, list: &At<'_>
         }
         parents.push(parent);
     }
-    parents
+    (parents, foreign)
 }
 
 impl Rule {

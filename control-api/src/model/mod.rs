@@ -34,6 +34,10 @@ pub use workload::Workload;
 pub const CONTROLLER: &str = "outrigger.dev/mesh";
 /// The API version of our own kinds.
 pub const OWN_API_VERSION: &str = "outrigger.dev/v1alpha1";
+/// How Linkerd's users write the group of Services, which is empty.
+const CORE: &str = "core";
+/// What is said of that.
+const CORE_IS_TAKEN: &str = "group \"core\" is taken for \"\", the group of Services,";
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 

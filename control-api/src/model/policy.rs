@@ -11,7 +11,7 @@ use outrigger_proto::outrigger::control::v1 as pb;
 use super::http_route::{attempts_of, positive, status_codes};
 use super::service::Protocol;
 use super::value::{at_most, check, dns_label, dns_subdomain, duration, not_yet};
-use super::{Kind, Name, check_head};
+use super::{CORE, Kind, Name, check_head};
 
 /// A ServicePolicy, checked.
 #[derive(Clone, Debug)]
@@ -247,7 +247,7 @@ fn convert_targets(messages: &[pb::PolicyTargetReference], policy: &Name, list: 
         let at = list.index(i);
         let pb::PolicyTargetReference { group, kind, name, namespace, section_name } = message;
         let group = group.as_deref().unwrap_or_default();
-        if !["", "core"].contains(&group) {
+        if !["", CORE].contains(&group) {
             at.field("group").reject(group, "must be \"\", the group of Services");
         }
         if kind != "Service" {

@@ -100,8 +100,14 @@ mod tests {
             retry: RuleRetry::default(),
         };
         let name = Name::new("default", &format!("route-{created}"));
-        let route =
-            HttpRoute { name, parents: Vec::new(), has_hostnames: false, rules: vec![rule], dropped: Vec::new() };
+        let route = HttpRoute {
+            name,
+            parents: Vec::new(),
+            foreign: Vec::new(),
+            notes: Vec::new(),
+            rules: vec![rule],
+            dropped: Vec::new(),
+        };
         Arc::new(ResolvedRoute { route: Arc::new(route), created, backends: Vec::new() })
     }
 

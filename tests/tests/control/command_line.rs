@@ -89,6 +89,14 @@ fn what_is_taken_and_does_not_do_what_it_says_is_warned_of() {
     let route = "warning: httproute.gateway.networking.k8s.io/canary: ";
     assert!(suspicious.starts_with(&format!("{route}ResolvedRefs: BackendNotFound: ")), "{suspicious}");
     assert!(suspicious.contains("users-v3") && suspicious.lines().count() == 1, "{suspicious}");
+    let attached_to = |parents: &str| {
+        let parent = "parentRefs: [{group: '', kind: Service, name: users}]";
+        assert!(SHOP.contains(parent), "{SHOP}");
+        warned(&SHOP.replace(parent, parents))
+    };
+    let of_gateway = attached_to("parentRefs: [{name: users}]");
+    assert!(of_gateway.starts_with(&format!("{route}Accepted: NoMatchingParent: ")), "{of_gateway}");
+    assert_eq!(attached_to(""), format!("{route}spec.parentRefs is empty: the route is attached to nothing\n"));
     let twice = "  - backendRefs: [{name: users, port: 80}]\n";
     let suspicious = warned(&SHOP.replace("  rules:\n", &format!("  hostnames: [shop.example]\n  rules:\n{twice}")));
     let lines: Vec<_> = suspicious.lines().filter_map(|line| line.strip_prefix(route)).collect();

@@ -7,7 +7,7 @@ use super::super::index::Dated;
 use super::super::policy::{Policy, TargetRef};
 use super::super::status::{Status, condition};
 use super::Model;
-use crate::model::CONTROLLER;
+use crate::model::{CONTROLLER, CORE, CORE_IS_TAKEN};
 
 impl Model {
     pub(super) fn policy_status(&self, policy: &Dated<Policy>) -> Status {
@@ -32,7 +32,11 @@ impl Model {
         let mut conditions = Vec::new();
         match missing {
             Some(message) => conditions.push(condition("Accepted", false, "TargetNotFound", message, *generation)),
-            None => conditions.push(condition("Accepted", true, "Accepted", "", *generation)),
+            None => {
+                let is_core = target.written.group.as_deref() == Some(CORE);
+                let note = if is_core { format!("{CORE_IS_TAKEN} in spec.targetRefs[{place}]") } else { String::new() };
+                conditions.push(condition("Accepted", true, "Accepted", note, *generation));
+            }
         }
         let lost = service.map(|service| service.lost(&policy.name, place)).unwrap_or_default();
         if !lost.is_empty() {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use outrigger_proto::outrigger::control::v1 as pb;
 
-use super::super::http_route::{BackendRef, HttpRoute, ParentRef};
+use super::super::http_route::{BackendRef, GATEWAY_GROUP, HttpRoute, ParentRef};
 use super::super::index::{Dated, Dirty, put};
 use super::super::precedence::{self, Entry, Shadowed};
 use super::super::status::{Status, condition};
 use super::{Backend, Key, Kind, Model, Name, Port, ResolvedRoute, ServiceModel};
-use crate::model::{CONTROLLER, Reach};
+use crate::model::{CONTROLLER, CORE, Reach};
 
 /// A route with what its references lead to.
 #[derive(Debug)]
@@ -116,15 +116,16 @@ impl Model {
     pub(super) fn route_status(&self, routed: &Routed) -> Status {
         let Routed { route: resolved, generation, parents, unresolved } = routed;
         let route = &resolved.route;
+        let resolved_refs = || match unresolved {
+            None => condition("ResolvedRefs", true, "ResolvedRefs", "", *generation),
+            Some((reason, message)) => condition("ResolvedRefs", false, reason, message.as_str(), *generation),
+        };
         let statuses = route.parents.iter().zip(parents).map(|(parent, ports)| {
             let mut conditions = vec![match ports {
                 Ok(_) => accepted(route, *generation),
                 Err((reason, message)) => condition("Accepted", false, reason, message.as_str(), *generation),
             }];
-            conditions.push(match unresolved {
-                None => condition("ResolvedRefs", true, "ResolvedRefs", "", *generation),
-                Some((reason, message)) => condition("ResolvedRefs", false, reason, message.as_str(), *generation),
-            });
+            conditions.push(resolved_refs());
             if !route.dropped.is_empty() && !route.rules.is_empty() {
                 let message = format!("Dropped Rule: {}", rule_list(&route.dropped));
                 conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", message, *generation));
@@ -140,7 +141,15 @@ impl Model {
                 conditions,
             }
         });
-        Status::Route(pb::RouteStatus { parents: statuses.collect() })
+        let foreign = route.foreign.iter().map(|parent| pb::RouteParentStatus {
+            parent_ref: Some(parent.clone()),
+            controller_name: CONTROLLER.to_owned(),
+            conditions: vec![
+                condition("Accepted", false, "NoMatchingParent", no_service(parent), *generation),
+                resolved_refs(),
+            ],
+        });
+        Status::Route(pb::RouteStatus { parents: statuses.chain(foreign).collect() })
     }
 
     /// The ports of a parent that a route attaches to, or reason and message of `Accepted=False`.
@@ -160,8 +169,7 @@ impl Model {
         let ports: Vec<usize> =
             service.ports.iter().enumerate().filter(|(_, port)| fits(port)).map(|(index, _)| index).collect();
         if ports.is_empty() {
-            let ports: Vec<_> = service.ports.iter().map(|port| port.port.number.to_string()).collect();
-            return no_parent(format!("Service {name} has no such port; it has {}", ports.join(", ")));
+            return no_parent(format!("Service {name} has no such port; it has {}", port_list(service)));
         }
         let http: Vec<usize> = ports
             .into_iter()
@@ -201,7 +209,7 @@ impl Model {
 
     fn resolve_backend(&self, backend: &BackendRef) -> Result<(Name, u16), (&'static str, String)> {
         let (group, kind) = &backend.kind;
-        if !group.is_empty() && group != "core" || kind != "Service" {
+        if !group.is_empty() && group != CORE || kind != "Service" {
             return Err(("InvalidKind", format!("{group}/{kind} is not a Service")));
         }
         let name = &backend.service;
@@ -210,7 +218,8 @@ impl Model {
         };
         let number = backend.port.unwrap_or_default();
         let Some(port) = service.ports.iter().find(|port| port.port.number == number) else {
-            return Err(("BackendNotFound", format!("Service {name} has no port {number}")));
+            let there = port_list(service);
+            return Err(("BackendNotFound", format!("Service {name} has no port {number}; it has {there}")));
         };
         if !port.protocol.is_http() {
             return Err(("UnsupportedProtocol", format!("Service {name} does not speak HTTP on port {number}")));
@@ -225,8 +234,27 @@ fn accepted(route: &HttpRoute, generation: Option<i64>) -> pb::Condition {
         let message = format!("no rule is usable: {}", rule_list(&route.dropped));
         return condition("Accepted", false, "UnsupportedValue", message, generation);
     }
-    let message = if route.has_hostnames { "spec.hostnames has no effect where a Service is the parent" } else { "" };
-    condition("Accepted", true, "Accepted", message, generation)
+    condition("Accepted", true, "Accepted", route.notes.join("; "), generation)
+}
+
+/// Why a reference to something else than a Service attaches a route to nothing.
+fn no_service(parent: &pb::ParentReference) -> String {
+    let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
+    let found = match parent.kind.as_deref() {
+        None => "the reference has no kind, which means Gateway".to_owned(),
+        Some(kind) => format!("the reference is to the kind {kind} of the group {group:?}"),
+    };
+    format!("{found}, and only Services are parents in this version: write group: \"\" and kind: Service")
+}
+
+/// `80 (http), 81`
+fn port_list(service: &ServiceModel) -> String {
+    let text = |port: &Port| match port.port.name.as_str() {
+        "" => port.port.number.to_string(),
+        name => format!("{} ({name})", port.port.number),
+    };
+    let ports: Vec<String> = service.ports.iter().map(text).collect();
+    if ports.is_empty() { "none".to_owned() } else { ports.join(", ") }
 }
 
 /// `rules[0], rules[3]`

@@ -99,7 +99,7 @@ fn a_parent_that_is_not_there_says_so() {
         ("name: products, namespace: shop", "Accepted=False NoMatchingParent: there is no Service shop/products"),
         (
             "name: products, port: 8080",
-            "Accepted=False NoMatchingParent: Service default/products has no such port; it has 80, 81",
+            "Accepted=False NoMatchingParent: Service default/products has no such port; it has 80 (http), 81 (raw)",
         ),
         (
             "name: products, port: 81",
@@ -115,8 +115,64 @@ fn a_parent_that_is_not_there_says_so() {
 }
 
 #[test]
-fn a_route_whose_parent_is_a_gateway_is_left_alone() {
-    assert_eq!(conditions(&build(&route("r", "parentRefs: [{name: gateway}]")), Kind::HttpRoute, "r"), [""; 0]);
+fn a_parent_that_is_no_service_says_so() {
+    let what_to_do = "and only Services are parents in this version: write group: \"\" and kind: Service";
+    for (parent, found) in [
+        ("{name: products}", "the reference has no kind, which means Gateway"),
+        ("{kind: Gateway, name: g}", "the reference is to the kind Gateway of the group \"gateway.networking.k8s.io\""),
+        ("{group: '', kind: Servcie, name: products}", "the reference is to the kind Servcie of the group \"\""),
+    ] {
+        let no_parent = format!("Accepted=False NoMatchingParent: {found}, {what_to_do}");
+        let alone = build(&route("r", &format!("parentRefs: [{parent}]")));
+        assert_eq!(conditions(&alone, Kind::HttpRoute, "r"), [no_parent.as_str(), "ResolvedRefs=True ResolvedRefs"]);
+        // A Service beside it is served.
+        let beside = build(&route("r", &format!("parentRefs: [{parent}, {{group: '', kind: Service, name: users}}]")));
+        let found = conditions(&beside, Kind::HttpRoute, "r");
+        assert_eq!((found[0].as_str(), found[2].as_str()), ("Accepted=True Accepted", no_parent.as_str()));
+    }
+}
+
+#[test]
+fn what_is_taken_otherwise_than_it_is_written_is_said_where_the_route_is_accepted() {
+    let note = |spec: &str| {
+        let parents = "parentRefs: [{group: '', kind: Service, name: users}]";
+        conditions(&build(&route("r", &format!("{parents}, rules: [{{{spec}}}]"))), Kind::HttpRoute, "r").remove(0)
+    };
+    let request = |name: &str| {
+        format!("{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: {name}, value: v}}]}}}}")
+    };
+    let response = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [server]}}";
+    let redirect = "{type: RequestRedirect, requestRedirect: {hostname: other.test}}";
+    let rewrite = "{type: URLRewrite, urlRewrite: {hostname: other.test}}";
+    let accepted = "Accepted=True Accepted";
+    for (filters, expected) in [
+        (
+            format!("{redirect}, {response}"),
+            "ResponseHeaderModifier changes the redirect too, though it stands behind RequestRedirect",
+        ),
+        (
+            format!("{rewrite}, {}", request("X-Forwarded-Host")),
+            "RequestHeaderModifier comes before URLRewrite, which adds the old host to x-forwarded-host, though it stands behind it",
+        ),
+        (format!("{response}, {redirect}"), ""),
+        (format!("{}, {rewrite}", request("x-forwarded-host")), ""),
+        (format!("{rewrite}, {}, {response}", request("x-other")), ""),
+    ] {
+        let expected = match expected {
+            "" => accepted.to_owned(),
+            note => format!("{accepted}: spec.rules[0].filters: {note}"),
+        };
+        assert_eq!(note(&format!("filters: [{filters}]")), expected);
+    }
+    assert_eq!(
+        note("backendRefs: [{name: users, port: 80}, {group: core, name: users, port: 80}]"),
+        format!("{accepted}: group \"core\" is taken for \"\", the group of Services, in spec.rules[0].backendRefs[1]")
+    );
+    let target = policy("p", "targetRefs: [{group: core, kind: Service, name: users}], limits: {requests: 1}");
+    assert_eq!(
+        conditions(&build(&target), Kind::ServicePolicy, "p"),
+        [format!("{accepted}: group \"core\" is taken for \"\", the group of Services, in spec.targetRefs[0]")]
+    );
 }
 
 #[test]
@@ -131,9 +187,10 @@ fn a_backend_that_is_not_there_says_so() {
     assert_eq!(
         conditions(&model, Kind::HttpRoute, "r"),
         [
-            "Accepted=True Accepted: spec.hostnames has no effect where a Service is the parent",
+            "Accepted=True Accepted: spec.hostnames has no effect where a Service is the parent; \
+             group \"core\" is taken for \"\", the group of Services, in spec.parentRefs[0]",
             "ResolvedRefs=False BackendNotFound: spec.rules[0].backendRefs[1]: there is no Service default/user; did you mean \"users\"?; \
-             spec.rules[0].backendRefs[2]: Service default/users has no port 81; \
+             spec.rules[0].backendRefs[2]: Service default/users has no port 81; it has 80; \
              spec.rules[0].backendRefs[3]: Service default/products does not speak HTTP on port 81; \
              spec.rules[0].backendRefs[4]: x.test/Bucket is not a Service",
         ]
