@@ -1,5 +1,7 @@
 //! The xDS server: what a node sees, and the streams that carry it there.
 
+#[cfg(test)]
+mod past_tests;
 mod proxies;
 mod services;
 mod session;

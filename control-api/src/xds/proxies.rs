@@ -1,18 +1,21 @@
 //! The proxies that are connected, and what each of them said about what it was sent.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::core::v3::Node;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::session::{Answer, Past, Protocol, Response};
 
 /// So many proxies are remembered that rejected something and have gone.
 const PASTS: usize = 1024;
+/// How long each is: many times as long as clients wait between two attempts to connect.
+const PAST: Duration = Duration::from_secs(600);
 
 /// One proxy that is connected, with all its streams.
 #[derive(Clone, Debug)]
@@ -93,10 +96,18 @@ struct Inner {
     streams: BTreeMap<u64, Proxy>,
     /// The streams of each `node.id`.
     nodes: BTreeMap<String, BTreeSet<u64>>,
-    /// What a proxy's next stream is to know, and a number that grows: of too many the oldest goes.
-    pasts: BTreeMap<String, (u64, Arc<Past>)>,
-    remembered: u64,
+    /// What the next stream of a proxy that has gone is to know, the oldest first.
+    pasts: VecDeque<Gone>,
     counts: BTreeMap<Kind, Counts>,
+}
+
+/// A proxy that has gone. It comes back from another port.
+#[derive(Debug)]
+struct Gone {
+    at: Instant,
+    node: String,
+    from: Option<IpAddr>,
+    past: Past,
 }
 
 impl Inner {
@@ -180,30 +191,12 @@ impl Proxies {
         Stream { proxies: self, id }
     }
 
-    /// What the next stream of `node` is to know.
-    pub(super) fn remember(&self, node: &str, past: Option<Past>) {
-        let mut inner = self.inner();
-        let Inner { pasts, remembered, .. } = &mut *inner;
-        let Some(past) = past else {
-            pasts.remove(node);
-            return;
-        };
-        *remembered += 1;
-        pasts.insert(node.to_owned(), (*remembered, Arc::new(past)));
-        if pasts.len() > PASTS
-            && let Some(oldest) = pasts.iter().min_by_key(|(_, (number, _))| *number).map(|(node, _)| node.clone())
-        {
-            pasts.remove(&oldest);
-        }
-    }
-
-    /// What was remembered of `node`.
-    pub(super) fn past(&self, node: &str) -> Option<Arc<Past>> {
-        self.inner().pasts.get(node).map(|(_, past)| Arc::clone(past))
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        while inner.pasts.front().is_some_and(|gone| gone.at.elapsed() > PAST) {
+            inner.pasts.pop_front();
+        }
+        inner
     }
 }
 
@@ -229,6 +222,29 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// Of this proxy's stream before, where that is known; it comes with this version of the clusters.
+    pub(super) fn past(&self, version: &str) -> Option<Past> {
+        let mut inner = self.proxies.inner();
+        let Inner { streams, pasts, .. } = &mut *inner;
+        let Proxy { node, address, .. } = streams.get(&self.id)?;
+        let from = address.map(|address| address.ip());
+        let is_it = |gone: &Gone| gone.node == *node && gone.from == from && gone.past.is_of(version);
+        let newest = pasts.iter().rposition(is_it)?;
+        Some(pasts.remove(newest)?.past)
+    }
+
+    /// The stream ends; the proxy's next one is to know this.
+    pub(super) fn remember(&self, past: Past) {
+        let mut inner = self.proxies.inner();
+        let Inner { streams, pasts, .. } = &mut *inner;
+        let Some(Proxy { node, address, .. }) = streams.get(&self.id) else { return };
+        let from = address.map(|address| address.ip());
+        pasts.push_back(Gone { at: Instant::now(), node: node.clone(), from, past });
+        if pasts.len() > PASTS {
+            pasts.pop_front();
+        }
+    }
+
     /// A response was sent, with which the proxy has so many resources of the kind.
     pub(super) fn sent(&self, response: &Response, resources: usize, revision: u64) {
         self.record(response.kind, |status, counts| {
@@ -336,6 +352,7 @@ impl Drop for Stream {
 
 #[cfg(test)]
 mod tests {
+    use super::super::past_tests;
     use super::*;
 
     fn open(proxies: &Arc<Proxies>, kinds: &[Kind]) -> Stream {
@@ -388,5 +405,31 @@ mod tests {
         assert_eq!(revisions(&proxies), [0]);
         listeners.complete(Kind::Listener, 6);
         assert_eq!(revisions(&proxies), [6]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_comes_back_in_time_has_its_own_past() {
+        let proxies = Arc::<Proxies>::default();
+        let open = |node: &str, address: &str| {
+            let node = Node { id: node.to_owned(), ..Node::default() };
+            let protocol = Protocol::StateOfTheWorld;
+            Arc::clone(&proxies).open(&node, address.parse().ok(), protocol, BTreeSet::new())
+        };
+        let (past, version) = past_tests::past();
+        let gone = || open("orders-1", "10.0.0.1:1").remember(past.clone());
+        gone();
+        for (node, address) in [("orders-2", "10.0.0.1:2"), ("orders-1", "10.0.0.2:2"), ("orders-1", "")] {
+            assert!(open(node, address).past(&version).is_none(), "{node} {address}");
+        }
+        let back = open("orders-1", "10.0.0.1:2");
+        assert!(back.past("other").is_none() && back.past(&version).is_some());
+        assert!(back.past(&version).is_none(), "it is on its stream now");
+        gone();
+        tokio::time::advance(PAST + Duration::from_secs(1)).await;
+        assert!(back.past(&version).is_none());
+        for _ in 0..=PASTS {
+            gone();
+        }
+        assert_eq!(proxies.inner().pasts.len(), PASTS);
     }
 }

@@ -96,15 +96,24 @@ pub(super) struct Response {
     pub(super) removed: Vec<Arc<str>>,
 }
 
-/// What a client by state of the world had and had rejected when it answered last. On its next stream it says which
-/// version of the clusters it has, and not which these are, so only who remembers can tell which it uses.
+/// What a client by state of the world had and had rejected when its stream ended. On its next one it says which version
+/// of the clusters it has, and not which these are, so only who remembers can tell which it uses.
 #[derive(Clone, Debug)]
 pub(super) struct Past {
     responses: u64,
-    /// Of the clusters.
-    version: Arc<str>,
+    /// Of the clusters: the one that it accepted last.
+    accepted: Arc<str>,
+    /// The one that it had not answered, and may have accepted since.
+    unanswered: Option<Arc<str>>,
     clusters: BTreeMap<Arc<str>, Told>,
     refused: BTreeMap<Kind, BTreeMap<Arc<str>, u64>>,
+}
+
+impl Past {
+    /// Whether a client that has this version of the clusters may have this past.
+    pub(super) fn is_of(&self, version: &str) -> bool {
+        [Some(&self.accepted), self.unanswered.as_ref()].into_iter().flatten().any(|has| **has == *version)
+    }
 }
 
 /// One stream.
@@ -116,6 +125,8 @@ pub(super) struct Session {
     view: Arc<View>,
     subscriptions: BTreeMap<Kind, Subscription>,
     nonces: u64,
+    /// The version of the clusters that the client accepted last, on this stream or before; empty if none.
+    accepted: Arc<str>,
 }
 
 impl Session {
@@ -126,38 +137,44 @@ impl Session {
             view,
             subscriptions: Kind::ALL.map(|kind| (kind, Subscription::default())).into(),
             nonces: 0,
+            accepted: Arc::default(),
         }
     }
 
-    /// What the client's next stream is to know; `None` if nothing that it uses is other than it was sent.
-    pub(super) fn past(&self) -> Option<Past> {
-        if self.protocol == Protocol::Delta || !self.aggregated {
+    /// At the end of the stream: what the client's next one is to know. `None` if nothing that it uses is other than it
+    /// was sent.
+    pub(super) fn past(&mut self) -> Option<Past> {
+        if self.protocol == Protocol::Delta || !self.aggregated || self.accepted.is_empty() {
             return None;
         }
         let users = [Kind::Listener, Kind::Routes].into_iter();
         let refused = users.filter_map(|kind| Some((kind, self.subscriptions.get(&kind)?.refused.clone())));
         let refused: BTreeMap<_, _> = refused.filter(|(_, refused)| !refused.is_empty()).collect();
-        let clusters = self.subscriptions.get(&Kind::Cluster).filter(|_| !refused.is_empty())?;
-        Some(Past { responses: self.nonces, version: clusters.version(), clusters: clusters.told.clone(), refused })
+        let clusters = self.subscriptions.get_mut(&Kind::Cluster).filter(|_| !refused.is_empty())?;
+        Some(Past {
+            responses: self.nonces,
+            accepted: self.accepted.clone(),
+            unanswered: clusters.in_flight.take().map(|sent| sent.version),
+            clusters: std::mem::take(&mut clusters.told),
+            refused,
+        })
     }
 
-    /// To be called before the first request for clusters, by which the client says to have this version of them. If it
-    /// is what it had, the session goes on with that: `true`.
-    pub(super) fn resume(&mut self, past: &Past, version: &str) -> bool {
-        if *version != *past.version {
-            return false;
-        }
+    /// To be called before the first request for clusters, by which the client says to have this version of them.
+    /// `past`: of a client that has it.
+    pub(super) fn resume(&mut self, version: &str, past: Option<Past>) {
+        self.accepted = version.into();
+        let Some(past) = past else { return };
         // Responses are counted on, so that it is still known which clusters came before which refusal.
         self.nonces = self.nonces.max(past.responses);
-        for (kind, refused) in &past.refused {
-            if let Some(subscription) = self.subscriptions.get_mut(kind) {
-                subscription.refused.extend(refused.clone());
+        for (kind, refused) in past.refused {
+            if let Some(subscription) = self.subscriptions.get_mut(&kind) {
+                subscription.refused.extend(refused);
             }
         }
         if let Some(clusters) = self.subscriptions.get_mut(&Kind::Cluster) {
-            clusters.told.clone_from(&past.clusters);
+            clusters.told = past.clusters;
         }
-        true
     }
 
     /// The node is to have `view` from now on.
@@ -182,6 +199,9 @@ impl Session {
         let mut answer = Answer::None;
         if let Some(sent) = subscription.in_flight.take_if(|sent| sent.nonce.as_ref() == request.nonce) {
             let version = sent.version.clone();
+            if kind == Kind::Cluster && request.error.is_none() {
+                self.accepted = version.clone();
+            }
             subscription.answered(sent, request.error.as_deref(), self.nonces);
             answer = request.error.map_or(Answer::Accepted(version), Answer::Rejected);
         }

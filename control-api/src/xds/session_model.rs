@@ -88,12 +88,18 @@ impl Client {
     }
 
     fn connect(&mut self) {
-        let past = self.session.past();
+        let refused = self.session.refused(Kind::Listener) || self.session.refused(Kind::Routes);
+        let past = self.session.past().filter(|past| past.is_of(&self.accepted));
+        let world = self.protocol == Protocol::StateOfTheWorld;
+        assert!(past.is_some() || !world || !refused || self.accepted.is_empty(), "nobody knows what it uses");
         self.session = Session::new(self.protocol, true, self.view.clone());
         self.unanswered.clear();
         self.nonces.clear();
-        if !past.is_some_and(|past| self.session.resume(&past, &self.accepted)) {
+        if past.is_none() {
             self.rejected.clear();
+        }
+        if world {
+            self.session.resume(&self.accepted, past);
         }
         for kind in Kind::ALL {
             let names = self.names(kind);

@@ -47,15 +47,15 @@ pub(super) fn shown(response: &Response) -> Vec<String> {
 }
 
 /// A session, the clock, and the nonces that were sent.
-struct Stream {
-    session: Session,
+pub(super) struct Stream {
+    pub(super) session: Session,
     protocol: Protocol,
-    now: Instant,
+    pub(super) now: Instant,
     nonces: BTreeMap<Kind, String>,
 }
 
 impl Stream {
-    fn new(protocol: Protocol, view: Arc<View>) -> Self {
+    pub(super) fn new(protocol: Protocol, view: Arc<View>) -> Self {
         Self { session: Session::new(protocol, true, view), protocol, now: Instant::now(), nonces: BTreeMap::new() }
     }
 
@@ -67,12 +67,12 @@ impl Stream {
 
     /// The next response is this one.
     #[track_caller]
-    fn sends(&mut self, kind: Kind, resources: &[&str]) {
+    pub(super) fn sends(&mut self, kind: Kind, resources: &[&str]) {
         assert_eq!(self.next(), Some((kind, resources.iter().map(ToString::to_string).collect())));
     }
 
     #[track_caller]
-    fn is_silent(&mut self) {
+    pub(super) fn is_silent(&mut self) {
         assert_eq!(self.next(), None);
     }
 
@@ -81,7 +81,7 @@ impl Stream {
     }
 
     /// Subscribes to these names more (delta) or to exactly these (state of the world), with the newest nonce.
-    fn subscribe(&mut self, kind: Kind, names: &[&str]) {
+    pub(super) fn subscribe(&mut self, kind: Kind, names: &[&str]) {
         let names = names.iter().map(ToString::to_string).collect();
         let (nonce, names) = match self.protocol {
             Delta => (String::new(), Names::Delta { subscribe: names, unsubscribe: vec![], versions: BTreeMap::new() }),
@@ -106,11 +106,11 @@ impl Stream {
     }
 
     /// Accepts the newest response; `names` is the list that a state-of-the-world request repeats.
-    fn accept(&mut self, kind: Kind, names: &[&str]) -> Answer {
+    pub(super) fn accept(&mut self, kind: Kind, names: &[&str]) -> Answer {
         self.answer(kind, None, names)
     }
 
-    fn answer(&mut self, kind: Kind, error: Option<&str>, names: &[&str]) -> Answer {
+    pub(super) fn answer(&mut self, kind: Kind, error: Option<&str>, names: &[&str]) -> Answer {
         let nonce = self.nonces[&kind].clone();
         let names = match self.protocol {
             Delta => Names::Delta { subscribe: vec![], unsubscribe: vec![], versions: BTreeMap::new() },
@@ -652,55 +652,4 @@ fn what_is_held_back_shortens_no_wait() {
     stream.sends(Routes, &["s=1"]);
     stream.accept(Routes, &[]);
     stream.sends(Clusters, &["-c"]);
-}
-
-#[test]
-fn who_comes_back_with_a_rejected_listener_keeps_what_the_one_in_use_names() {
-    let after = view(&[(Clusters, &["b=1"]), (Listeners, &["l=2"])]);
-    let mut stream = Stream::new(StateOfTheWorld, view(&[(Clusters, &["a=1"]), (Listeners, &["l=1"])]));
-    stream.subscribe(Clusters, &[]);
-    stream.sends(Clusters, &["a=1"]);
-    stream.accept(Clusters, &[]);
-    stream.subscribe(Listeners, &[]);
-    stream.sends(Listeners, &["l=1"]);
-    stream.accept(Listeners, &[]);
-    assert!(stream.session.past().is_none(), "all is as it was sent");
-    stream.session.update(after.clone());
-    stream.sends(Clusters, &["a=1", "b=1"]);
-    let Answer::Accepted(version) = stream.accept(Clusters, &[]) else { panic!("it was accepted") };
-    stream.sends(Listeners, &["l=2"]);
-    stream.answer(Listeners, Some("l: no"), &[]);
-    stream.is_silent();
-    let past = stream.session.past().unwrap();
-
-    let mut again = Stream::new(StateOfTheWorld, after.clone());
-    assert!(again.session.resume(&past, &version));
-    again.subscribe(Clusters, &[]);
-    again.sends(Clusters, &["a=1", "b=1"]);
-    again.accept(Clusters, &[]);
-    again.subscribe(Listeners, &[]);
-    again.sends(Listeners, &["l=2"]);
-    again.answer(Listeners, Some("l: no"), &[]);
-    again.is_silent();
-    again.session.update(view(&[(Clusters, &["b=1"]), (Listeners, &["l=3"])]));
-    again.sends(Listeners, &["l=3"]);
-    again.accept(Listeners, &[]);
-    again.sends(Clusters, &["b=1"]);
-
-    // The listener is gone: nothing in its place is in use.
-    let mut gone = Stream::new(StateOfTheWorld, view(&[(Clusters, &["b=1"]), (Listeners, &["m=1"])]));
-    assert!(gone.session.resume(&past, &version));
-    gone.subscribe(Clusters, &[]);
-    gone.sends(Clusters, &["a=1", "b=1"]);
-    gone.accept(Clusters, &[]);
-    gone.subscribe(Listeners, &[]);
-    gone.sends(Listeners, &["m=1"]);
-    gone.accept(Listeners, &[]);
-    gone.sends(Clusters, &["b=1"]);
-
-    // Who comes with something else is sent what there is.
-    let mut other = Stream::new(StateOfTheWorld, after);
-    assert!(!other.session.resume(&past, "other"));
-    other.subscribe(Clusters, &[]);
-    other.sends(Clusters, &["b=1"]);
 }

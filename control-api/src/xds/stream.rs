@@ -189,6 +189,14 @@ struct Open {
     entry: proxies::Stream,
 }
 
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(past) = self.session.past() {
+            self.entry.remember(past);
+        }
+    }
+}
+
 impl<M: Messages> Serve<M> {
     pub(super) fn new(
         requests: tonic::Request<Streaming<M::Request>>,
@@ -244,16 +252,10 @@ impl<M: Messages> Serve<M> {
             let most = self.places.names;
             let before = request.names.count();
             let sent = open.session.unanswered(kind);
-            if kind == Kind::Cluster
-                && !open.knows.contains(&kind)
-                && let Some(past) = self.proxies.past(&open.caller.id)
-            {
-                open.session.resume(&past, &version);
+            if kind == Kind::Cluster && !open.knows.contains(&kind) {
+                open.session.resume(&version, open.entry.past(&version));
             }
             let answer = open.session.request(kind, request);
-            if answer != Answer::None {
-                self.proxies.remember(&open.caller.id, open.session.past());
-            }
             if let Answer::Rejected(reason) = &answer {
                 let (node, kind, version) = (&open.caller.id, kind.service(), sent.unwrap_or_default());
                 tracing::warn!("{node} rejects version {version} of {kind}: {reason}");

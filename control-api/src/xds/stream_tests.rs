@@ -435,6 +435,40 @@ async fn a_stream_without_a_request_ends_after_a_while() {
 }
 
 #[tokio::test]
+async fn a_stream_by_state_of_the_world_goes_on_where_the_one_before_ended() {
+    let control = Control::start(view(&[(Kind::Cluster, &["a=1"]), (Kind::Listener, &["l=1"])])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let request = |kind: Kind, version: &str, nonce: &str, error: Option<&str>| DiscoveryRequest {
+        node: node(),
+        type_url: kind.type_url().to_owned(),
+        version_info: version.to_owned(),
+        response_nonce: nonce.to_owned(),
+        error_detail: error.map(|error| rpc::Status { message: error.to_owned(), ..rpc::Status::default() }),
+        ..DiscoveryRequest::default()
+    };
+    let (requests, receiver) = mpsc::channel(8);
+    requests.send(request(Kind::Cluster, "", "", None)).await.unwrap();
+    let mut responses = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let clusters = responses.message().await.unwrap().unwrap();
+    let version = clusters.version_info;
+    requests.send(request(Kind::Cluster, &version, &clusters.nonce, None)).await.unwrap();
+    requests.send(request(Kind::Listener, "", "", None)).await.unwrap();
+    let listeners = responses.message().await.unwrap().unwrap();
+    requests.send(request(Kind::Listener, "", &listeners.nonce, Some("l: no"))).await.unwrap();
+    while control.proxies.counts()[&Kind::Listener].rejected == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop((requests, responses));
+    while control.proxies.streams() > 0 {
+        tokio::task::yield_now().await;
+    }
+    control.update(view(&[(Kind::Cluster, &["b=1"]), (Kind::Listener, &["l=1"])]));
+    let again = tokio_stream::iter([request(Kind::Cluster, &version, "", None)]).chain(tokio_stream::pending());
+    let mut responses = client.stream_aggregated_resources(again).await.unwrap().into_inner();
+    assert_eq!(responses.message().await.unwrap().unwrap().resources.len(), 2, "a may be in use");
+}
+
+#[tokio::test]
 async fn a_client_that_reads_nothing_loses_its_connection_and_one_that_waits_does_not() {
     let heard = Heard::default();
     let _heard = tracing::subscriber::set_default(heard.clone());
