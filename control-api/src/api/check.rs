@@ -18,7 +18,7 @@ use crate::versioned::Map;
 pub struct Compiled {
     /// The set, compiled.
     pub mesh: Arc<Mesh>,
-    /// What became of each route and each policy.
+    /// What became of each route and each policy, and of what Services and Workloads refer to.
     pub statuses: Map<Key, Arc<Status>>,
 }
 
@@ -98,14 +98,15 @@ fn warn(mesh: &Mesh, violations: &[Violation]) {
 
 /// Every condition of a status, with the name of the parent that it speaks of.
 pub(super) fn conditions(status: &Status) -> impl Iterator<Item = (String, &Condition)> {
-    let (routes, policies) = match status {
-        Status::Route(status) => (Some(&status.parents), None),
-        Status::Policy(status) => (None, Some(&status.ancestors)),
+    let (routes, policies, own) = match status {
+        Status::Route(status) => (Some(&status.parents), None, None),
+        Status::Policy(status) => (None, Some(&status.ancestors), None),
+        Status::Object(conditions) => (None, None, Some((String::new(), conditions))),
     };
     let routes = routes.into_iter().flatten().map(|parent| (format!("{:?}", parent.parent_ref), &parent.conditions));
     let policies =
         policies.into_iter().flatten().map(|ancestor| (format!("{:?}", ancestor.ancestor_ref), &ancestor.conditions));
-    routes.chain(policies).flat_map(|(name, conditions)| {
+    routes.chain(policies).chain(own).flat_map(|(name, conditions)| {
         conditions.iter().map(move |condition| (format!("{name} {}", condition.r#type), condition))
     })
 }
@@ -119,6 +120,7 @@ pub(super) fn date(status: &mut Status, before: Option<&Status>, now: &str) {
     let lists: Vec<&mut Condition> = match status {
         Status::Route(status) => status.parents.iter_mut().flat_map(|parent| &mut parent.conditions).collect(),
         Status::Policy(status) => status.ancestors.iter_mut().flat_map(|ancestor| &mut ancestor.conditions).collect(),
+        Status::Object(conditions) => conditions.iter_mut().collect(),
     };
     for (name, condition) in names.iter().zip(lists) {
         let same = earlier.get(name).filter(|earlier| earlier.status == condition.status);

@@ -70,6 +70,7 @@ fn workload() -> impl Strategy<Value = String> {
         ", services: [{name: users}]",
         ", services: [{name: users, port: 7000}, {name: x}]",
         ", ports: {web: 9000}",
+        ", ports: {wep: 80}, services: [{name: user, port: 1}, {name: produces}]",
         ", locality: {zone: b}, weight: 3",
         ", weight: 0",
     ]);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use outrigger_proto::CONTROL_DESCRIPTORS;
 use outrigger_proto::outrigger::control::v1::object::Kind as Inner;
 use outrigger_proto::outrigger::control::v1::{
-    HttpRoute, Object, ObjectMeta, Service, ServicePolicy, Workload, WorkloadStatus,
+    Condition, HttpRoute, Object, ObjectMeta, Service, ServicePolicy, Workload, WorkloadStatus,
 };
 use outrigger_proto::prost::{DecodeError, Message, Name};
 use outrigger_proto::prost_types::Timestamp;
@@ -144,7 +144,18 @@ pub fn bytes(object: &Object) -> Bytes {
 /// The object with the status that the model computed.
 pub fn with_status(object: &Object, status: Option<&Status>) -> Object {
     let mut object = object.clone();
+    let generation = metadata(&object).and_then(|metadata| metadata.generation);
+    let own = |conditions: &[Condition]| {
+        let own = conditions.iter().map(|one| Condition { observed_generation: generation, ..one.clone() });
+        own.collect::<Vec<_>>()
+    };
     match (&mut object.kind, status) {
+        (Some(Inner::Service(service)), Some(Status::Object(conditions))) => {
+            service.status.get_or_insert_default().conditions = own(conditions);
+        }
+        (Some(Inner::Workload(workload)), Some(Status::Object(conditions))) => {
+            workload.status.get_or_insert_default().conditions = own(conditions);
+        }
         (Some(Inner::HttpRoute(route)), Some(Status::Route(status))) => route.status = Some(status.clone()),
         (Some(Inner::ServicePolicy(policy)), Some(Status::Policy(status))) => policy.status = Some(status.clone()),
         _ => {}

@@ -131,6 +131,7 @@ impl Board {
             Status::Policy(policy) => {
                 (policy.ancestors.iter_mut().map(|ancestor| &mut ancestor.conditions).collect(), "Reconciling")
             }
+            Status::Object(_) => return,
         };
         for conditions in lists {
             let accepted = conditions.iter().find(|found| found.r#type == "Accepted" && found.status == "True");

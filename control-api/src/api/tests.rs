@@ -272,6 +272,35 @@ async fn a_watch_that_goes_on_shows_conditions_that_changed_during_the_break() {
 }
 
 #[tokio::test]
+async fn a_watch_tells_that_a_reference_of_a_service_or_workload_leads_nowhere_and_that_it_does_not() {
+    let bench = Bench::new();
+    let workload = |port: &str| {
+        format!(
+            "---\napiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {{name: w, labels: {{app: a}}}}\n\
+             spec: {{addresses: [10.0.0.1], ports: {{{port}: 8080}}, services: [{{name: b}}]}}\n"
+        )
+    };
+    let a = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\n\
+             spec: {selector: {app: a}, ports: [{port: 80, targetPort: http}]}\n";
+    let applied = bench.apply(&(a.to_owned() + &workload("htpp"))).await.unwrap().applied;
+    let applied = |index: usize| condition(applied[index].object.as_ref().unwrap(), "ResolvedRefs").0;
+    assert_eq!([applied(0), applied(1)], ["False PortNotFound", "False ServiceNotFound"]);
+    let mut events = bench.watch(None).await;
+    let first = next(&mut events).await.unwrap().object.unwrap();
+    assert_eq!(condition(&first, "ResolvedRefs").0, "False PortNotFound");
+    assert_eq!(objects::json(&first)["status"]["conditions"][0]["observedGeneration"], 1);
+    assert_eq!(next(&mut events).await.unwrap().event(), Event::Synced);
+    // Nobody writes the Service.
+    bench.apply(&workload("http")).await.unwrap();
+    let event = next(&mut events).await.unwrap();
+    assert_eq!((event.event(), name(&event), event.revision), (Event::Applied, "a".to_owned(), 2));
+    assert_eq!(objects::json(&event.object.unwrap())["status"], serde_json::Value::Null);
+    // The Service that the Workload names comes.
+    bench.apply(&service("b", 80)).await.unwrap();
+    assert_eq!(objects::json(&bench.get("Workload", "w").await.unwrap())["status"], serde_json::Value::Null);
+}
+
+#[tokio::test]
 async fn a_route_shows_what_became_of_it() {
     let bench = Bench::new();
     let route = "---
@@ -298,7 +327,8 @@ spec:
 /// `status reason` of a condition of a route's first parent, and the time of its last transition.
 fn condition(route: &Object, wanted: &str) -> (String, String) {
     let json = objects::json(route);
-    let conditions = json["status"]["parents"][0]["conditions"].as_array().unwrap();
+    let status = &json["status"];
+    let conditions = status["parents"][0]["conditions"].as_array().or(status["conditions"].as_array()).unwrap();
     let found = conditions.iter().find(|condition| condition["type"] == wanted).unwrap();
     let text = |field: &str| found[field].as_str().unwrap().to_owned();
     (format!("{} {}", text("status"), text("reason")), text("lastTransitionTime"))

@@ -154,7 +154,8 @@ impl Seen {
     /// Whether the conditions are others than those that were told before. Where none were, they are: a watch that goes
     /// on after a break does not know which of them its reader has seen, and the log does not hold them.
     fn changes(&mut self, key: &Key, status: Option<&model::Status>) -> bool {
-        let Some(status) = status else { return false };
+        // The condition of a Service or Workload is there while it has something to say.
+        let Some(status) = status else { return self.0.remove(key).is_some() };
         let mut hash = DefaultHasher::new();
         for (name, condition) in conditions(status) {
             (name, &condition.status, &condition.reason).hash(&mut hash);

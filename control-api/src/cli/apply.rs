@@ -56,13 +56,14 @@ fn warnings(applied: &Applied) -> BTreeSet<String> {
     let unattached = key.kind == Kind::HttpRoute && json["spec"]["parentRefs"].as_array().is_none_or(Vec::is_empty);
     let unattached = unattached.then(|| format!("{name}: spec.parentRefs is empty: the route is attached to nothing"));
     let parents = ["parents", "ancestors"].into_iter().filter_map(|list| status[list].as_array()).flatten();
-    let conditions = parents.filter_map(|parent| parent["conditions"].as_array()).flatten();
+    let holders = parents.chain([status]);
+    let conditions = holders.filter_map(|holder| holder["conditions"].as_array()).flatten();
     let suspicious = conditions.filter_map(|condition| {
         let text = |name: &str| condition[name].as_str().unwrap_or_default();
         let (kind, message) = (text("type"), text("message"));
         let is_good = match kind {
-            // Its message is what has no effect.
-            "Accepted" if text("status") == "True" => message.is_empty(),
+            // Its message is what has no effect, or another one than it seems to have.
+            "Accepted" | "ResolvedRefs" if text("status") == "True" => message.is_empty(),
             // There because it is so.
             "Shadowed" | "PartiallyInvalid" => text("status") != "True",
             _ => text("status") != "False",

@@ -31,7 +31,7 @@ pub(super) struct Dated<T> {
 pub(super) struct Dirty {
     /// Services that changed, or whose instances or policies did.
     pub(super) services: BTreeSet<Name>,
-    /// Routes and policies that changed, or to which something changed that they speak of.
+    /// Workloads, routes and policies that changed, or to which something changed that they speak of.
     pub(super) others: BTreeSet<Key>,
     /// Services to which other routes are attached than before, or which other ports.
     pub(super) attached: BTreeSet<Name>,
@@ -44,14 +44,12 @@ pub(super) struct Index {
     pub(super) routes: Map<Name, Arc<Dated<HttpRoute>>>,
     pub(super) policies: Map<Name, Arc<Dated<Policy>>>,
     pub(super) faults: Map<Key, Vec<Problem>>,
-    workloads: Map<Name, Arc<Workload>>,
+    pub(super) workloads: Map<Name, Arc<Workload>>,
     /// Workloads by each of their labels, as `key=value`.
     labelled: Map<(Arc<str>, Name), ()>,
-    /// Workloads by the Services that they name.
-    naming: Map<(Name, Name), ()>,
     /// Services by the first label that they select.
     selecting: Map<(Arc<str>, Name), ()>,
-    /// Routes and policies by the Services that they speak of, there or not.
+    /// Workloads, routes and policies by the Services that they speak of, there or not.
     referring: Map<(Name, Key), ()>,
     /// The Services of these that are not there.
     missing: Map<Name, ()>,
@@ -81,6 +79,10 @@ fn of_route(route: &HttpRoute) -> BTreeSet<&Name> {
     route.parents.iter().map(|parent| &parent.service).chain(backends).collect()
 }
 
+fn of_workload(workload: &Workload) -> BTreeSet<Name> {
+    workload.services.iter().map(|(service, _)| Name::new(&workload.name.namespace, service)).collect()
+}
+
 fn of_policy(policy: &Policy) -> BTreeSet<&Name> {
     policy.targets.iter().map(|target| &target.service).collect()
 }
@@ -98,9 +100,9 @@ impl Index {
             }
             (Kind::Service, _) => self.put_service(name, None, dirty),
             (Kind::Workload, Some(pb::object::Kind::Workload(object))) => {
-                self.put_workload(name, Workload::convert(object, &at), dirty);
+                self.put_workload(key, Workload::convert(object, &at), dirty);
             }
-            (Kind::Workload, _) => self.put_workload(name, None, dirty),
+            (Kind::Workload, _) => self.put_workload(key, None, dirty),
             (Kind::HttpRoute, object) => {
                 let after = object.and_then(|object| match object {
                     pb::object::Kind::HttpRoute(object) => Some(Arc::new(Dated {
@@ -150,25 +152,23 @@ impl Index {
         dirty.services.insert(name.clone());
     }
 
-    fn put_workload(&mut self, name: &Name, after: Option<Workload>, dirty: &mut Dirty) {
+    fn put_workload(&mut self, key: &Key, after: Option<Workload>, dirty: &mut Dirty) {
+        let name = &key.name;
         let after = after.map(Arc::new);
         let before = put(&mut self.workloads, name, after.clone());
         for workload in before.iter() {
             for entry in workload.labels.iter().map(label) {
                 self.labelled.remove(&(entry, name.clone()));
             }
-            for (service, _) in &workload.services {
-                self.naming.remove(&(Name::new(&name.namespace, service), name.clone()));
-            }
         }
         for workload in after.iter() {
             for entry in workload.labels.iter().map(label) {
                 self.labelled.insert((entry, name.clone()), ());
             }
-            for (service, _) in &workload.services {
-                self.naming.insert((Name::new(&name.namespace, service), name.clone()), ());
-            }
         }
+        let [named, names] = [&before, &after].map(|side| side.as_deref().map(of_workload).unwrap_or_default());
+        self.refer(key, &named.iter().collect(), &names.iter().collect());
+        dirty.others.insert(key.clone());
         for workload in before.iter().chain(&after) {
             dirty.services.extend(self.services_of(workload));
         }
@@ -206,10 +206,7 @@ impl Index {
                 .filter_map(get)
                 .filter(|workload| selects(service, workload))
                 .collect(),
-            None => {
-                let naming = self.naming.from(|(other, _)| *other < service.name).map(|(key, ())| key);
-                naming.take_while(|(other, _)| *other == service.name).filter_map(|(_, name)| get(name)).collect()
-            }
+            None => self.referring_by(Kind::Workload, &service.name).filter_map(get).collect(),
         };
         instances.sort_by(|a, b| (&a.locality, &a.name).cmp(&(&b.locality, &b.name)));
         instances
@@ -232,7 +229,7 @@ impl Index {
         put(&mut self.missing, name, missing.then_some(()));
     }
 
-    /// The routes and policies that speak of a Service.
+    /// The Workloads, routes and policies that speak of a Service.
     pub(super) fn referring(&self, name: &Name) -> impl Iterator<Item = &Key> {
         let keys = self.referring.from(|(other, _)| other < name).map(|(key, ())| key);
         keys.take_while(move |(other, _)| other == name).map(|(_, key)| key)
@@ -257,7 +254,7 @@ impl Index {
 }
 
 /// Whether a Service with a selector selects the Workload.
-fn selects(service: &Service, workload: &Workload) -> bool {
+pub(super) fn selects(service: &Service, workload: &Workload) -> bool {
     service.selector.iter().all(|(key, value)| workload.labels.get(key).is_some_and(|other| other == value))
 }
 

@@ -13,6 +13,8 @@ pub enum Status {
     Route(pb::RouteStatus),
     /// Of a policy: one entry for each target.
     Policy(pb::PolicyStatus),
+    /// Of a Service or Workload. There is one only if it has something to say of a reference.
+    Object(Vec<pb::Condition>),
 }
 
 /// A condition. `generation`: the object's, which it speaks of.
@@ -31,6 +33,17 @@ pub(crate) fn condition(
         reason: reason.to_owned(),
         message: message.into(),
     }
+}
+
+/// `ResolvedRefs` of a Service or Workload: False with the reason and what leads nowhere, or True with what is worth a
+/// word. Its generation is that of the object when it is shown.
+pub(crate) fn resolved_refs(lost: Option<(&str, &[String])>, notes: &[String]) -> Option<pb::Condition> {
+    let (status, reason, first) = match lost {
+        Some((reason, lost)) => (false, reason, lost),
+        None => (true, "ResolvedRefs", [].as_slice()),
+    };
+    let message = first.iter().chain(notes).map(String::as_str).collect::<Vec<_>>().join("; ");
+    (!message.is_empty()).then(|| condition("ResolvedRefs", status, reason, message, None))
 }
 
 /// The `generation` of an object.

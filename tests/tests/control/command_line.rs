@@ -89,6 +89,18 @@ fn what_is_taken_and_does_not_do_what_it_says_is_warned_of() {
     let route = "warning: httproute.gateway.networking.k8s.io/canary: ";
     assert!(suspicious.starts_with(&format!("{route}ResolvedRefs: BackendNotFound: ")), "{suspicious}");
     assert!(suspicious.contains("users-v3") && suspicious.lines().count() == 1, "{suspicious}");
+    let typo = SHOP.replacen("port: 80,", "port: 80, targetPort: htpp,", 1);
+    let instance = "---\napiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {name: users-1}\n\
+                    spec: {addresses: [10.0.0.1], ports: {http: 80}, services: [{name: users}, {name: user}]}\n";
+    let suspicious = warned(&(typo + instance));
+    let lines: Vec<&str> = suspicious.lines().collect();
+    assert!(
+        matches!(lines.as_slice(), [port, service]
+            if port.starts_with("warning: service/users: ResolvedRefs: PortNotFound: spec.ports[0].targetPort: ")
+            && service.starts_with("warning: workload.outrigger.dev/users-1: ResolvedRefs: ServiceNotFound: ")),
+        "{suspicious}"
+    );
+    assert_eq!(plane.run(&["delete", "workload", "users-1"]).unwrap(), "workload.outrigger.dev/users-1 deleted\n");
     let attached_to = |parents: &str| {
         let parent = "parentRefs: [{group: '', kind: Service, name: users}]";
         assert!(SHOP.contains(parent), "{SHOP}");

@@ -40,7 +40,7 @@ pub struct Model {
 pub struct Changed {
     /// Services that may have changed, came or went.
     pub services: BTreeSet<Name>,
-    /// Routes and policies whose statuses changed, came or went.
+    /// Objects whose statuses changed, came or went.
     pub statuses: BTreeSet<Key>,
 }
 
@@ -51,6 +51,8 @@ pub struct ServiceModel {
     pub service: Arc<Service>,
     /// Its ports, in the order written; those that the mesh does not carry are left out.
     pub ports: Vec<Port>,
+    /// What its `targetPort`s do not find.
+    status: Option<Status>,
     /// The fields that policies lost to older ones, by the policy and the place of its target.
     lost: BTreeMap<(Name, usize), Vec<&'static str>>,
 }
@@ -138,11 +140,13 @@ impl Model {
         next.renew_routes(&mut dirty);
         next.attach_routes(&mut dirty);
         let mut statuses = dirty.others;
+        statuses.extend(dirty.services.iter().map(|name| Key { kind: Kind::Service, name: name.clone() }));
         statuses.retain(|key| {
             let status = match key.kind {
                 Kind::HttpRoute => next.routes.get(&key.name).map(|routed| next.route_status(routed)),
                 Kind::ServicePolicy => next.index.policies.get(&key.name).map(|policy| next.policy_status(policy)),
-                Kind::Service | Kind::Workload => None,
+                Kind::Service => next.services.get(&key.name).and_then(|service| service.status.clone()),
+                Kind::Workload => next.index.workloads.get(&key.name).and_then(|one| next.workload_status(one)),
             };
             let changes = next.statuses.get(key).map(|status| &**status) != status.as_ref();
             if changes {
@@ -165,7 +169,7 @@ impl Model {
         self.service(service)?.ports.iter().find(|port| port.port.number == number)
     }
 
-    /// What became of each route and each policy.
+    /// What became of each route and each policy, and of what Services and Workloads refer to.
     pub fn statuses(&self) -> &Map<Key, Arc<Status>> {
         &self.statuses
     }
@@ -227,12 +231,13 @@ impl Model {
 }
 
 impl ServiceModel {
-    /// Whether all that routes and policies ask of a Service is the same.
+    /// Whether all that Workloads, routes and policies ask of a Service is the same.
     fn has_shape_of(&self, other: &ServiceModel) -> bool {
         let ports = |model: &ServiceModel| {
             let ports = model.ports.iter().map(|port| (port.port.name.clone(), port.port.number, port.protocol));
             ports.collect::<Vec<_>>()
         };
-        self.service.reach == other.service.reach && ports(self) == ports(other)
+        let same = self.service.reach == other.service.reach && self.service.selector == other.service.selector;
+        same && ports(self) == ports(other)
     }
 }

@@ -1,11 +1,14 @@
 //! A Service by itself: its ports with their instances, and what the policies say of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::super::index::Dated;
+use outrigger_engine::source::nearest;
+
+use super::super::index::{Dated, selects};
 use super::super::policy::Policy;
+use super::super::status::{Status, resolved_refs};
 use super::super::workload::Workload;
 use super::{Endpoint, Health, Kind, Model, Name, PolicyValues, Port, Protocol, Service, ServiceModel, ServicePort};
 use crate::model::Target;
@@ -15,7 +18,12 @@ impl Model {
     pub(super) fn resolve_service(&self, service: &Arc<Service>) -> ServiceModel {
         let instances = self.index.instances(service);
         let ports = service.ports.iter().filter_map(|port| resolve_port(service, port, &instances));
-        let mut model = ServiceModel { service: Arc::clone(service), ports: ports.collect(), lost: BTreeMap::new() };
+        let mut model = ServiceModel {
+            service: Arc::clone(service),
+            ports: ports.collect(),
+            status: service_status(service, &instances),
+            lost: BTreeMap::new(),
+        };
         let policies = self.index.referring_by(Kind::ServicePolicy, &service.name);
         let mut policies: Vec<_> = policies.filter_map(|name| self.index.policies.get(name)).collect();
         // Oldest first: of two that say the same, it holds.
@@ -23,6 +31,79 @@ impl Model {
         model.merge(&policies);
         model
     }
+
+    /// What became of the Services that a Workload names.
+    pub(super) fn workload_status(&self, workload: &Workload) -> Option<Status> {
+        let (mut lost, mut notes, mut reason) = (Vec::new(), Vec::new(), "NotSelected");
+        for (place, (name, port)) in workload.services.iter().enumerate() {
+            let (at, name) = (format!("spec.services[{place}]"), Name::new(&workload.name.namespace, name));
+            match self.index.services.get(&name) {
+                None => {
+                    reason = "ServiceNotFound";
+                    lost.push(format!("{at}.name: there is no Service {name}{}", self.near(&name)));
+                }
+                Some(service) if service.selector.is_empty() => {}
+                Some(service) if !selects(service, workload) => {
+                    lost.push(format!(
+                        "{at}.name: Service {name} has a selector, and that does not select this Workload"
+                    ));
+                }
+                Some(_) if port.is_some() => {
+                    notes.push(format!(
+                        "{at}.port has no effect: Service {name} has a selector, and its targetPort holds"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        let lost = (!lost.is_empty()).then_some((reason, lost.as_slice()));
+        Some(Status::Object(vec![resolved_refs(lost, &notes)?]))
+    }
+}
+
+/// What the `targetPort`s of a Service find at its instances. While it has none, nothing can be said.
+fn service_status(service: &Service, instances: &[&Workload]) -> Option<Status> {
+    // Whose Workload says the port itself does not need the Service's.
+    let asked: Vec<_> = instances.iter().filter(|workload| own_port(service, workload).is_none()).collect();
+    let count = asked.len();
+    let (mut lost, mut notes) = (Vec::new(), Vec::new());
+    let carried = service.ports.iter().enumerate().filter(|(_, port)| port.protocol != Protocol::NotCarried);
+    for (place, port) in carried.filter(|_| count > 0) {
+        let at = format!("spec.ports[{place}].targetPort");
+        match &port.target {
+            Target::Name(name) => {
+                let without = asked.iter().filter(|workload| !workload.ports.contains_key(name)).count();
+                if without == instances.len() {
+                    let names: BTreeSet<&str> =
+                        asked.iter().flat_map(|workload| workload.ports.keys().map(String::as_str)).collect();
+                    let near = nearest(name, names.into_iter());
+                    lost.push(format!("{at}: no instance ({count}) has a port named {name:?}{near}"));
+                } else if without > 0 {
+                    let all = instances.len();
+                    notes.push(format!(
+                        "{at}: {without} of {all} instances have no port named {name:?} and get nothing"
+                    ));
+                }
+            }
+            // Ports need not be named to be called by their numbers; where they are, one that is not is conspicuous.
+            Target::Number(number) => {
+                let names_others = |workload: &&&&Workload| {
+                    !workload.ports.is_empty() && !workload.ports.values().any(|port| port == number)
+                };
+                if asked.iter().filter(names_others).count() == instances.len() {
+                    notes.push(format!("{at}: {number} is none of the ports that the instances ({count}) name"));
+                }
+            }
+        }
+    }
+    let lost = (!lost.is_empty()).then_some(("PortNotFound", lost.as_slice()));
+    Some(Status::Object(vec![resolved_refs(lost, &notes)?]))
+}
+
+/// The port at which a Workload wants to be called for a Service.
+fn own_port(service: &Service, workload: &Workload) -> Option<u16> {
+    let named = workload.services.iter().find(|(name, _)| **name == *service.name.name)?;
+    named.1.filter(|_| service.selector.is_empty())
 }
 
 impl ServiceModel {
@@ -70,9 +151,7 @@ fn resolve_port(service: &Service, port: &ServicePort, instances: &[&Workload]) 
         return None;
     }
     let endpoint = |workload: &&Workload| {
-        let named = workload.services.iter().find(|(name, _)| **name == *service.name.name);
-        let own = named.and_then(|(_, port)| *port).filter(|_| service.selector.is_empty());
-        let number = match (own, &port.target) {
+        let number = match (own_port(service, workload), &port.target) {
             (Some(number), _) => number,
             (None, Target::Number(number)) => *number,
             (None, Target::Name(name)) => *workload.ports.get(name)?,

@@ -57,9 +57,11 @@ fn conditions(model: &Model, kind: Kind, name: &str) -> Vec<String> {
         let text = format!("{type}={status} {reason}: {message}");
         text.trim_end_matches(": ").to_owned()
     };
-    match &**model.statuses().get(&Key { kind, name: Name::new("default", name) }).unwrap() {
+    let Some(status) = model.statuses().get(&Key { kind, name: Name::new("default", name) }) else { return Vec::new() };
+    match &**status {
         Status::Route(status) => status.parents.iter().flat_map(|parent| &parent.conditions).map(line).collect(),
         Status::Policy(status) => status.ancestors.iter().flat_map(|target| &target.conditions).map(line).collect(),
+        Status::Object(conditions) => conditions.iter().map(line).collect(),
     }
 }
 
@@ -83,6 +85,81 @@ fn instances_by_selector_or_by_naming() {
     assert_eq!(addresses(&model, "users", 80), ["[::1]:7000"]);
     let port = model.port(&Name::new("default", "products"), 80).unwrap();
     assert_eq!((port.endpoints[0].weight, port.endpoints[0].health), (2, Health::Draining));
+}
+
+#[test]
+fn a_target_port_that_no_instance_has_says_so() {
+    let service = |port: &str, instances: &str| {
+        let spec = format!("{{selector: {{app: a}}, ports: [{port}]}}");
+        let service = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {spec}\n---\n");
+        let instance = |(number, ports): (usize, &str)| {
+            format!(
+                "apiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {{name: a-{number}, labels: {{app: a}}}}\n\
+                 spec: {{addresses: [10.0.1.{number}], ports: {ports}}}\n---\n"
+            )
+        };
+        let instances: String = instances.lines().enumerate().map(instance).collect();
+        conditions(&build(&(service + &instances)), Kind::Service, "a")
+    };
+    let named = "{port: 80, targetPort: htpp}";
+    for (port, instances, expected) in [
+        (named, "", ""),
+        (
+            named,
+            "{http: 8080}\n{http: 8080,x: 1}",
+            "False PortNotFound: spec.ports[0].targetPort: no instance (2) has a port named \"htpp\"; did you mean \"http\"?",
+        ),
+        (
+            named,
+            "{http: 8080}\n{htpp: 8080}",
+            "True ResolvedRefs: spec.ports[0].targetPort: 1 of 2 instances have no port named \"htpp\" and get nothing",
+        ),
+        (named, "{htpp: 8080}", ""),
+        (
+            "{port: 80, targetPort: 8081}",
+            "{http: 8080}",
+            "True ResolvedRefs: spec.ports[0].targetPort: 8081 is none of the ports that the instances (1) name",
+        ),
+        ("{port: 80, targetPort: 8081}", "{http: 8080}\n{}", ""),
+        ("{port: 80, targetPort: 8081}", "{http: 8080}\n{http: 8081}", ""),
+        ("{port: 80, targetPort: htpp, protocol: UDP}", "{http: 8080}", ""),
+    ] {
+        let expected: Vec<String> = Some(expected)
+            .filter(|text| !text.is_empty())
+            .map(|text| format!("ResolvedRefs={text}"))
+            .into_iter()
+            .collect();
+        assert_eq!(service(port, instances), expected, "{port} {instances}");
+    }
+}
+
+#[test]
+fn a_workload_that_names_a_service_in_vain_says_so() {
+    let named = |spec: &str| {
+        let workload = "apiVersion: outrigger.dev/v1alpha1\nkind: Workload";
+        let text = format!(
+            "{workload}\nmetadata: {{name: w, labels: {{app: other}}}}\nspec: {{addresses: [10.0.1.1], {spec}}}\n---\n"
+        );
+        conditions(&build(&text), Kind::Workload, "w")
+    };
+    assert_eq!(named("services: [{name: users}]"), [""; 0]);
+    assert_eq!(
+        named("services: [{name: users}, {name: usres}, {name: products}]"),
+        [
+            "ResolvedRefs=False ServiceNotFound: spec.services[1].name: there is no Service default/usres; did you mean \"users\"?; \
+          spec.services[2].name: Service default/products has a selector, and that does not select this Workload"
+        ]
+    );
+    let selected = "labels: {app: products}";
+    let text = format!(
+        "apiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {{name: w, {selected}}}\nspec: {{addresses: [10.0.1.1], services: [{{name: products, port: 1}}]}}\n---\n"
+    );
+    assert_eq!(
+        conditions(&build(&text), Kind::Workload, "w"),
+        [
+            "ResolvedRefs=True ResolvedRefs: spec.services[0].port has no effect: Service default/products has a selector, and its targetPort holds"
+        ]
+    );
 }
 
 #[test]
