@@ -17,7 +17,6 @@ mod writer;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use outrigger_engine::source::nearest;
 use outrigger_proto::outrigger::control::v1::control_server::Control;
 use outrigger_proto::outrigger::control::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListProxiesRequest,
@@ -244,9 +243,7 @@ fn key(key: Option<ObjectKey>) -> Result<Key, Status> {
 
 fn kind_named(name: &str) -> Result<Kind, Status> {
     objects::kind(name).ok_or_else(|| {
-        let near = nearest(name, Kind::ALL.into_iter().map(Kind::as_str));
-        let known: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
-        let hint = if near.is_empty() { format!("; there are {}", known.join(", ")) } else { near };
-        Status::invalid_argument(format!("{name:?} is no kind of this version{hint}"))
+        let reason = Kind::why_not(name, Kind::ALL.into_iter().map(Kind::as_str));
+        Status::invalid_argument(format!("{name:?}: {reason}"))
     })
 }

@@ -188,7 +188,7 @@ async fn objects_are_deleted_together_or_not_at_all() {
     let deleted = bench.delete(vec![key("Service", "a"), key("Service", "b")]).await.unwrap();
     assert_eq!((deleted.revision, deleted.deleted.len()), (2, 2));
     let near = bench.delete(vec![key("Servce", "a")]).await.unwrap_err();
-    assert_eq!(near.message(), r#""Servce" is no kind of this version; did you mean "Service"?"#);
+    assert_eq!(near.message(), r#""Servce": no such kind; did you mean "Service"?"#);
 }
 
 #[tokio::test]

@@ -18,7 +18,6 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use outrigger_engine::source::nearest;
 use outrigger_proto::outrigger::control::v1::Object;
 use tonic::Code;
 
@@ -235,10 +234,8 @@ fn kind_named(text: &str) -> Result<Kind, Failure> {
     let plain = lower.split('.').next().unwrap_or_default();
     let is_it = |kind: &Kind| names(*kind).contains(&plain) && (plain == lower || qualified(*kind) == lower);
     Kind::ALL.into_iter().find(is_it).ok_or_else(|| {
-        let near = nearest(text, Kind::ALL.into_iter().flat_map(names).copied());
-        let known: Vec<&str> = Kind::ALL.into_iter().filter_map(|kind| names(kind).first().copied()).collect();
-        let hint = if near.is_empty() { format!("; there are {}", known.join(", ")) } else { near };
-        Failure(format!("{text:?} is no kind of this version{hint}"))
+        let reason = Kind::why_not(text, Kind::ALL.into_iter().flat_map(names).copied());
+        Failure(format!("{text:?}: {reason}"))
     })
 }
 
@@ -303,7 +300,12 @@ mod tests {
         }
         assert_eq!(kind_named("svc").unwrap(), Kind::Service);
         let Failure(text) = kind_named("httprout").unwrap_err();
-        assert_eq!(text, r#""httprout" is no kind of this version; did you mean "httproute" or "httproutes"?"#);
+        assert_eq!(text, r#""httprout": no such kind; did you mean "httproute" or "httproutes"?"#);
+        for later in ["grpcroutes", "authorizationpolicies", "tlsroute.gateway.networking.k8s.io", "Gateway"] {
+            let Failure(text) = kind_named(later).unwrap_err();
+            let there = "there are Service, Workload, HTTPRoute, ServicePolicy";
+            assert_eq!(text, format!("{later:?}: not in this version; {there}"));
+        }
         assert!(kind_named("service.apps").is_err());
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let (kind, names) = kind_and_names(&words("svc/a service/b")).unwrap();

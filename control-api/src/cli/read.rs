@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use outrigger_engine::config::report::{Location, Problem, Report};
-use outrigger_engine::source::{Document, Schema, Source, documents, nearest};
+use outrigger_engine::source::{Document, Schema, Source, documents};
 use outrigger_proto::CONTROL_DESCRIPTORS;
 use outrigger_proto::outrigger::control::v1::Object;
 use tonic_types::StatusExt;
@@ -167,8 +167,8 @@ impl<'t> Objects<'t> {
             return elements.into_iter().for_each(|element| self.add(element, schema, faults));
         }
         let Some(kind) = objects::kind(name) else {
-            let near = nearest(name, Kind::ALL.into_iter().map(Kind::as_str));
-            return faults.add(document.location("kind"), "", "kind", &format!("{name}: not in this version{near}"));
+            let reason = Kind::why_not(name, Kind::ALL.into_iter().map(Kind::as_str));
+            return faults.add(document.location("kind"), "", "kind", &format!("{name}: {reason}"));
         };
         let report = Report::new();
         let bytes = document.encode(schema, &objects::message_name(kind), &report);
@@ -248,15 +248,21 @@ kind: HTTPRoute
 spec: {rules: [{timeouts: {request: 5}}]}
 ---
 metadata: {}
+---
+kind: TLSRoute
+---
+kind: Deployment
 ";
         let Failure(reason) = texts(text).objects(None, "deleted").unwrap_err();
         assert_eq!(
             reason,
-            "4 faults
-shop.yaml:1:7: kind: Servce: not in this version; did you mean \"Service\"?
+            "6 faults
+shop.yaml:1:7: kind: Servce: no such kind; did you mean \"Service\"?
 shop.yaml:5:3: Service: spec.port: ServiceSpec has no such field; did you mean \"ports\"?
 shop.yaml:8:37: HTTPRoute: spec.rules[0].timeouts.request: 5: must be a string: put it in quotes
 shop.yaml:10:1: kind: is missing: it is one of Service, Workload, HTTPRoute, ServicePolicy
+shop.yaml:12:7: kind: TLSRoute: not in this version; there are Service, Workload, HTTPRoute, ServicePolicy
+shop.yaml:14:7: kind: Deployment: no such kind; there are Service, Workload, HTTPRoute, ServicePolicy
 nothing was deleted"
         );
     }

@@ -18,7 +18,8 @@ mod workload;
 use std::fmt;
 use std::sync::Arc;
 
-use outrigger_engine::config::report::{At, Problem, Report};
+use outrigger_engine::config::report::{At, NOT_IN_THIS_VERSION, Problem, Report};
+use outrigger_engine::source::nearest;
 use outrigger_proto::outrigger::control::v1 as pb;
 
 pub use http_filter::{Filters, HeaderOp, HeaderOps, PathModifier, Redirect, Rewrite};
@@ -82,7 +83,43 @@ pub enum Kind {
     ServicePolicy,
 }
 
+/// Kinds of the Gateway API and of our own that are no typing errors, and that a later version may take.
+const LATER: [&str; 15] = [
+    "AuthorizationPolicy",
+    "BackendTLSPolicy",
+    "GRPCRoute",
+    "Gateway",
+    "GatewayClass",
+    "ListenerSet",
+    "MeshConfig",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TrafficFilter",
+    "UDPRoute",
+    "WorkloadPolicy",
+    "XBackend",
+    "XBackendTrafficPolicy",
+];
+
 impl Kind {
+    /// Why there is no kind that is written so; `names`: what may be written.
+    pub fn why_not<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> String {
+        let there = format!("; there are {}", Kind::ALL.map(Kind::as_str).join(", "));
+        // The command line takes plurals and groups, too.
+        let plain = written.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        let is_it = |later: &str| {
+            let later = later.to_ascii_lowercase();
+            let plural = later.strip_suffix('y').map_or_else(|| format!("{later}s"), |stem| format!("{stem}ies"));
+            plain == later || plain == plural
+        };
+        if LATER.into_iter().any(is_it) {
+            return format!("{NOT_IN_THIS_VERSION}{there}");
+        }
+        let near = nearest(written, names);
+        format!("no such kind{}", if near.is_empty() { there } else { near })
+    }
+
     /// All kinds.
     pub const ALL: [Kind; 4] = [Kind::Service, Kind::Workload, Kind::HttpRoute, Kind::ServicePolicy];
 
@@ -161,7 +198,8 @@ pub fn validate(object: &pb::Object) -> Vec<Problem> {
 /// What is the same for all kinds: version, kind and metadata.
 fn check_head(kind: Kind, api_version: &str, name: &str, metadata: Option<&pb::ObjectMeta>, at: &At<'_>) {
     if !kind.api_versions().contains(&api_version) {
-        at.field("apiVersion").reject(api_version, format_args!("must be {}", kind.api_versions().join(" or ")));
+        let word = if api_version.is_empty() { "is required:" } else { "must be" };
+        at.field("apiVersion").reject(api_version, format_args!("{word} {}", kind.api_versions().join(" or ")));
     }
     if name != kind.as_str() {
         at.field("kind").reject(name, format_args!("must be {}", kind.as_str()));

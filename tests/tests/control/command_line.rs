@@ -72,7 +72,7 @@ fn what_is_wrong_is_shown_with_its_line_and_nothing_is_applied() {
     assert!(refused.ends_with("\nnothing was deleted\n"), "{refused}");
     assert_eq!(plane.run(&["get", "svc", "-o", "name"]).unwrap(), "");
     let near = plane.run(&["get", "httprout"]).unwrap_err();
-    assert_eq!(near, "error: \"httprout\" is no kind of this version; did you mean \"httproute\" or \"httproutes\"?\n");
+    assert_eq!(near, "error: \"httprout\": no such kind; did you mean \"httproute\" or \"httproutes\"?\n");
 }
 
 #[test]
