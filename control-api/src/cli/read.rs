@@ -21,7 +21,7 @@ pub(super) struct Texts(Vec<(String, String)>);
 
 impl Texts {
     /// Reads each file, the YAML and JSON files of each directory in the order of their names, and standard input for
-    /// `-`.
+    /// `-`. Hidden files of a directory are left out: they are other tools', such as an editor's copies and locks.
     pub(super) fn read(names: &[PathBuf]) -> Result<Self, Failure> {
         let mut texts = Texts::default();
         for name in names {
@@ -44,7 +44,7 @@ impl Texts {
 
     fn add(&mut self, file: &Path) -> Result<(), Failure> {
         let name = file.display().to_string();
-        let bytes = std::fs::read(file).map_err(|error| Failure(format!("{name}: {error}")))?;
+        let bytes = std::fs::read(file).map_err(|error| Failure(unread(file, &error)))?;
         let text = utf8(&name, bytes)?;
         self.0.push((name, text));
         Ok(())
@@ -66,10 +66,7 @@ impl Texts {
         faults.check(done)?;
         if found.read.is_empty() {
             let names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(Failure(format!(
-                "no objects in {}",
-                if names.is_empty() { "there".to_owned() } else { names.join(", ") }
-            )));
+            return Err(Failure(format!("no objects in {}", names.join(", "))));
         }
         Ok(found)
     }
@@ -98,15 +95,34 @@ fn utf8(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
     })
 }
 
+/// Why a file cannot be read. Of a link that leads nowhere the kernel says only that there is no file.
+fn unread(file: &Path, error: &std::io::Error) -> String {
+    match std::fs::read_link(file) {
+        Ok(target) if error.kind() == std::io::ErrorKind::NotFound => {
+            format!("{}: is a link to {}, which does not exist", file.display(), target.display())
+        }
+        _ => format!("{}: {error}", file.display()),
+    }
+}
+
 fn files(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |error: std::io::Error| Failure(format!("{}: {error}", directory.display()));
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file() {
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if is_hidden || !matches!(extension, Some("yaml" | "yml" | "json")) {
+            continue;
+        }
+        if std::fs::metadata(&path).map_err(|error| Failure(unread(&path, &error)))?.is_file() {
             files.push(path);
         }
+    }
+    if files.is_empty() {
+        let name = directory.display();
+        return Err(Failure(format!("{name}: no files *.yaml, *.yml or *.json in it (hidden ones are left out)")));
     }
     files.sort();
     Ok(files)
@@ -299,6 +315,8 @@ nothing was deleted"
             ("b.yaml", "kind: Service\nmetadata: {name: b}"),
             ("a.json", "{\"kind\": \"Service\", \"metadata\": {\"name\": \"a\"}}"),
             ("c.txt", "x: ["),
+            (".b.yaml", "x: ["),
+            ("b.yaml~", "x: ["),
         ] {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
@@ -306,5 +324,21 @@ nothing was deleted"
         let objects = texts.objects(None, "applied").unwrap();
         let keys: Vec<String> = objects.read.iter().map(|read| read.key.to_string()).collect();
         assert_eq!(keys, ["Service default/a", "Service default/b"]);
+
+        // As Emacs locks a file, and as a file that is gone is missed.
+        let link = |name: &str| std::os::unix::fs::symlink("nowhere.yaml", directory.path().join(name)).unwrap();
+        link(".#b.yaml");
+        assert!(Texts::read(&[directory.path().to_owned()]).is_ok());
+        link("d.yaml");
+        for named in [directory.path().to_owned(), directory.path().join("d.yaml")] {
+            let Failure(reason) = Texts::read(&[named]).unwrap_err();
+            let name = directory.path().join("d.yaml");
+            assert_eq!(reason, format!("{}: is a link to nowhere.yaml, which does not exist", name.display()));
+        }
+        let empty = tempfile::tempdir().unwrap();
+        std::fs::write(empty.path().join(".a.yaml"), "x: [").unwrap();
+        let Failure(reason) = Texts::read(&[empty.path().to_owned()]).unwrap_err();
+        let name = empty.path().display();
+        assert_eq!(reason, format!("{name}: no files *.yaml, *.yml or *.json in it (hidden ones are left out)"));
     }
 }
