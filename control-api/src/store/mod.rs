@@ -81,6 +81,13 @@ pub enum StoreError {
         /// The number found.
         found: u64,
     },
+    /// The file has no bytes: this process makes none such, and all that was applied is gone from it.
+    #[error(
+        "{}: the file is empty, and what was applied is gone from it: put back a copy of it, or remove it to begin with \
+         nothing and apply the whole mesh anew",
+        .0.display()
+    )]
+    Empty(PathBuf),
     /// The directory or the file cannot be made.
     #[error("{}: {error}", path.display())]
     Io {
@@ -131,6 +138,10 @@ impl Store {
         // A file that is not whole has another name: killed while it makes its file, a process makes it anew.
         let draft = directory.join("outrigger.redb.new");
         let is_new = !path.exists();
+        // The database would take it for a new one.
+        if std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+            return Err(StoreError::Empty(path));
+        }
         let database = match open_file(if is_new { &draft } else { &path }) {
             // Why it cannot be made is the reason to name, not why there is nothing to take away.
             Err(first @ StoreError::Database { .. }) if is_new => match std::fs::remove_file(&draft) {
@@ -297,6 +308,28 @@ mod tests {
         drop(store);
         let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(names.collect::<Vec<_>>(), ["outrigger.redb"]);
+    }
+
+    #[test]
+    fn a_file_that_lost_its_bytes_is_not_taken_for_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("outrigger.redb");
+        let (mut store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
+        store.commit(&[Change::Put(key("a"), record(1, 1, "one"))]).unwrap();
+        drop(store);
+        let copy = std::fs::read(&path).unwrap();
+        std::fs::write(&path, []).unwrap();
+        let refused = Store::open(directory.path(), LOG_ENTRIES).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("{}: the file is empty", path.display())), "{refused}");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "it was left as it was");
+        // What a full disk or a broken copy leaves of it.
+        for length in [1, 100, copy.len() / 2] {
+            std::fs::write(&path, &copy[..length]).unwrap();
+            let refused = Store::open(directory.path(), LOG_ENTRIES).unwrap_err();
+            assert!(matches!(refused, StoreError::Database { .. }), "{length}: {refused}");
+        }
+        std::fs::write(&path, copy).unwrap();
+        assert_eq!(Store::open(directory.path(), LOG_ENTRIES).unwrap().1.len(), 1);
     }
 
     #[test]
