@@ -294,6 +294,15 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_by_which_nothing_would_work_is_refused_with_the_range() {
+        for flag in ["--xds-max-streams", "--xds-max-names", "--log-entries"] {
+            assert!(Cli::try_parse_from(["outrigger", "serve", flag, "1"]).is_ok());
+            let refused = Cli::try_parse_from(["outrigger", "serve", flag, "0"]).unwrap_err().to_string();
+            assert!(refused.contains(flag) && refused.contains("must be a number, 1 or more"), "{refused}");
+        }
+    }
+
+    #[test]
     fn kinds_have_the_names_that_kubectl_takes() {
         for text in ["HTTPRoute", "httproutes", "httproute.gateway.networking.k8s.io"] {
             assert_eq!(kind_named(text).unwrap(), Kind::HttpRoute, "{text}");

@@ -12,6 +12,7 @@ mod unread;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,21 +57,26 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented by its type")]
     pub secure: SecureArgs,
-    /// How many xDS streams may be open; further ones end with RESOURCE_EXHAUSTED.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().streams)]
+    /// How many xDS streams may be open, 1 or more; further ones end with RESOURCE_EXHAUSTED.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().streams, value_parser = at_least_one::<usize>)]
     pub xds_max_streams: usize,
-    /// How many resources one xDS stream may name; with more it ends with RESOURCE_EXHAUSTED.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().names)]
+    /// How many resources one xDS stream may name, 1 or more; with more it ends with RESOURCE_EXHAUSTED.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().names, value_parser = at_least_one::<usize>)]
     pub xds_max_names: usize,
     /// Where /healthz, /readyz and /metrics are served: HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014")]
     pub http: String,
-    /// How many changes the log holds, for watches that come back after a break.
-    #[arg(long, value_name = "N", default_value_t = LOG_ENTRIES)]
+    /// How many changes the log holds, 1 or more, for watches that come back after a break.
+    #[arg(long, value_name = "N", default_value_t = LOG_ENTRIES, value_parser = at_least_one::<u64>)]
     pub log_entries: u64,
     /// What is logged, on standard error.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Info)]
     pub log_level: Level,
+}
+
+/// A bound that leaves room for something.
+fn at_least_one<N: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<N, String> {
+    text.parse().ok().filter(|number| *number >= N::from(1)).ok_or_else(|| "must be a number, 1 or more".to_owned())
 }
 
 /// Serves until SIGTERM or SIGINT.
