@@ -1,17 +1,29 @@
 //! Who runs first where threads share a core: what serves requests, before what builds a configuration.
 //!
 //! A configuration of ten thousand clusters is half a second of work. A worker that wakes for a request would wait until
-//! the builder's time slice is over, again and again. Slices are what the scheduler lets a thread choose, not more: a
-//! lower priority for the builder would be inherited by threads that it starts, and would have it hold locks for longer.
+//! the builder's time slice is over, again and again. Both functions ask the scheduler for what every thread may ask for;
+//! where it refuses, or does not know what is asked, all is as it was.
 
 use std::mem::size_of;
+
+/// What is added to the nice value of the thread that builds. One worker that has all it asks for leaves it a tenth of a
+/// core, so that a configuration comes into force on a machine without idle time too.
+const NICER: libc::c_int = 10;
 
 /// The least time slice that the kernel has, in nanoseconds.
 const SLICE: u64 = 100_000;
 
+/// The thread that calls gives way to the others, for good: so do all threads that it starts.
+pub fn give_way() {
+    // SAFETY: takes no pointer. The value is this thread's on Linux.
+    unsafe {
+        libc::nice(NICER);
+    }
+}
+
 /// The thread that calls gets the core soon when it wakes, for a short while each time: its share stays what it was.
 /// From Linux 6.12 on; before, or where a sandbox refuses it, the slice of an ordinary thread is not its own.
-pub(crate) fn wake_soon() {
+pub fn wake_soon() {
     let size = size_of::<libc::sched_attr>() as libc::c_uint;
     // SAFETY: all of it are integers.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
@@ -40,6 +52,17 @@ mod tests {
             assert_eq!(libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0), 0);
             (attributes.sched_nice, attributes.sched_runtime)
         }
+    }
+
+    #[test]
+    fn who_gives_way_is_nicer_and_nobody_else_is() {
+        let before = attributes();
+        let nicer = std::thread::spawn(|| {
+            give_way();
+            attributes()
+        });
+        assert_eq!(nicer.join().unwrap().0, before.0 + NICER);
+        assert_eq!(attributes(), before);
     }
 
     #[test]

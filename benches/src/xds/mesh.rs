@@ -3,8 +3,6 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +15,7 @@ use outrigger_proto::envoy::config::core::v3 as core;
 use outrigger_proto::envoy::config::endpoint::v3 as eds;
 use outrigger_proto::envoy::config::route::v3 as rds;
 use outrigger_proto::prost::Message;
+use outrigger_proxy::priority;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -198,21 +197,13 @@ impl Drop for Runtime {
     }
 }
 
-/// The thread that calls runs where nothing else wants to: what it computes is not to be taken for the proxy's delay.
-fn gives_way() {
-    let thread = std::fs::read_link("/proc/thread-self");
-    if let Some(id) = thread.ok().as_deref().and_then(Path::file_name) {
-        // Where there is no such program the figures are worse, not wrong.
-        _ = Command::new("renice").args(["-n", "19", "-p"]).arg(id).stdout(Stdio::null()).status();
-    }
-}
-
 impl Management {
     pub(crate) fn start(mesh: &Mesh) -> anyhow::Result<Self> {
+        // What the server computes is not to be taken for the proxy's delay.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
-            .on_thread_start(gives_way)
+            .on_thread_start(priority::give_way)
             .build()?;
         let (views, receiver) = watch::channel::<Arc<dyn Views>>(Arc::new(Same(mesh.view())));
         let server = Server::new(receiver, Limits::default());

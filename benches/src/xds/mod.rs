@@ -149,7 +149,7 @@ async fn push(options: &Options, program: &Path, cores: Cores) -> anyhow::Result
     match (cores.of(Place::Proxy), cores.of(Place::Load)) {
         (Some(proxy), Some(load)) => println!(
             "The proxy, all its threads, on core {proxy}; load ({rate} requests a second), upstreams and management server \
-             (nice 19) on core {load}. A push is encoded before its time runs.\n"
+             (nice 10) on core {load}. A push is encoded before its time runs.\n"
         ),
         _ => println!("One core for everything: what the proxy does cannot be told from what load and server do.\n"),
     }

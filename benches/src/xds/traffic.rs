@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use outrigger_proxy::priority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -54,7 +55,9 @@ pub(crate) async fn upstream(letter: char) -> anyhow::Result<u16> {
     Ok(port)
 }
 
+/// Of a thread that the others of the bench are not to delay.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    priority::wake_soon();
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 

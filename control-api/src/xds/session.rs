@@ -1,6 +1,8 @@
 //! What one xDS stream says and when: requests, views and time in, responses out, no I/O.
 //!
-//! One response per kind is in flight. Kinds wait for one another so that nothing breaks on the way from one view to
+//! One response per kind is in flight. By delta it ends at [`PART`], and the rest follows when the client has answered:
+//! so an endpoint that goes does not wait for ten thousand clusters that change, and nobody has to hold all of a mesh in
+//! one message. Kinds wait for one another so that nothing breaks on the way from one view to
 //! the next: clusters and their endpoints go first; listeners and routes, which may name them, when the client has
 //! acknowledged those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this);
 //! clusters that are gone are taken away when the listeners and routes that named them have been replaced. In place of
@@ -21,6 +23,10 @@ use super::{Resource, View};
 /// How long other kinds wait for the answer to a response: Envoy's default `initial_fetch_timeout`, after which a
 /// cluster stops warming.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A response by delta is full when its resources have so many bytes. A proxy reads and applies them in some ten
+/// milliseconds.
+pub(super) const PART: usize = 128 << 10;
 
 /// The two ways to say what changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +133,8 @@ pub(super) struct Session {
     nonces: u64,
     /// The version of the clusters that the client accepted last, on this stream or before; empty if none.
     accepted: Arc<str>,
+    /// [`PART`].
+    pub(super) part: usize,
 }
 
 impl Session {
@@ -138,6 +146,7 @@ impl Session {
             subscriptions: Kind::ALL.map(|kind| (kind, Subscription::default())).into(),
             nonces: 0,
             accepted: Arc::default(),
+            part: PART,
         }
     }
 
@@ -352,14 +361,13 @@ impl Session {
         let none = Resources::new();
         let there = self.view.get(&kind).unwrap_or(&none);
         let held = self.rejected_until();
+        let most = if self.protocol == Protocol::Delta { self.part } else { usize::MAX };
         let subscription = self.subscriptions.get_mut(&kind)?;
         let answer = std::mem::take(&mut subscription.answer);
 
         let mut resources = Vec::new();
         let mut removed = Vec::new();
-        let mut due = std::mem::take(&mut subscription.changed);
-        due.append(&mut subscription.owed);
-        for name in due {
+        for name in subscription.take_due(there, most) {
             if let Some(resource) = there.get(&name) {
                 let since = subscription.told.get(&name).map_or(self.nonces + 1, |told| told.since);
                 subscription.told.insert(name, Told { since, last: Last::Sent(resource.clone()) });

@@ -9,7 +9,7 @@ use outrigger_engine::xds::Kind;
 use proptest::prelude::*;
 
 use super::View;
-use super::session::{Names, PATIENCE, Protocol, Request, Response, Session};
+use super::session::{Names, PART, PATIENCE, Protocol, Request, Response, Session};
 use super::session_tests::resource;
 
 /// Whether resources of the kind name clusters.
@@ -54,6 +54,8 @@ fn view(versions: &[[u8; 3]; 4]) -> Arc<View> {
 /// A client that keeps what it was sent last, by kind and name.
 struct Client {
     protocol: Protocol,
+    /// Of the session.
+    part: usize,
     session: Session,
     view: Arc<View>,
     now: Instant,
@@ -69,10 +71,11 @@ struct Client {
 }
 
 impl Client {
-    fn new(protocol: Protocol) -> Self {
+    fn new(protocol: Protocol, part: usize) -> Self {
         let view = Arc::new(View::new());
         let mut client = Self {
             protocol,
+            part,
             session: Session::new(protocol, true, view.clone()),
             view,
             now: Instant::now(),
@@ -93,6 +96,7 @@ impl Client {
         let world = self.protocol == Protocol::StateOfTheWorld;
         assert!(past.is_some() || !world || !refused || self.accepted.is_empty(), "nobody knows what it uses");
         self.session = Session::new(self.protocol, true, self.view.clone());
+        self.session.part = self.part;
         self.unanswered.clear();
         self.nonces.clear();
         if past.is_none() {
@@ -254,14 +258,18 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
     #[test]
-    fn a_client_ends_with_what_the_view_says(world in any::<bool>(), steps in prop::collection::vec(step(), 0..60)) {
-        let mut client = Client::new(if world { Protocol::StateOfTheWorld } else { Protocol::Delta });
+    fn a_client_ends_with_what_the_view_says(
+        world in any::<bool>(),
+        part in prop_oneof![Just(1), Just(PART)],
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
+        let mut client = Client::new(if world { Protocol::StateOfTheWorld } else { Protocol::Delta }, part);
         for step in &steps {
             client.step(step);
             client.read()?;
         }
         // All of it is answered, in few rounds. Removals do not wait for ever for routes that nobody asks for.
-        for _ in 0..12 {
+        for _ in 0..20 {
             client.now += PATIENCE;
             for kind in Kind::ALL {
                 client.answer(kind, true);

@@ -9,7 +9,7 @@ use outrigger_engine::xds::Kind;
 use proptest::prelude::*;
 
 use super::View;
-use super::session::{Names, Protocol, Request, Session};
+use super::session::{Names, PART, Protocol, Request, Session};
 use super::session_tests::resource;
 
 use Kind::{Cluster, Listener, Routes};
@@ -42,6 +42,8 @@ fn view(table: &str, cluster: &str) -> Arc<View> {
 
 struct Client {
     protocol: Protocol,
+    /// Of the session.
+    part: usize,
     session: Session,
     view: Arc<View>,
     now: Instant,
@@ -58,10 +60,11 @@ struct Client {
 }
 
 impl Client {
-    fn new(protocol: Protocol) -> Self {
+    fn new(protocol: Protocol, part: usize) -> Self {
         let view = view(TABLES[0], CLUSTERS[0]);
         let mut client = Self {
             protocol,
+            part,
             session: Session::new(protocol, true, view.clone()),
             view,
             now: Instant::now(),
@@ -78,6 +81,7 @@ impl Client {
 
     fn connect(&mut self) {
         self.session = Session::new(self.protocol, true, self.view.clone());
+        self.session.part = self.part;
         self.subscribed.clear();
         self.newest.clear();
         self.silent = vec![Cluster, Listener, Routes];
@@ -171,8 +175,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1024) })]
 
     #[test]
-    fn a_listener_in_force_never_lacks_its_cluster(world in any::<bool>(), steps in prop::collection::vec(step(), 0..80)) {
-        let mut client = Client::new(if world { Protocol::StateOfTheWorld } else { Protocol::Delta });
+    fn a_listener_in_force_never_lacks_its_cluster(
+        world in any::<bool>(),
+        part in prop_oneof![Just(1), Just(PART)],
+        steps in prop::collection::vec(step(), 0..80),
+    ) {
+        let mut client = Client::new(if world { Protocol::StateOfTheWorld } else { Protocol::Delta }, part);
         for step in steps {
             match step {
                 Step::View(table, cluster) => {

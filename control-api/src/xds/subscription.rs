@@ -67,6 +67,8 @@ pub(super) struct Subscription {
     pub(super) changed: BTreeSet<Arc<str>>,
     /// To be told whether it changed or not, or that it does not exist.
     pub(super) owed: BTreeSet<Arc<str>>,
+    /// What changed while other changes waited for their response already.
+    first: BTreeSet<Arc<str>>,
     /// Told, and not there any more.
     pub(super) gone: BTreeSet<Arc<str>>,
     /// Since when some are gone.
@@ -126,6 +128,31 @@ impl Subscription {
         self.answer || !self.changed.is_empty() || !self.owed.is_empty()
     }
 
+    /// What the next response tells of, until it has `most` bytes: up to the half of it what goes first.
+    pub(super) fn take_due(&mut self, there: &Resources, most: usize) -> Vec<Arc<str>> {
+        let (mut taken, mut size) = (Vec::new(), 0);
+        for (first, most) in [(true, most / 2), (false, most)] {
+            while size < most {
+                let Some(name) = self.pop_due(first) else { break };
+                size += there.get(&name).map_or(0, |resource| resource.body.len());
+                taken.push(name);
+            }
+        }
+        taken
+    }
+
+    fn pop_due(&mut self, first: bool) -> Option<Arc<str>> {
+        let name = if first {
+            self.first.pop_first()?
+        } else {
+            [self.changed.first(), self.owed.first()].into_iter().flatten().min()?.clone()
+        };
+        self.changed.remove(&name);
+        self.owed.remove(&name);
+        self.first.remove(&name);
+        Some(name)
+    }
+
     /// Whether the client has not answered, and may still be waited for.
     pub(super) fn unanswered(&self, now: Instant, patience: Duration) -> bool {
         self.in_flight.as_ref().is_some_and(|sent| now < sent.since + patience)
@@ -164,7 +191,7 @@ impl Subscription {
 
     /// Compares what the client was told with what there is.
     pub(super) fn refresh(&mut self, resources: &Resources) {
-        self.changed.clear();
+        let waited = std::mem::take(&mut self.changed);
         let told = &self.told;
         let differs = |resource: &Resource| {
             told.get(&resource.name).is_none_or(|told| told.version() != resource.version.as_ref())
@@ -174,6 +201,10 @@ impl Subscription {
         } else {
             let wanted = self.names.iter().filter_map(|name| resources.get(name));
             self.changed.extend(wanted.filter(|r| differs(r)).map(|r| r.name.clone()));
+        }
+        self.first.retain(|name| self.changed.contains(name));
+        if !waited.is_empty() {
+            self.first.extend(self.changed.difference(&waited).cloned());
         }
         self.gone = self.told.keys().filter(|name| !resources.contains_key(*name)).cloned().collect();
     }
@@ -258,6 +289,7 @@ impl Subscription {
         self.told.retain(|name, _| names.contains(name));
         self.changed.retain(|name| names.contains(name));
         self.owed.retain(|name| names.contains(name));
+        self.first.retain(|name| names.contains(name));
         self.gone.retain(|name| names.contains(name));
         self.refused.retain(|name, _| names.contains(name));
     }

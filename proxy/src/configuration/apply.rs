@@ -1,6 +1,5 @@
 //! Updates become what is in force. This computes (decoding, converting, hashing) and binds sockets, so it runs beside
-//! the control thread, one step at a time: [`Applier`] goes to a thread of the blocking pool with each step and comes
-//! back.
+//! the control thread, one step at a time: [`Applier`] goes to the builder (`builder.rs`) with each step and comes back.
 
 mod in_force;
 

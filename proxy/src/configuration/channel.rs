@@ -5,6 +5,8 @@ use outrigger_engine::config::config_source::Origin;
 use outrigger_engine::xds::{Interest, Kind, Rejection, Update};
 use tokio::sync::{mpsc, oneshot};
 
+use super::builder::Builder;
+
 /// Pushes that may wait before a source has to.
 const WAITING: usize = 16;
 
@@ -37,7 +39,10 @@ pub enum Content {
 
 /// The end of a source. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Feed(mpsc::Sender<Push>);
+pub struct Feed {
+    pushes: mpsc::Sender<Push>,
+    builder: Builder,
+}
 
 impl Feed {
     /// Has an `update` from `origin` applied, and says what was rejected: resources of it, and those that came with it
@@ -62,28 +67,33 @@ impl Feed {
         self.push(origin, Content::Failure { kind, names, reason }).await.map(|_| ())
     }
 
+    /// Where what takes long to read is read.
+    pub(crate) fn builder(&self) -> &Builder {
+        &self.builder
+    }
+
     /// Whether a push waits to be looked at.
     pub(super) fn has_waiting(&self) -> bool {
-        self.0.capacity() < self.0.max_capacity()
+        self.pushes.capacity() < self.pushes.max_capacity()
     }
 
     /// As if a push waited, as long as what comes back is kept.
     #[cfg(test)]
     pub(super) async fn waits(&self) -> mpsc::OwnedPermit<Push> {
-        self.0.clone().reserve_owned().await.unwrap()
+        self.pushes.clone().reserve_owned().await.unwrap()
     }
 
     async fn push(&self, origin: Origin, content: Content) -> Option<Vec<Rejection>> {
         let (outcome, rejected) = oneshot::channel();
-        self.0.send(Push { origin, content, outcome }).await.ok()?;
+        self.pushes.send(Push { origin, content, outcome }).await.ok()?;
         rejected.await.ok()
     }
 }
 
-/// The channel of pushes: for sources, and for the configuration task.
-pub fn pushes() -> (Feed, mpsc::Receiver<Push>) {
-    let (send, receive) = mpsc::channel(WAITING);
-    (Feed(send), receive)
+/// The channel of pushes: for sources, which have what takes long done by `builder`, and for the configuration task.
+pub(crate) fn pushes(builder: Builder) -> (Feed, mpsc::Receiver<Push>) {
+    let (pushes, receive) = mpsc::channel(WAITING);
+    (Feed { pushes, builder }, receive)
 }
 
 /// The channel of interests: for the configuration task, and for the xDS client. Names come in the order in which they

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::sleep;
 
+use super::builder::Builder;
 use super::channel::Feed;
 use super::watch::{Watch, Watcher};
 use crate::telemetry::stats::Stats;
@@ -49,6 +50,7 @@ struct Watched {
     kind: Kind,
     path: Arc<str>,
     watch: Watch,
+    builder: Builder,
     /// A hash of the content that was read last.
     content: Option<u64>,
     /// Why it could not be read, the last time.
@@ -81,7 +83,7 @@ impl Files {
             });
         }
         let (feed, stats) = (self.feed.clone(), self.stats.clone());
-        let mut watched = Watched::new(kind, &source, &self.watcher);
+        let mut watched = Watched::new(kind, &source, self);
         spawn_local(async move {
             let mut known = BTreeSet::new();
             loop {
@@ -133,7 +135,7 @@ impl Files {
         }
         let file = named.entry(key).or_insert_with(|| {
             let file = Rc::new(Named::default());
-            let watched = Watched::new(*kind, file_source, &self.watcher);
+            let watched = Watched::new(*kind, file_source, self);
             spawn_local(watch_named(Rc::downgrade(&file), watched, source.origin.clone(), self.feed.clone()));
             file
         });
@@ -227,9 +229,9 @@ async fn apply_wanted(
 }
 
 impl Watched {
-    fn new(kind: Kind, source: &FileSource, watcher: &Watcher) -> Self {
-        let (path, watch) = (source.path.clone(), watcher.watch(source));
-        Watched { kind, path, watch, content: None, failure: None }
+    fn new(kind: Kind, source: &FileSource, files: &Files) -> Self {
+        let (path, watch, builder) = (source.path.clone(), files.watcher.watch(source), files.feed.builder().clone());
+        Watched { kind, path, watch, builder, content: None, failure: None }
     }
 
     /// The content of the file when it is another than before, or why it cannot be read when that is news. Nothing is
@@ -238,9 +240,7 @@ impl Watched {
         loop {
             // First, so that nothing is missed.
             self.watch.renew();
-            let (path, kind, before) = (self.path.clone(), self.kind, self.content);
-            let read = spawn_blocking(move || read(&path, kind, before));
-            match read.await.unwrap_or_else(|error| Err(error.to_string())) {
+            match self.read().await {
                 Ok(Some((content, file))) => {
                     (self.content, self.failure) = (Some(content), None);
                     return Ok(file);
@@ -256,19 +256,28 @@ impl Watched {
             self.watch.changed().await;
         }
     }
+
+    /// A hash of the content and what it says; `None` where it is what it was, or nothing yet.
+    async fn read(&self) -> Result<Option<(u64, DiscoveryFile)>, String> {
+        let (path, kind, before) = (self.path.clone(), self.kind, self.content);
+        // A file may keep its reader waiting: a pipe, or one on a server that is away.
+        let read = spawn_blocking(move || read(&path, before)).await;
+        let Some((content, text)) = read.unwrap_or_else(|error| Err(error.to_string()))? else { return Ok(None) };
+        let path = self.path.clone();
+        let parsed = self.builder.run(move || read_discovery(&Source::new(&path, &text), kind)).await;
+        let file = parsed.unwrap_or_else(|| Err("the thread that parses has panicked".to_owned()))?;
+        Ok(Some((content, file)))
+    }
 }
 
-/// A hash of the content and what it says; `None` where it is what it was `before`, or nothing yet.
-fn read(path: &str, kind: Kind, before: Option<u64>) -> Result<Option<(u64, DiscoveryFile)>, String> {
+/// A hash of the content, and the content; `None` where it is what it was `before`, or nothing yet.
+fn read(path: &str, before: Option<u64>) -> Result<Option<(u64, String)>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     let mut hasher = DefaultHasher::new();
     hasher.write(text.as_bytes());
     let content = hasher.finish();
     // Whoever makes a file fills it a moment later.
-    if text.is_empty() || before == Some(content) {
-        return Ok(None);
-    }
-    Ok(Some((content, read_discovery(&Source::new(path, &text), kind)?)))
+    Ok(if text.is_empty() || before == Some(content) { None } else { Some((content, text)) })
 }
 
 #[cfg(test)]
@@ -309,7 +318,7 @@ mod tests {
         let run = async {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("eds");
-            let (feed, mut pushes) = pushes();
+            let (feed, mut pushes) = pushes(Builder::start().unwrap());
             let files = Files::new(feed, Arc::new(Stats::new()));
             let source =
                 Arc::new(ConfigSource { origin: Origin::file(path.to_str().unwrap()), initial_fetch_timeout: None });

@@ -2,10 +2,11 @@
 //! in force a moment later.
 //!
 //! One task on the control thread takes updates in turn ([`queue`]) and does what needs that thread: names to resolve,
-//! resources to ask for, files to watch. What computes goes to another thread and back ([`apply`]), so that the control
-//! thread always answers. What the bootstrap configures goes the same way first.
+//! resources to ask for, files to watch. What computes ([`apply`]) goes to another thread and back ([`builder`]), so that
+//! the control thread always answers. What the bootstrap configures goes the same way first.
 
 mod apply;
+pub(crate) mod builder;
 pub mod channel;
 mod file;
 mod graveyard;
@@ -26,10 +27,11 @@ use outrigger_engine::config::dynamic_resources::DynamicResources;
 use outrigger_engine::config::listener::Listener;
 use outrigger_engine::xds::{Interest, Kind};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::sleep_until;
 
 use self::apply::{Applier, Wanted};
+use self::builder::Builder;
 use self::channel::{Content, Feed, Push};
 use self::file::Files;
 use self::queue::{Job, Queue};
@@ -76,7 +78,8 @@ impl Configuration {
     ) -> Result<Self, StartError> {
         let mut applier = Applier::new(process.clone());
         applier.start(clusters, listeners)?;
-        let (feed, pushes) = channel::pushes();
+        let builder = Builder::start().map_err(|source| StartError::System { what: "builder thread", source })?;
+        let (feed, pushes) = channel::pushes(builder);
         let sources = [(Kind::Cluster, &dynamic.clusters), (Kind::Listener, &dynamic.listeners)];
         let (mut awaited, mut files) = (Vec::new(), Vec::new());
         for (kind, source) in sources {
@@ -111,20 +114,21 @@ impl Configuration {
         loop {
             let (job, resolved_now) = (queue.next(), std::mem::take(&mut resolved));
             let (has_more, news) = (!queue.is_empty(), feed.clone());
-            let step = spawn_blocking(move || {
+            let step = feed.builder().run(move || {
                 // Every change of threads is at the cost of the workers, where they share a core.
-                let gives_way = || has_more || news.has_waiting();
+                let gives_way = || has_more || news.has_waiting() || news.builder().has_waiting();
                 let step = one_step(&mut applier, job, &resolved_now, accepting || dynamic, gives_way);
                 (applier, step)
             });
             let Step { wanted, left, answered };
             (applier, Step { wanted, left, answered }) = match step.await {
-                Ok(back) => back,
-                Err(error) => {
-                    tracing::error!(target: "config", "the configuration does not change any more: {error}");
+                Some(back) => back,
+                None => {
+                    tracing::error!(target: "config", "the configuration does not change any more: its thread panicked");
                     return;
                 }
             };
+            process.access_logs.start_writers();
             left.into_iter().for_each(|job| queue.put_back(job));
             if let Some(begun) = begun.take() {
                 // Who does not wait need not know.

@@ -19,8 +19,8 @@ use crate::grpc::{Call, CallError, frame};
 use crate::telemetry::stats::SubscriptionStats;
 use crate::worker::Worker;
 
-/// Messages above this are decoded beside the control thread, in bytes: a millisecond's work.
-const LARGE: usize = 256 << 10;
+/// Messages above this are decoded beside the control thread, in bytes: a tenth of a millisecond's work.
+const LARGE: usize = 16 << 10;
 
 /// A stream and what it is for.
 pub(super) struct Stream {
@@ -174,9 +174,9 @@ impl Stream {
                 Event::Message(message) => {
                     let response = match message.len() {
                         0..LARGE => Response::decode(variant, &message),
-                        _ => match tokio::task::spawn_blocking(move || Response::decode(variant, &message)).await {
-                            Ok(response) => response,
-                            Err(_) => return,
+                        _ => match self.feed.builder().run(move || Response::decode(variant, &message)).await {
+                            Some(response) => response,
+                            None => return,
                         },
                     };
                     match response {

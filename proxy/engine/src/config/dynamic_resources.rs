@@ -69,18 +69,10 @@ impl DynamicResources {
         }
     }
 
-    /// The clusters of the management servers.
-    pub fn servers(&self) -> impl Iterator<Item = &Arc<str>> {
-        let own = [&self.clusters, &self.listeners].into_iter().flatten().filter_map(|source| match &source.origin {
-            Origin::Grpc(source) => Some(source),
-            Origin::Ads | Origin::Path(_) => None,
-        });
-        self.ads.iter().chain(own).flat_map(|source| source.services.iter().map(|service| &service.cluster))
-    }
-
     /// Whether a management server is among the sources: it wants `node.id` and `node.cluster`.
     pub fn uses_grpc(&self) -> bool {
-        self.servers().next().is_some()
+        let mut own = [&self.clusters, &self.listeners].into_iter().flatten();
+        self.ads.is_some() || own.any(|source| matches!(source.origin, Origin::Grpc(_)))
     }
 }
 

@@ -324,12 +324,13 @@ impl Client {
     fn answer(&mut self, answer: Answer) -> Option<Request> {
         let Answer { kind, nonce, version, error, .. } = answer;
         let subscription = self.kinds.get_mut(&kind)?;
-        let names = subscription.names_to_send();
         let version = if error.is_none() { version } else { subscription.version.clone() };
         let on_stream = subscription.on_stream.as_mut()?;
         on_stream.open = on_stream.open.saturating_sub(1);
         Some(match self.variant {
             Variant::Sotw => {
+                let names = subscription.names_to_send();
+                let on_stream = subscription.on_stream.as_mut()?;
                 let message = pb::DiscoveryRequest {
                     version_info: version,
                     resource_names: strings(&names),

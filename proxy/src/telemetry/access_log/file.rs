@@ -24,6 +24,8 @@ const QUEUE: usize = 32;
 pub struct LogFiles {
     stats: Arc<Stats>,
     open: Mutex<HashMap<String, Weak<LogFile>>>,
+    /// Of files that were opened since threads were started last.
+    writers: Mutex<Vec<Writer>>,
 }
 
 /// One file. Its writer ends when the last holder is gone and everything is written.
@@ -45,11 +47,12 @@ enum Message {
 impl LogFiles {
     /// No file yet; writes are counted in `stats`.
     pub fn new(stats: Arc<Stats>) -> Self {
-        LogFiles { stats, open: Mutex::default() }
+        LogFiles { stats, open: Mutex::default(), writers: Mutex::default() }
     }
 
     /// Opens a file to append to it, or finds it open. `/dev/stdout` and `/dev/stderr` are the process's own, whatever
-    /// they are connected to. Keep the result as long as the log is configured.
+    /// they are connected to. Keep the result as long as the log is configured. It is written after
+    /// [`LogFiles::start_writers`].
     pub fn open(&self, path: &str) -> io::Result<Arc<LogFile>> {
         let mut open = lock(&self.open);
         if let Some(file) = open.get(path).and_then(Weak::upgrade) {
@@ -61,13 +64,26 @@ impl LogFiles {
         let writer = Writer {
             path: path.to_owned(),
             target: open_path(path)?,
+            queue: receiver,
             reopen: Arc::clone(&reopen),
             stats: Arc::clone(&self.stats),
         };
-        thread::Builder::new().name("log_writer".into()).stack_size(128 * 1024).spawn(|| writer.run(receiver))?;
+        lock(&self.writers).push(writer);
         let file = Arc::new(LogFile { path: path.to_owned(), queue, reopen, stats: Arc::clone(&self.stats) });
         open.insert(path.to_owned(), Arc::downgrade(&file));
         Ok(file)
+    }
+
+    /// Starts the threads of the files that were opened, with the priority of the thread that calls: who opens files
+    /// builds a configuration, and gives way to others.
+    pub fn start_writers(&self) {
+        for writer in std::mem::take(&mut *lock(&self.writers)) {
+            let path = writer.path.clone();
+            let thread = thread::Builder::new().name("log_writer".into()).stack_size(128 * 1024);
+            if let Err(error) = thread.spawn(|| writer.run()) {
+                tracing::error!("nothing is written to {path:?}: cannot start a thread for it: {error}");
+            }
+        }
     }
 
     /// Opens every file again by its path, after something moved them away.
@@ -136,16 +152,18 @@ impl LogFile {
 }
 
 /// The thread of one file.
+#[derive(Debug)]
 struct Writer {
     path: String,
     target: File,
+    queue: Receiver<Message>,
     reopen: Arc<AtomicBool>,
     stats: Arc<Stats>,
 }
 
 impl Writer {
-    fn run(mut self, queue: Receiver<Message>) {
-        while let Ok(message) = queue.recv() {
+    fn run(mut self) {
+        while let Ok(message) = self.queue.recv() {
             let bytes = match message {
                 Message::Lines(Batch { bytes, .. }) => bytes,
                 Message::Barrier(done) => {
@@ -210,6 +228,7 @@ mod tests {
     fn lines_of_all_workers_reach_the_file_whole() {
         let (_directory, path, stats, files) = logs();
         let file = files.open(&path).unwrap();
+        files.start_writers();
         let workers = (0..3).map(|worker| {
             let file = Arc::clone(&file);
             thread::spawn(move || {
@@ -244,6 +263,7 @@ mod tests {
     fn after_a_rotation_lines_go_to_the_new_file() {
         let (directory, path, _, files) = logs();
         let file = files.open(&path).unwrap();
+        files.start_writers();
         let mut buffer = LogBuffer::new(Sink::File(file));
         buffer.line(|out| out.extend_from_slice(b"old\n"));
         buffer.flush();
@@ -266,6 +286,7 @@ mod tests {
         // Opened for both, so that opening does not wait for a reader, and kept, so that writing does not fail.
         let reader = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
         let file = files.open(fifo.to_str().unwrap()).unwrap();
+        files.start_writers();
         let mut buffer = LogBuffer::new(Sink::File(file));
         let line = [b'x'; 1023];
         for _ in 0..8 * 1024 {

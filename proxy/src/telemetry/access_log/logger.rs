@@ -86,6 +86,11 @@ impl AccessLogs {
         paths.map(|path| self.file(path)).collect()
     }
 
+    /// Starts the threads that write the files opened so far: [`LogFiles::start_writers`].
+    pub fn start_writers(&self) {
+        self.files.start_writers();
+    }
+
     fn file(&self, path: &str) -> Result<Arc<LogFile>, OpenError> {
         self.files.open(path).map_err(|error| OpenError { path: path.to_owned(), error })
     }
@@ -209,6 +214,8 @@ impl WorkerLogs {
 
     fn file(&self, path: &str) -> Option<LogBuffer> {
         let file = self.logs.file(path).map_err(|error| tracing::error!("{error}")).ok()?;
+        // As a rule it was open, and has its writer.
+        self.logs.start_writers();
         Some(LogBuffer::new(Sink::File(file)))
     }
 
@@ -324,6 +331,7 @@ mod tests {
         let (logs, _streams) = AccessLogs::new(Arc::clone(&stats), Node::default());
         let configured = [file_log(&path("a"), "%RESPONSE_CODE%\n"), file_log(&path("b"), "b %RESPONSE_CODE%\n")];
         let opened = logs.open(&configured).unwrap();
+        logs.start_writers();
         let worker = WorkerLogs::new(Arc::new(logs));
         let start = Instant::now();
         worker.log(&configured, &FormatContext::new(&info(200), Duration::ZERO), 0);

@@ -18,7 +18,7 @@ use crate::config::hcm::{Http1Options, Http2Options};
 use crate::config::tls::UpstreamTls;
 
 /// A cluster as configured; what changes while it runs is in [`crate::balance::ClusterState`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Cluster {
     /// Its name, as routes give it.
     pub name: Arc<str>,
@@ -70,7 +70,7 @@ impl Cluster {
 }
 
 /// Where the hosts of a cluster come from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Discovery {
     /// From the configuration: the hosts themselves, so that addresses are kept once.
     Static(Arc<HostSet>),
