@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::model::Key;
 use crate::serve::LARGEST_MESSAGE;
-use crate::store::{LogError, StoreError};
+use crate::store::{LogError, StoreError, is_full};
 
 /// The longest answer to a write, in bytes. Unit tests shall not have to write 64 MB.
 const LARGEST_ANSWER: usize = if cfg!(test) { 1 << 20 } else { LARGEST_MESSAGE };
@@ -76,7 +76,10 @@ pub enum Refusal {
     Slow(std::time::Duration),
     /// The store failed: the process ends, and starts anew from what is on the disk.
     #[error("the store failed, nothing is acknowledged that is not on the disk: {0}")]
-    Store(#[from] StoreError),
+    Store(StoreError),
+    /// The store did not take it, and goes on.
+    #[error(transparent)]
+    NotStored(StoreError),
     /// The process is about to end.
     #[error("the control plane is stopping: try again")]
     Stopping,
@@ -109,6 +112,15 @@ fn describe(violations: &[Violation]) -> String {
         text.push_str("; ...");
     }
     text
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotStored { .. } => Refusal::NotStored(error),
+            error => Refusal::Store(error),
+        }
+    }
 }
 
 impl From<Refusal> for Status {
@@ -145,7 +157,8 @@ impl From<Refusal> for Status {
             Refusal::NotFound(_) => Code::NotFound,
             Refusal::TooLong { .. } => Code::ResourceExhausted,
             Refusal::Log(LogError::TooOld { .. } | LogError::Future { .. }) | Refusal::Slow(_) => Code::OutOfRange,
-            Refusal::Log(LogError::Database(_)) => Code::Internal,
+            Refusal::NotStored(StoreError::NotStored { error, .. }) if is_full(&error) => Code::ResourceExhausted,
+            Refusal::Log(LogError::Database(_)) | Refusal::NotStored(_) => Code::Internal,
             Refusal::Store(_) | Refusal::Stopping => Code::Unavailable,
         };
         Status::new(code, shortened(message))

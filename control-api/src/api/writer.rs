@@ -321,7 +321,7 @@ impl Thread {
         if dry_run || plan.changes.is_empty() {
             return Ok(self.store.revision());
         }
-        let revision = self.store.commit(&plan.changes)?;
+        let revision = self.store.commit(&plan.changes).inspect_err(|error| tracing::error!("{error}"))?;
         let removed = plan.changes.iter().filter(|change| matches!(change, Change::Remove(..))).count();
         tracing::info!("revision {revision}: {} written, {removed} deleted", plan.changes.len() - removed);
         self.publish.send_replace(Arc::new(plan.next));

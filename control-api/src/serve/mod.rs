@@ -104,6 +104,7 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, String> {
     let log = store.log();
     let (writer, in_force, failure) = Writer::start(store, records)?;
     let result = runtime.block_on(async {
+        survive_large_files()?;
         let (publish, views) = watch::channel::<Arc<dyn Views>>(in_force.borrow().clone());
         let limits = Limits { streams: args.xds_max_streams, names: args.xds_max_names };
         let xds = crate::xds::Server::new(views, limits);
@@ -148,6 +149,12 @@ async fn stopped(writer: &Writer) -> Result<(), String> {
     tracing::info!("stopping");
     writer.stop().await;
     Ok(())
+}
+
+/// A file that grows beyond what the process may write fails that write, and does not end the process.
+fn survive_large_files() -> Result<(), String> {
+    // What handles a signal stays installed.
+    signal(SignalKind::from_raw(libc::SIGXFSZ)).map(drop).map_err(|error| format!("no signals: {error}"))
 }
 
 async fn run(

@@ -1,11 +1,11 @@
 //! Reading what happened since a revision.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase};
+use redb::ReadableDatabase;
 
-use super::{COMPACTED, Change, LOG, META, REVISION, Record};
+use super::{COMPACTED, Change, LOG, META, REVISION, Record, Shared};
 
 /// How many changes are read at once, so that a watcher far behind costs little memory. A set is never cut.
 const CHUNK: usize = 256;
@@ -42,7 +42,7 @@ pub enum LogError {
 /// A reader of the log; its calls block for as long as the disk takes.
 #[derive(Clone, Debug)]
 pub struct Log {
-    pub(super) database: Arc<Database>,
+    pub(super) database: Shared,
 }
 
 impl Log {
@@ -62,7 +62,8 @@ impl Log {
     }
 
     fn read(&self, revision: u64) -> Result<(u64, u64, Vec<Entry>), redb::Error> {
-        let transaction = self.database.begin_read()?;
+        let open = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = open.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?;
         let meta = transaction.open_table(META)?;
         let number = |name| meta.get(name).map(|found| found.map_or(0, |number| number.value()));
         let (compacted, newest) = (number(COMPACTED)?, number(REVISION)?);

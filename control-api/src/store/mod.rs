@@ -5,14 +5,16 @@
 //! is a log of how it became so, by revision: watches read it, and it is bounded by dropping its oldest revisions.
 //!
 //! The database has one writer, so [`Store`] writes by `&mut self` and is owned by one thread (its calls block);
-//! readers of the log have a [`Log`] each.
+//! readers of the log have a [`Log`] each. After an error of the disk the database takes and gives nothing any more until
+//! it is opened again, and only then it is known what the disk has: readers wait for that, and so for each write.
 
 mod log;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -104,7 +106,24 @@ pub enum StoreError {
         /// Why not.
         error: Box<redb::Error>,
     },
+    /// A write failed, and all is as it was before it.
+    #[error("nothing was stored: {}: {error}: {}, then send it again", path.display(), if is_full(error) { "make room on its disk" } else { "see to its disk" })]
+    NotStored {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: Box<redb::Error>,
+    },
 }
+
+/// Whether an error says that there is no room, on the disk or for a file of this user or process.
+pub(crate) fn is_full(error: &redb::Error) -> bool {
+    let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge);
+    matches!(error, redb::Error::Io(error) if full(error.kind()))
+}
+
+/// The open file. `None` only while it is opened again, and where that failed.
+type Shared = Arc<Mutex<Option<Database>>>;
 
 fn open_file(path: &Path) -> Result<Database, StoreError> {
     Database::create(path).map_err(|error| match error {
@@ -117,7 +136,7 @@ fn open_file(path: &Path) -> Result<Database, StoreError> {
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    database: Arc<Database>,
+    database: Shared,
     revision: u64,
     log_entries: u64,
 }
@@ -150,55 +169,17 @@ impl Store {
             },
             opened => opened?,
         };
-        let mut store = Self { path, database: Arc::new(database), revision: 0, log_entries };
-        let format = store.prepare().map_err(|error| store.error(error))?;
+        let format = prepare(&database).map_err(|error| failed(&path, error))?;
         if format != FORMAT_NUMBER {
-            return Err(StoreError::Format { path: store.path, found: format });
+            return Err(StoreError::Format { path, found: format });
         }
         if is_new {
-            std::fs::rename(&draft, &store.path)
+            std::fs::rename(&draft, &path)
                 .and_then(|()| starting.sync_all())
-                .map_err(|error| StoreError::Io { path: store.path.clone(), error })?;
+                .map_err(|error| StoreError::Io { path: path.clone(), error })?;
         }
-        let records = store.load().map_err(|error| store.error(error))?;
-        Ok((store, records))
-    }
-
-    /// Makes the tables of a new file; says the number of the layout.
-    fn prepare(&self) -> Result<u64, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_quick_repair(true);
-        let format = {
-            let mut meta = transaction.open_table(META)?;
-            let found = meta.get(FORMAT)?.map(|number| number.value());
-            match found {
-                Some(found) => found,
-                None => {
-                    meta.insert(FORMAT, FORMAT_NUMBER)?;
-                    FORMAT_NUMBER
-                }
-            }
-        };
-        if format == FORMAT_NUMBER {
-            transaction.open_table(CURRENT)?;
-            transaction.open_table(LOG)?;
-            transaction.commit()?;
-        }
-        Ok(format)
-    }
-
-    fn load(&mut self) -> Result<Records, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        self.revision = transaction.open_table(META)?.get(REVISION)?.map_or(0, |revision| revision.value());
-        let mut records = Records::new();
-        for entry in transaction.open_table(CURRENT)?.iter()? {
-            let (key, value) = entry?;
-            let (revision, created, generation, created_at, bytes) = value.value();
-            let bytes = Bytes::copy_from_slice(bytes);
-            let record = Record { revision, created, generation, created_at, bytes };
-            records.insert(Arc::from(key.value()), Arc::new(record));
-        }
-        Ok(records)
+        let (revision, records) = load(&database).map_err(|error| failed(&path, error))?;
+        Ok((Self { path, database: Arc::new(Mutex::new(Some(database))), revision, log_entries }, records))
     }
 
     /// The newest revision; 0 if nothing was ever written.
@@ -214,60 +195,114 @@ impl Store {
     /// Writes a set as the revision after the newest. When this returns, it is on the disk.
     ///
     /// # Errors
-    /// What the database says; it takes no further writes after one, so the process has to start anew.
+    /// [`StoreError::NotStored`] where nothing of it is on the disk; a later write may be. Any other error says that the
+    /// store cannot go on.
     pub fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
         let revision = self.revision.saturating_add(1);
-        self.write(revision, changes).map_err(|error| self.error(error))?;
+        let mut open = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = open
+            .as_ref()
+            .map_or(Err(redb::Error::DatabaseClosed), |database| write(database, revision, changes, self.log_entries));
+        if let Err(error) = written {
+            // Closed before it is opened: the file has a lock.
+            *open = None;
+            let database = Database::open(&self.path).map_err(|error| failed(&self.path, error.into()))?;
+            let stored = newest(&database).map_err(|error| failed(&self.path, error))?;
+            *open = Some(database);
+            if stored != revision {
+                return Err(StoreError::NotStored { path: self.path.clone(), error: Box::new(error) });
+            }
+        }
         self.revision = revision;
         Ok(revision)
     }
+}
 
-    fn write(&self, revision: u64, changes: &[Change]) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        // Costs a little space, and a start after a crash does not have to read the whole file.
-        transaction.set_quick_repair(true);
-        {
-            let mut current = transaction.open_table(CURRENT)?;
-            let mut log = transaction.open_table(LOG)?;
-            let mut meta = transaction.open_table(META)?;
-            for (place, change) in (0_u32..).zip(changes) {
-                let (removed, key, record) = match change {
-                    Change::Put(key, record) => {
-                        current.insert(
-                            key.as_ref(),
-                            (revision, record.created, record.generation, record.created_at, record.bytes.as_ref()),
-                        )?;
-                        (false, key, record)
-                    }
-                    Change::Remove(key, record) => {
-                        current.remove(key.as_ref())?;
-                        (true, key, record)
-                    }
-                };
-                let Record { created, generation, created_at, ref bytes, .. } = **record;
-                log.insert(
-                    (revision, place),
-                    (removed, key.as_ref(), created, generation, created_at, bytes.as_ref()),
-                )?;
-            }
-            meta.insert(REVISION, revision)?;
-            while log.len()? > self.log_entries {
-                let Some(oldest) = log.first()?.map(|(place, _)| place.value().0) else { break };
-                if oldest == revision {
-                    break;
-                }
-                log.retain_in((oldest, 0)..=(oldest, u32::MAX), |_, _| false)?;
-                meta.insert(COMPACTED, oldest)?;
+fn failed(path: &Path, error: redb::Error) -> StoreError {
+    StoreError::Database { path: path.to_owned(), error: Box::new(error) }
+}
+
+/// Makes the tables of a new file; says the number of the layout.
+fn prepare(database: &Database) -> Result<u64, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    let format = {
+        let mut meta = transaction.open_table(META)?;
+        let found = meta.get(FORMAT)?.map(|number| number.value());
+        match found {
+            Some(found) => found,
+            None => {
+                meta.insert(FORMAT, FORMAT_NUMBER)?;
+                FORMAT_NUMBER
             }
         }
+    };
+    if format == FORMAT_NUMBER {
+        transaction.open_table(CURRENT)?;
+        transaction.open_table(LOG)?;
         transaction.commit()?;
-        Ok(())
     }
+    Ok(format)
+}
 
-    fn error(&self, error: redb::Error) -> StoreError {
-        StoreError::Database { path: self.path.clone(), error: Box::new(error) }
+/// The newest revision.
+fn newest(database: &Database) -> Result<u64, redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
+    Ok(meta.get(REVISION)?.map_or(0, |revision| revision.value()))
+}
+
+/// The newest revision, and all that is in force.
+fn load(database: &Database) -> Result<(u64, Records), redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut records = Records::new();
+    for entry in transaction.open_table(CURRENT)?.iter()? {
+        let (key, value) = entry?;
+        let (revision, created, generation, created_at, bytes) = value.value();
+        let bytes = Bytes::copy_from_slice(bytes);
+        let record = Record { revision, created, generation, created_at, bytes };
+        records.insert(Arc::from(key.value()), Arc::new(record));
     }
+    Ok((newest(database)?, records))
+}
+
+fn write(database: &Database, revision: u64, changes: &[Change], log_entries: u64) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    // Costs a little space, and a start after a crash does not have to read the whole file.
+    transaction.set_quick_repair(true);
+    {
+        let mut current = transaction.open_table(CURRENT)?;
+        let mut log = transaction.open_table(LOG)?;
+        let mut meta = transaction.open_table(META)?;
+        for (place, change) in (0_u32..).zip(changes) {
+            let (removed, key, record) = match change {
+                Change::Put(key, record) => {
+                    current.insert(
+                        key.as_ref(),
+                        (revision, record.created, record.generation, record.created_at, record.bytes.as_ref()),
+                    )?;
+                    (false, key, record)
+                }
+                Change::Remove(key, record) => {
+                    current.remove(key.as_ref())?;
+                    (true, key, record)
+                }
+            };
+            let Record { created, generation, created_at, ref bytes, .. } = **record;
+            log.insert((revision, place), (removed, key.as_ref(), created, generation, created_at, bytes.as_ref()))?;
+        }
+        meta.insert(REVISION, revision)?;
+        while log.len()? > log_entries {
+            let Some(oldest) = log.first()?.map(|(place, _)| place.value().0) else { break };
+            if oldest == revision {
+                break;
+            }
+            log.retain_in((oldest, 0)..=(oldest, u32::MAX), |_, _| false)?;
+            meta.insert(COMPACTED, oldest)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -370,9 +405,11 @@ mod tests {
         let (store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
         let refused = Store::open(directory.path(), LOG_ENTRIES).unwrap_err().to_string();
         assert!(refused.ends_with("stop that one, or give this one a directory of its own"), "{refused}");
-        let transaction = store.database.begin_write().unwrap();
+        let open = store.database.lock().unwrap();
+        let transaction = open.as_ref().unwrap().begin_write().unwrap();
         transaction.open_table(META).unwrap().insert(FORMAT, 2).unwrap();
         transaction.commit().unwrap();
+        drop(open);
         drop(store);
         let refused = Store::open(directory.path(), LOG_ENTRIES).unwrap_err().to_string();
         assert!(refused.ends_with("this version reads 1: run the version that wrote it"), "{refused}");

@@ -8,6 +8,7 @@
 
 mod command_line;
 mod crash;
+mod full_disk;
 mod grpcurl;
 mod plane;
 mod security;
