@@ -307,8 +307,7 @@ mod tests {
         let message = bootstrap_message(&[Source::new("made", &yaml)]).unwrap();
         let node = message.node.unwrap();
         assert_eq!((node.id.as_str(), node.cluster.as_str()), ("orders-1", "orders"));
-        let (config, wrong) = NodeConfig::of(&node).unwrap();
-        assert_eq!(wrong, [""; 0]);
+        let config = NodeConfig::of(&node).unwrap().unwrap();
         assert_eq!(config.service, Name::new("shop", "orders"));
         assert_eq!(config.inbound, ["8080=127.0.0.1:9080".parse().unwrap()]);
         let to = ["users=127.0.0.1:9101", "other/products:http=127.0.0.1:9102"];

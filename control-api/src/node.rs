@@ -8,21 +8,27 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use outrigger_engine::config::report::{At, Report};
+use outrigger_engine::source::nearest;
 use outrigger_proto::envoy::config::core::v3::Node;
 use outrigger_proto::envoy::config::core::v3::node::UserAgentVersionType;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
+use crate::model::value::{check, dns_label};
 use crate::model::{DEFAULT_NAMESPACE, Name};
 
 const KEY: &str = "outrigger";
+const NAMESPACE: &str = "namespace";
+const INBOUND: &str = "inbound";
+const TO: &str = "to";
 
 /// How long a text that a client has the control plane keep may be, in bytes: what it says of itself, and names of
 /// resources.
 pub const LONGEST_TEXT: usize = 1024;
 /// How many entries a list of the metadata may have.
 const MOST_ENTRIES: usize = 1000;
-/// How many entries that cannot be read are named in the log.
+/// How many faults of the metadata are named.
 const NAMED_FAULTS: usize = 3;
 
 /// What is kept of a node while its streams are open: the rest of what it says of itself may be large, and nothing
@@ -36,24 +42,16 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Takes what is used. Parts of the metadata that cannot be read are named in the log.
+    /// Takes what is used.
     ///
     /// # Errors
-    /// The field that is longer than [`LONGEST_TEXT`] or has too many entries.
+    /// The field that is longer than [`LONGEST_TEXT`] or has too many entries, or what of our metadata cannot be read. The
+    /// log names the latter, too.
     pub fn of(node: &Node) -> Result<Caller, String> {
         check_size(node)?;
-        let config = NodeConfig::of(node).map(|(config, wrong)| {
-            if !wrong.is_empty() {
-                let reasons: Vec<&str> = wrong.iter().take(NAMED_FAULTS).map(String::as_str).collect();
-                let more = match wrong.len().saturating_sub(NAMED_FAULTS) {
-                    0 => String::new(),
-                    more => format!("; and {more} more"),
-                };
-                let reasons = reasons.join("; ");
-                tracing::warn!(node = node.id, "a part of the node's metadata cannot be read: {reasons}{more}");
-            }
-            config
-        });
+        // A part that is left out would be missed much later: a proxy without the listener that its application calls.
+        let config = NodeConfig::of(node)
+            .inspect_err(|reason| tracing::warn!("a stream of {} is refused: {reason}", node.id))?;
         Ok(Caller { id: node.id.clone(), config })
     }
 }
@@ -68,7 +66,12 @@ fn check_size(node: &Node) -> Result<(), String> {
     check_text("cluster", &node.cluster)?;
     check_text("user_agent_name", &node.user_agent_name)?;
     check_text("user_agent_version", version)?;
-    for (name, value) in own(node).into_iter().flat_map(|own| &own.fields) {
+    let own = own(node).and_then(|own| match own {
+        Kind::StructValue(own) => Some(&own.fields),
+        _ => None,
+    });
+    for (name, value) in own.into_iter().flatten() {
+        check_text(&format!("metadata.{KEY}"), name)?;
         let field = format!("metadata.{KEY}.{name}");
         match &value.kind {
             Some(Kind::StringValue(text)) => check_text(&field, text)?,
@@ -97,11 +100,8 @@ fn check_text(field: &str, text: &str) -> Result<(), String> {
 }
 
 /// Our part of the metadata.
-fn own(node: &Node) -> Option<&Struct> {
-    match &node.metadata.as_ref()?.fields.get(KEY)?.kind {
-        Some(Kind::StructValue(own)) => Some(own),
-        _ => None,
-    }
+fn own(node: &Node) -> Option<&Kind> {
+    node.metadata.as_ref()?.fields.get(KEY)?.kind.as_ref()
 }
 
 /// The workload behind a node.
@@ -197,21 +197,56 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl NodeConfig {
-    /// Reads what a node says; `None` if it was not made by `outrigger bootstrap`. What cannot be read of the lists is
-    /// left out, and named by the second part.
-    pub fn of(node: &Node) -> Option<(NodeConfig, Vec<String>)> {
-        let own = own(node)?;
-        let namespace = match own.fields.get("namespace").and_then(|value| value.kind.as_ref()) {
-            Some(Kind::StringValue(namespace)) => namespace,
-            _ => DEFAULT_NAMESPACE,
+    /// Reads what a node says; `None` if it says nothing, as other xDS clients do.
+    ///
+    /// # Errors
+    /// What cannot be read, with the path of each field.
+    pub fn of(node: &Node) -> Result<Option<NodeConfig>, String> {
+        let Some(own) = own(node) else { return Ok(None) };
+        let report = Report::new();
+        let root = report.root();
+        let at = root.field("node");
+        let config = Self::read(&node.cluster, own, &at.field("metadata").field(KEY));
+        let faults = report.into_parts().0;
+        if faults.is_empty() {
+            return Ok(Some(config));
+        }
+        let named: Vec<String> = faults.iter().take(NAMED_FAULTS).map(ToString::to_string).collect();
+        let more = match faults.len().saturating_sub(NAMED_FAULTS) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
         };
-        let mut wrong = Vec::new();
-        let config = NodeConfig {
-            service: Name::new(namespace, &node.cluster),
-            inbound: list(own, "inbound", &mut wrong),
-            to: list(own, "to", &mut wrong),
+        Err(named.join("; ") + &more)
+    }
+
+    fn read(service: &str, own: &Kind, at: &At<'_>) -> NodeConfig {
+        let none = Struct::default();
+        let own = match own {
+            Kind::StructValue(own) => own,
+            _ => {
+                at.reject("", "must be a map, as `outrigger bootstrap` writes it");
+                &none
+            }
         };
-        Some((config, wrong))
+        let known = [NAMESPACE, INBOUND, TO];
+        for name in own.fields.keys().filter(|name| !known.contains(&name.as_str())) {
+            let near = nearest(name, known.into_iter());
+            let hint = if near.is_empty() { format!("; there are {}", known.join(", ")) } else { near };
+            at.key(name).reject("", format_args!("no such field{hint}"));
+        }
+        let namespace = match field(own, NAMESPACE) {
+            None => DEFAULT_NAMESPACE,
+            Some(Kind::StringValue(namespace)) => {
+                check(&at.field(NAMESPACE), namespace, dns_label);
+                namespace
+            }
+            Some(_) => {
+                at.field(NAMESPACE).reject("", "must be a string");
+                DEFAULT_NAMESPACE
+            }
+        };
+        let service = Name::new(namespace, service);
+        NodeConfig { service, inbound: list(own, INBOUND, at), to: list(own, TO, at) }
     }
 
     /// What goes into `node.metadata`.
@@ -222,9 +257,9 @@ impl NodeConfig {
         };
         let own = Struct {
             fields: [
-                ("namespace".to_owned(), text(self.service.namespace.to_string())),
-                ("inbound".to_owned(), list(self.inbound.iter().map(Inbound::to_string).collect())),
-                ("to".to_owned(), list(self.to.iter().map(To::to_string).collect())),
+                (NAMESPACE.to_owned(), text(self.service.namespace.to_string())),
+                (INBOUND.to_owned(), list(self.inbound.iter().map(Inbound::to_string).collect())),
+                (TO.to_owned(), list(self.to.iter().map(To::to_string).collect())),
             ]
             .into(),
         };
@@ -232,19 +267,33 @@ impl NodeConfig {
     }
 }
 
-fn list<T: FromStr<Err = String>>(own: &Struct, field: &str, wrong: &mut Vec<String>) -> Vec<T> {
-    let Some(Kind::ListValue(list)) = own.fields.get(field).and_then(|value| value.kind.as_ref()) else {
-        return Vec::new();
+/// A field, unless it is absent or null.
+fn field<'s>(own: &'s Struct, name: &str) -> Option<&'s Kind> {
+    own.fields.get(name)?.kind.as_ref().filter(|kind| !matches!(kind, Kind::NullValue(_)))
+}
+
+fn list<T: FromStr<Err = String>>(own: &Struct, name: &str, at: &At<'_>) -> Vec<T> {
+    let at = at.field(name);
+    let list = match field(own, name) {
+        None => return Vec::new(),
+        Some(Kind::ListValue(list)) => list,
+        Some(_) => {
+            at.reject("", "must be a list of strings");
+            return Vec::new();
+        }
     };
     let mut found = Vec::new();
-    for value in &list.values {
+    for (place, value) in list.values.iter().enumerate() {
         let text = match &value.kind {
-            Some(Kind::StringValue(text)) => text.as_str(),
-            _ => "",
+            Some(Kind::StringValue(text)) => text,
+            _ => {
+                at.index(place).reject("", "must be a string");
+                continue;
+            }
         };
         match text.parse() {
             Ok(value) => found.push(value),
-            Err(reason) => wrong.push(format!("{field}: {text:?}: {reason}")),
+            Err(reason) => at.index(place).reject(text, reason),
         }
     }
     found
@@ -252,6 +301,8 @@ fn list<T: FromStr<Err = String>>(own: &Struct, field: &str, wrong: &mut Vec<Str
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::testing::Heard;
 
@@ -281,8 +332,8 @@ mod tests {
             to: vec!["users=127.0.0.1:9101".parse().unwrap()],
         };
         let node = Node { cluster: "orders".to_owned(), metadata: Some(config.metadata()), ..Default::default() };
-        assert_eq!(NodeConfig::of(&node), Some((config, Vec::new())));
-        assert_eq!(NodeConfig::of(&Node::default()), None);
+        assert_eq!(NodeConfig::of(&node), Ok(Some(config)));
+        assert_eq!(NodeConfig::of(&Node::default()), Ok(None));
     }
 
     #[test]
@@ -317,18 +368,55 @@ mod tests {
         }
     }
 
+    /// A node with this in its metadata, in JSON.
+    fn with_metadata(own: serde_json::Value) -> Node {
+        fn value(json: serde_json::Value) -> Value {
+            let kind = match json {
+                serde_json::Value::Null => Kind::NullValue(0),
+                serde_json::Value::String(text) => Kind::StringValue(text),
+                serde_json::Value::Array(values) => {
+                    Kind::ListValue(ListValue { values: values.into_iter().map(value).collect() })
+                }
+                serde_json::Value::Object(fields) => Kind::StructValue(Struct {
+                    fields: fields.into_iter().map(|(name, json)| (name, value(json))).collect(),
+                }),
+                other => Kind::NumberValue(other.as_f64().unwrap()),
+            };
+            Value { kind: Some(kind) }
+        }
+        let metadata = Some(Struct { fields: [(KEY.to_owned(), value(own))].into() });
+        Node { id: "orders-1".to_owned(), cluster: "orders".to_owned(), metadata, ..Node::default() }
+    }
+
+    #[test]
+    fn what_a_hand_wrote_is_read_or_refused_by_the_name_of_its_field() {
+        let read = NodeConfig::of(&with_metadata(json!({"inbound": null, "to": ["users=127.0.0.1:9101"]})));
+        let config = read.unwrap().unwrap();
+        assert_eq!((config.service.to_string(), config.to.len()), ("default/orders".to_owned(), 1));
+        for (own, expected) in [
+            (json!(["users=127.0.0.1:9101"]), ": must be a map, as `outrigger bootstrap` writes it"),
+            (json!({"inbounds": []}), "[\"inbounds\"]: no such field; did you mean \"inbound\"?"),
+            (json!({"services": []}), "[\"services\"]: no such field; there are namespace, inbound, to"),
+            (json!({"to": "users=127.0.0.1:9101"}), ".to: must be a list of strings"),
+            (json!({"inbound": ["8080=127.0.0.1:9080", 8080]}), ".inbound[1]: must be a string"),
+            (json!({"to": ["users"]}), ".to[0]: users: write SERVICE=ADDRESS:PORT, as in users=127.0.0.1:9101"),
+            (json!({"namespace": 5}), ".namespace: must be a string"),
+        ] {
+            let refused = NodeConfig::of(&with_metadata(own)).unwrap_err();
+            assert_eq!(refused, format!("node.metadata.outrigger{expected}"));
+        }
+        let refused = NodeConfig::of(&with_metadata(json!({"namespace": "Shop"}))).unwrap_err();
+        assert!(refused.starts_with("node.metadata.outrigger.namespace: Shop: must be "), "{refused}");
+    }
+
     #[test]
     fn what_cannot_be_read_is_one_line_of_the_log() {
-        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-        let list = ListValue { values: vec![value("what\nis it"); MOST_ENTRIES] };
-        let list = Value { kind: Some(Kind::ListValue(list)) };
-        let own = Struct { fields: [("inbound".to_owned(), list.clone()), ("to".to_owned(), list)].into() };
-        let own = Value { kind: Some(Kind::StructValue(own)) };
-        let metadata = Some(Struct { fields: [(KEY.to_owned(), own)].into() });
-        let node = Node { id: "orders-1".to_owned(), metadata, ..Node::default() };
+        let list = vec!["what\nis it".repeat(50); MOST_ENTRIES];
+        let node = with_metadata(json!({"inbound": list, "to": list}));
         let heard = Heard::default();
-        tracing::subscriber::with_default(heard.clone(), || Caller::of(&node)).unwrap();
+        let refused = tracing::subscriber::with_default(heard.clone(), || Caller::of(&node)).unwrap_err();
+        assert!(refused.ends_with("; and 1997 more") && refused.len() < 1000, "{refused}");
         let [line] = heard.lines().try_into().unwrap();
-        assert!(line.contains("orders-1") && line.contains("; and 1997 more") && line.len() < 1000, "{line}");
+        assert!(line.contains("orders-1") && line.contains("; and 1997 more") && line.len() < 1200, "{line}");
     }
 }
