@@ -242,7 +242,7 @@ impl<M: Messages> Serve<M> {
         if let Some(open) = &mut self.open {
             let Some(kind) = kind else {
                 if !std::mem::replace(&mut open.asked_for_other, true) {
-                    tracing::info!(
+                    tracing::warn!(
                         "{} asks for {type_url:?}: this server has none, and leaves it unanswered",
                         open.caller.id
                     );

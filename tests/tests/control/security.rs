@@ -1,5 +1,7 @@
 //! Who may call the control plane, and who may not.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -62,6 +64,20 @@ fn only_whoever_shows_a_certificate_of_the_authority_is_answered() {
     }
     let alone = get(&CLIENT[..4]).unwrap_err();
     assert_eq!(alone, "error: --tls-cert and --tls-key go together: give both, or none\n");
+}
+
+#[test]
+fn a_stranger_does_not_fill_the_log() {
+    let (plane, _directory) = mutual();
+    for _ in 0..500 {
+        let mut stream = TcpStream::connect(plane.address()).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        // Until the handshake has failed.
+        _ = stream.read_to_end(&mut Vec::new());
+    }
+    let log = plane.process.output();
+    let lines = log.lines().filter(|line| line.contains("the TLS handshake with 127.0.0.1:")).count();
+    assert!((1..=250).contains(&lines), "{lines} lines: {log}");
 }
 
 #[test]
