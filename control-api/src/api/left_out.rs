@@ -22,7 +22,7 @@ fn rejected<'m>(mesh: &'m Mesh, key: &Key) -> &'m [Rejected] {
 }
 
 /// What is wrong with the object: fields, and resources that no proxy would take.
-fn reasons(mesh: &Mesh, key: &Key) -> Vec<String> {
+pub(super) fn reasons(mesh: &Mesh, key: &Key) -> Vec<String> {
     let fields = mesh.faults().get(key).into_iter().flatten().map(ToString::to_string);
     let resources = rejected(mesh, key).iter().flat_map(|rejected| {
         let place = format!("{:?} {}", rejected.kind, rejected.name);

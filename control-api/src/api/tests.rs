@@ -497,6 +497,12 @@ async fn what_an_earlier_version_took_and_this_one_refuses_says_so_in_its_status
     let route = get("HTTPRoute", "r").await;
     is_left_out(&route["parents"][0]["conditions"][0], "UnsupportedValue", "spec.rules[0].matches[0].path.value: x: ");
     assert!(get("Service", "good").await["conditions"].is_null());
+    // A watch that goes on tells it too.
+    let request = WatchRequest { kind: "Service".to_owned(), after_revision: Some(1), ..WatchRequest::default() };
+    let mut events = api.watch(Request::new(request)).await.unwrap().into_inner();
+    let told = objects::json(&next(&mut events).await.unwrap().object.unwrap());
+    assert_eq!(told["metadata"]["name"], "bad");
+    is_left_out(&told["status"]["conditions"][0], "Invalid", "spec.ports[0].port: 70000: ");
     let counts = || {
         let set = api.current();
         super::left_out::count(&set.compiled.mesh, set.objects.keys()).into_values().collect::<Vec<_>>()

@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::check::conditions;
 use super::refusal::Refusal;
-use super::{Api, InForce, Standing, objects};
+use super::{Api, InForce, Standing, left_out, objects};
 use crate::model::{self, DEFAULT_NAMESPACE, Key, Kind};
 use crate::store::{Change, Entry, Log, LogError};
 
@@ -94,7 +94,7 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
             let standing = api.board.standing(&api.proxies);
             for (key, held) in set.objects.iter().filter(|(key, _)| selection.holds(key)) {
                 let status = api.status(&set, key, held, &standing);
-                seen.changes(key, status.as_ref());
+                seen.changes(key, status.as_ref(), &set);
                 let object = api.with_status(&set, key, held, status.as_ref());
                 send(out, event(Event::Initial, held.record.revision, Some(object))).await?;
             }
@@ -125,7 +125,7 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
         let all = set.objects.iter().filter(|_| is_new);
         for (key, held) in some.filter(|_| !is_new).chain(all).filter(|(key, _)| selection.holds(key)) {
             let status = api.status(&set, key, held, &standing);
-            if seen.changes(key, status.as_ref()) {
+            if seen.changes(key, status.as_ref(), &set) {
                 let object = api.with_status(&set, key, held, status.as_ref());
                 send(out, event(Event::Applied, revision, Some(object))).await?;
             }
@@ -145,21 +145,25 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
     }
 }
 
-/// What the reader was told of the conditions of each object: hashes of types, statuses and reasons. Messages count
-/// proxies, and nobody watches for each of them.
+/// What the reader was told of the conditions of each object: hashes of types, statuses and reasons, and of what is left
+/// out of it. Messages count proxies, and nobody watches for each of them.
 #[derive(Default)]
 struct Seen(BTreeMap<Key, u64>);
 
 impl Seen {
     /// Whether the conditions are others than those that were told before. Where none were, they are: a watch that goes
     /// on after a break does not know which of them its reader has seen, and the log does not hold them.
-    fn changes(&mut self, key: &Key, status: Option<&model::Status>) -> bool {
-        // The condition of a Service or Workload is there while it has something to say.
-        let Some(status) = status else { return self.0.remove(key).is_some() };
+    fn changes(&mut self, key: &Key, status: Option<&model::Status>, set: &InForce) -> bool {
+        let left_out = left_out::reasons(&set.compiled.mesh, key);
+        // The conditions of a Service or Workload are there while they have something to say.
+        if status.is_none() && left_out.is_empty() {
+            return self.0.remove(key).is_some();
+        }
         let mut hash = DefaultHasher::new();
-        for (name, condition) in conditions(status) {
+        for (name, condition) in status.into_iter().flat_map(conditions) {
             (name, &condition.status, &condition.reason).hash(&mut hash);
         }
+        left_out.hash(&mut hash);
         let hash = hash.finish();
         self.0.insert(key.clone(), hash) != Some(hash)
     }
@@ -190,7 +194,7 @@ fn of_entry(
     let held = set.objects.get(&key).filter(|held| held.record.revision == entry.revision);
     let object = held.map_or(object, |held| {
         let status = api.status(set, &key, held, standing);
-        seen.changes(&key, status.as_ref());
+        seen.changes(&key, status.as_ref(), set);
         api.with_status(set, &key, held, status.as_ref())
     });
     Ok(Some(event(kind, entry.revision, Some(object))))
