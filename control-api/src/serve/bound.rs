@@ -1,8 +1,13 @@
-//! Requests that are longer than a message may be. The transport refuses them with a text that says neither what to do nor
-//! that nothing was done; the length stands before the message, so somebody else can say it first.
+//! What requests may take that no service bounds itself.
+//!
+//! One that is longer than a message may be the transport refuses with a text that says neither what to do nor that nothing
+//! was done; the length stands before the message, so somebody else can say it first. One that never ends would be under
+//! way for ever, and so would watches of the health, as many as somebody opens.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -10,19 +15,50 @@ use axum::middleware::{Next, from_fn};
 use bytes::Bytes;
 use http_body::Frame;
 use outrigger_proto::outrigger::control::v1::control_server::SERVICE_NAME;
+use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use tonic::Status;
 use tonic::service::Routes;
 
 use super::LARGEST_MESSAGE;
+use super::idle::With;
 
 /// Before a message in a body: whether it is compressed, and its length in four bytes.
 const PREFIX: usize = 5;
+/// How long a request may take to come, but for streams of xDS.
+const RECEIVE: Duration = Duration::from_secs(60);
+/// Watches of the health at a time.
+const HEALTH_WATCHES: usize = 1000;
 
-/// Looks at the requests of the control API, each of which is one message.
+/// Bounds the requests to `routes`.
 pub(super) fn bound(routes: Routes) -> Routes {
-    let look = from_fn(|request: Request, next: Next| {
-        let is_ours = request.uri().path().split('/').nth(1) == Some(SERVICE_NAME);
-        next.run(if is_ours { request.map(|body| Body::new(Bounded { body, prefix: Vec::new() })) } else { request })
+    let watches = Arc::new(Semaphore::new(HEALTH_WATCHES));
+    let look = from_fn(move |request: Request, next: Next| {
+        let watches = Arc::clone(&watches);
+        async move {
+            let mut path = request.uri().path().split('/').skip(1);
+            let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+            // Each is one message.
+            let prefix = (service == SERVICE_NAME).then(Vec::new);
+            let is_health_watch = service == "grpc.health.v1.Health" && method == "Watch";
+            // They have bounds of their own.
+            let is_xds_stream = service.starts_with("envoy.service.") && !method.starts_with("Fetch");
+            let request = match is_xds_stream {
+                true => request,
+                false => {
+                    let end = Box::pin(tokio::time::sleep(RECEIVE));
+                    request.map(|body| Body::new(Bounded { body, prefix, end }))
+                }
+            };
+            if !is_health_watch {
+                return next.run(request).await;
+            }
+            let Ok(kept) = watches.try_acquire_owned() else {
+                let reason = format!("{HEALTH_WATCHES} health watches are open, and no more are allowed: use Check");
+                return Status::resource_exhausted(reason).into_http();
+            };
+            next.run(request).await.map(|body| Body::new(With { body, kept }))
+        }
     });
     Routes::from(routes.into_axum_router().layer(look))
 }
@@ -30,16 +66,19 @@ pub(super) fn bound(routes: Routes) -> Routes {
 /// The body of a request.
 struct Bounded {
     body: Body,
-    /// Its first bytes.
-    prefix: Vec<u8>,
+    /// Its first bytes, where their length is looked at.
+    prefix: Option<Vec<u8>>,
+    /// By when it has to be there.
+    end: Pin<Box<Sleep>>,
 }
 
 impl Bounded {
     /// Looks at what came. An error ends the request with its status.
     fn look(&mut self, data: &Bytes) -> Result<(), Status> {
-        let missing = PREFIX.saturating_sub(self.prefix.len());
-        self.prefix.extend(data.iter().take(missing));
-        let [_, length @ ..] = self.prefix.as_slice() else { return Ok(()) };
+        let Some(prefix) = &mut self.prefix else { return Ok(()) };
+        let missing = PREFIX.saturating_sub(prefix.len());
+        prefix.extend(data.iter().take(missing));
+        let [_, length @ ..] = prefix.as_slice() else { return Ok(()) };
         let Ok(length) = length.try_into().map(u32::from_be_bytes) else { return Ok(()) };
         if missing == 0 || length as usize <= LARGEST_MESSAGE {
             return Ok(());
@@ -57,7 +96,11 @@ impl http_body::Body for Bounded {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            ready!(this.end.as_mut().poll(context));
+            let late = format!("nothing was done: the request did not come to its end in {RECEIVE:?}");
+            return Poll::Ready(Some(Err(axum::Error::new(Status::deadline_exceeded(late)))));
+        };
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref())
             && let Err(status) = this.look(data)
         {
@@ -76,7 +119,7 @@ mod tests {
     use std::sync::Arc;
 
     use outrigger_proto::outrigger::control::v1::control_server::ControlServer;
-    use tokio_stream::StreamExt;
+    use tokio_stream::{Stream, StreamExt};
     use tonic::Code;
     use tonic::codegen::Service as _;
 
@@ -84,21 +127,24 @@ mod tests {
     use crate::api::{Api, Writer};
     use crate::store::Store;
 
-    /// What `Apply` answers to a body that begins so.
-    async fn answer(pieces: &'static [&'static [u8]]) -> Status {
+    /// What `Apply` answers to such a body.
+    async fn answer(body: Body) -> Status {
         let directory = tempfile::tempdir().unwrap();
         let (store, records) = Store::open(directory.path(), 10).unwrap();
         let log = store.log();
         let (writer, in_force, _failure) = Writer::start(store, records).unwrap();
         let server = ControlServer::new(Api::new(writer, in_force, log, Arc::default()));
         let mut router = bound(Routes::new(server.max_decoding_message_size(LARGEST_MESSAGE))).into_axum_router();
-        let pieces = tokio_stream::iter(pieces).map(|piece| Ok::<_, std::io::Error>(Bytes::from_static(piece)));
-        let request = http::Request::post(format!("/{SERVICE_NAME}/Apply"))
-            .header("content-type", "application/grpc")
-            .body(Body::from_stream(pieces))
-            .unwrap();
-        let response = router.call(request).await.unwrap();
+        let response = router.call(request(&format!("/{SERVICE_NAME}/Apply"), body)).await.unwrap();
         Status::from_header_map(response.headers()).unwrap()
+    }
+
+    fn request(path: &str, body: Body) -> Request {
+        http::Request::post(path).header("content-type", "application/grpc").body(body).unwrap()
+    }
+
+    fn pieces(pieces: &'static [&'static [u8]]) -> impl Stream<Item = std::io::Result<Bytes>> {
+        tokio_stream::iter(pieces).map(|piece| Ok(Bytes::from_static(piece)))
     }
 
     #[tokio::test]
@@ -106,14 +152,50 @@ mod tests {
         /// 64 MB and a byte.
         const WHOLE: &[&[u8]] = &[&[0, 4, 0, 0, 1, 7]];
         const IN_PIECES: &[&[u8]] = &[&[0, 4], &[0, 0], &[1, 7]];
-        for pieces in [WHOLE, IN_PIECES] {
-            let status = answer(pieces).await;
+        for long in [WHOLE, IN_PIECES] {
+            let status = answer(Body::from_stream(pieces(long))).await;
             assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
             let expected = "the request takes 67108865 bytes, and a message has 67108864 at most: split the set";
             assert!(status.message().contains(expected), "{status}");
         }
         // One that is not, and of which the rest does not come.
-        let status = answer(&[&[0, 4, 0, 0, 0, 7], &[0xff; 5]]).await;
+        let status = answer(Body::from_stream(pieces(&[&[0, 4, 0, 0, 0, 7], &[0xff; 5]]))).await;
         assert_ne!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_end_is_answered_in_time() {
+        let began = tokio::time::Instant::now();
+        /// A part of a message, and a whole one.
+        const BEGINNINGS: [&[&[u8]]; 3] = [&[], &[&[0, 0, 0, 0, 9, 1]], &[&[0; 5]]];
+        for begins in BEGINNINGS {
+            let status = answer(Body::from_stream(pieces(begins).chain(tokio_stream::pending()))).await;
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+            assert!(status.message().starts_with("nothing was done: "), "{status}");
+        }
+        assert_eq!(began.elapsed(), 3 * RECEIVE);
+    }
+
+    #[tokio::test]
+    async fn a_health_watch_beyond_the_bound_is_refused_until_another_ends() {
+        let (_reporter, health) = tonic_health::server::health_reporter();
+        let mut router = bound(Routes::new(health)).into_axum_router();
+        let mut watch = async || {
+            let response = router.call(request("/grpc.health.v1.Health/Watch", Body::from(vec![0; 5]))).await.unwrap();
+            match Status::from_header_map(response.headers()) {
+                Some(status) => Err(status),
+                None => Ok(response),
+            }
+        };
+        let mut open = Vec::new();
+        let refused = loop {
+            match watch().await {
+                Ok(response) => open.push(response),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!((open.len(), refused.code()), (HEALTH_WATCHES, Code::ResourceExhausted), "{refused}");
+        open.pop();
+        watch().await.unwrap();
     }
 }

@@ -139,18 +139,19 @@ impl Drop for UnderWay {
 pub(super) fn note_requests(routes: Routes) -> Routes {
     let note = from_fn(async |request: Request, next: Next| {
         let under_way = request.extensions().get::<Peer>().map(|peer| Arc::clone(&peer.requests).begin());
-        next.run(request).await.map(|body| Body::new(Noted { body, _under_way: under_way }))
+        next.run(request).await.map(|body| Body::new(With { body, kept: under_way }))
     });
     Routes::from(routes.into_axum_router().layer(note))
 }
 
-/// The body of a response.
-struct Noted {
-    body: Body,
-    _under_way: Option<UnderWay>,
+/// The body of a response, and what is kept for as long.
+pub(super) struct With<T> {
+    pub(super) body: Body,
+    #[allow(dead_code, reason = "it is dropped with the body")]
+    pub(super) kept: T,
 }
 
-impl http_body::Body for Noted {
+impl<T: Unpin> http_body::Body for With<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
