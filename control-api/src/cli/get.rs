@@ -151,6 +151,9 @@ async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(),
     let mut heads = vec!["EVENT"];
     heads.extend(columns.heads());
     let mut table = Table::new(heads);
+    for (head, longest) in [("EVENT", "applied"), ("HEALTH", "Unhealthy"), ("AGE", "9m59s")] {
+        table.expect(head, longest);
+    }
     let mut synced = false;
     let mut there = BTreeSet::new();
     while let Some(response) = events.message().await? {
@@ -161,7 +164,6 @@ async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(),
             Event::Initial | Event::Synced | Event::Unspecified => "",
         };
         if event == Event::Synced {
-            // The widths of columns are known from here on.
             synced = true;
             if matches!(args.output, Output::Table | Output::Wide) {
                 print(&table.text())?;
@@ -182,7 +184,7 @@ async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(),
                 let mut row = vec![word.to_owned()];
                 row.extend(columns.row(&shown));
                 if synced {
-                    print(&table.line(&row))?;
+                    print(&table.later(row))?;
                 } else {
                     table.add(row);
                 }

@@ -20,19 +20,38 @@ impl Table {
     }
 
     pub(super) fn add(&mut self, row: Vec<String>) {
+        let row = self.fit(row);
+        self.rows.push(row);
+    }
+
+    /// The cells of a row, for which there is room from now on.
+    fn fit(&mut self, row: Vec<String>) -> Vec<String> {
         let row: Vec<String> = row.iter().map(|cell| one_line(cell)).collect();
         for (width, cell) in self.widths.iter_mut().zip(&row) {
             *width = (*width).max(cell.chars().count());
         }
-        self.rows.push(row);
+        row
+    }
+
+    /// Makes room under a head for what is to come.
+    pub(super) fn expect(&mut self, head: &str, cell: &str) {
+        let heads = self.rows.first().into_iter().flatten();
+        for (width, _) in self.widths.iter_mut().zip(heads).filter(|(_, other)| *other == head) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+
+    /// A row that comes after the text was shown.
+    pub(super) fn later(&mut self, row: Vec<String>) -> String {
+        let row = self.fit(row);
+        self.line(&row)
     }
 
     pub(super) fn text(&self) -> String {
         self.rows.iter().map(|row| self.line(row)).collect()
     }
 
-    /// One row, in the widths so far.
-    pub(super) fn line(&self, row: &[String]) -> String {
+    fn line(&self, row: &[String]) -> String {
         let cells = row.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
     }
@@ -193,6 +212,18 @@ default     a          ClusterIP   <none>       80/TCP,443/TCP   <unknown>
 s           products   ClusterIP   None         <none>           <unknown>
 ";
         assert_eq!(table.text(), text);
+    }
+
+    #[test]
+    fn rows_that_come_later_stand_under_their_heads() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let mut table = Table::new(vec!["EVENT", "NAME", "HEALTH"]);
+        table.expect("EVENT", "applied");
+        table.add(row(["", "a", "Healthy"]));
+        assert_eq!(table.text(), "EVENT     NAME   HEALTH\n          a      Healthy\n");
+        assert_eq!(table.later(row(["applied", "a", "Draining"])), "applied   a      Draining\n");
+        assert_eq!(table.later(row(["applied", "longer", "Healthy"])), "applied   longer   Healthy\n");
+        assert_eq!(table.later(row(["deleted", "a", "Healthy"])), "deleted   a        Healthy\n", "as the row above");
     }
 
     #[test]

@@ -28,8 +28,9 @@ use clap::Parser;
     after_help = "outrigger-demo control ARGUMENTS is the command line of the mesh, outrigger-demo proxy ARGUMENTS its sidecar."
 )]
 struct Cli {
-    /// How long the script takes, such as 20s or 2m, before the demo ends with a summary. Without it the script takes a
-    /// minute, and the mesh runs on until Ctrl-C.
+    /// How long there is something to watch, in all steps together, such as 20s or 2m, before the demo ends with a summary.
+    /// Starting the mesh, and waiting in a step until its change shows, comes on top: ten seconds or more. Without it there
+    /// is a minute to watch, and the mesh runs on until Ctrl-C.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     /// Run on after the script until Ctrl-C, also with --duration.
