@@ -26,7 +26,7 @@ const TO: &str = "to";
 /// How long a text that a client has the control plane keep may be, in bytes: what it says of itself, and names of
 /// resources.
 pub const LONGEST_TEXT: usize = 1024;
-/// How many entries a list of the metadata may have.
+/// How many fields our part of the metadata may have, and entries each of its lists.
 const MOST_ENTRIES: usize = 1000;
 /// How many faults of the metadata are named.
 const NAMED_FAULTS: usize = 3;
@@ -70,6 +70,12 @@ fn check_size(node: &Node) -> Result<(), String> {
         Kind::StructValue(own) => Some(&own.fields),
         _ => None,
     });
+    if let Some(own) = own
+        && own.len() > MOST_ENTRIES
+    {
+        let count = own.len();
+        return Err(format!("node.metadata.{KEY} has {count} fields, and no more than {MOST_ENTRIES} are allowed"));
+    }
     for (name, value) in own.into_iter().flatten() {
         check_text(&format!("metadata.{KEY}"), name)?;
         let field = format!("metadata.{KEY}.{name}");
@@ -407,6 +413,15 @@ mod tests {
         }
         let refused = NodeConfig::of(&with_metadata(json!({"namespace": "Shop"}))).unwrap_err();
         assert!(refused.starts_with("node.metadata.outrigger.namespace: Shop: must be "), "{refused}");
+    }
+
+    #[test]
+    fn a_field_is_refused_before_it_is_compared_with_what_there_is_if_there_are_too_many_or_it_is_too_long() {
+        let many: serde_json::Map<_, _> = (0..=MOST_ENTRIES).map(|number| (format!("f{number}"), json!([]))).collect();
+        let refused = Caller::of(&with_metadata(many.into())).unwrap_err();
+        assert_eq!(refused, "node.metadata.outrigger has 1001 fields, and no more than 1000 are allowed");
+        let refused = Caller::of(&with_metadata(json!({"x".repeat(LONGEST_TEXT + 1): []}))).unwrap_err();
+        assert!(refused.starts_with("node.metadata.outrigger has a text of 1025 bytes"), "{refused}");
     }
 
     #[test]
