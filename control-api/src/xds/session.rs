@@ -247,7 +247,12 @@ impl Session {
         let there = self.view.get(&kind).filter(|there| !there.is_empty());
         let Some((there, subscription)) = there.zip(self.subscriptions.get(&kind)) else { return true };
         let made_for_it = self.view.get(&Kind::Listener).is_some_and(|listeners| !listeners.is_empty());
-        subscription.opened && (!made_for_it || there.keys().all(|name| subscription.told.contains_key(name)))
+        let has_all = match subscription.gone.is_empty() {
+            // All that it was told of is there.
+            true => subscription.told.len() == there.len(),
+            false => there.keys().all(|name| subscription.told.contains_key(name)),
+        };
+        subscription.opened && (!made_for_it || has_all)
     }
 
     /// The version of all that the client has of the kind, where it is what it is to have: a client that comes back

@@ -189,24 +189,28 @@ impl Subscription {
         }
     }
 
-    /// Compares what the client was told with what there is.
+    /// Compares what the client was told with what there is: both are in order, so that no name is looked up but those
+    /// that the client gave.
     pub(super) fn refresh(&mut self, resources: &Resources) {
         let waited = std::mem::take(&mut self.changed);
-        let told = &self.told;
-        let differs = |resource: &Resource| {
-            told.get(&resource.name).is_none_or(|told| told.version() != resource.version.as_ref())
-        };
-        if self.wildcard {
-            self.changed.extend(resources.values().filter(|r| differs(r)).map(|r| r.name.clone()));
-        } else {
-            let wanted = self.names.iter().filter_map(|name| resources.get(name));
-            self.changed.extend(wanted.filter(|r| differs(r)).map(|r| r.name.clone()));
+        self.gone.clear();
+        let all = self.wildcard.then(|| resources.values());
+        let named = (!self.wildcard).then(|| self.names.iter().filter_map(|name| resources.get(name)));
+        let mut told = self.told.iter().peekable();
+        for resource in all.into_iter().flatten().chain(named.into_iter().flatten()) {
+            while let Some((name, _)) = told.next_if(|(name, _)| **name < resource.name) {
+                self.gone.insert(name.clone());
+            }
+            let last = told.next_if(|(name, _)| **name == resource.name);
+            if last.is_none_or(|(_, told)| told.version() != resource.version.as_ref()) {
+                self.changed.insert(resource.name.clone());
+            }
         }
+        self.gone.extend(told.map(|(name, _)| name.clone()));
         self.first.retain(|name| self.changed.contains(name));
         if !waited.is_empty() {
             self.first.extend(self.changed.difference(&waited).cloned());
         }
-        self.gone = self.told.keys().filter(|name| !resources.contains_key(*name)).cloned().collect();
     }
 
     /// The names of a delta request. `versions` is what the client already has; it counts in the first request only.

@@ -1,5 +1,6 @@
 //! `/certs`: which certificates are in use, until when.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +20,7 @@ const DAY: u64 = 86_400;
 /// Describes what TLS contexts were made from, each source once. What cannot be read is left out: it has stopped the
 /// start already.
 pub(crate) fn describe<'a>(contexts: impl Iterator<Item = &'a CommonTls>) -> Vec<Arc<Certificate>> {
-    let mut seen = Vec::<(Option<&DataSource>, Option<&DataSource>)>::new();
+    let mut seen = HashSet::<(Option<&DataSource>, Option<&DataSource>)>::new();
     let mut described = Vec::new();
     for context in contexts {
         let ca = context.validation.as_ref().and_then(|validation| validation.trusted_ca.as_ref());
@@ -27,10 +28,9 @@ pub(crate) fn describe<'a>(contexts: impl Iterator<Item = &'a CommonTls>) -> Vec
         // A context without a certificate of its own may have trust anchors.
         let alone = (context.certificates.is_empty() && ca.is_some()).then_some(None);
         for chain in chains.chain(alone) {
-            if seen.contains(&(ca, chain)) {
+            if !seen.insert((ca, chain)) {
                 continue;
             }
-            seen.push((ca, chain));
             let ca_cert = ca.map(details).unwrap_or_default();
             let cert_chain = chain.map(details).unwrap_or_default();
             described.push(Arc::new(Certificate { ca_cert, cert_chain }));

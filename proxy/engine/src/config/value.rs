@@ -107,7 +107,7 @@ pub fn runtime_fraction(message: core::RuntimeFractionalPercent, at: &At<'_>) ->
 }
 
 /// `envoy.config.core.v3.DataSource`. The engine reads neither files nor the environment: the loader does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DataSource {
     /// `inline_string`, `inline_bytes`.
     Inline(Bytes),
