@@ -75,12 +75,23 @@ impl LogFiles {
     }
 
     /// Starts the threads of the files that were opened, with the priority of the thread that calls: who opens files
-    /// builds a configuration, and gives way to others.
+    /// builds a configuration, and gives way to others. Where a thread cannot start, lines are dropped until the file is
+    /// opened again.
     pub fn start_writers(&self) {
-        for writer in std::mem::take(&mut *lock(&self.writers)) {
-            let path = writer.path.clone();
+        self.start_writers_by(|writer| {
             let thread = thread::Builder::new().name("log_writer".into()).stack_size(128 * 1024);
-            if let Err(error) = thread.spawn(|| writer.run()) {
+            thread.spawn(|| writer.run()).map(|_| ())
+        });
+    }
+
+    fn start_writers_by(&self, start: impl Fn(Writer) -> io::Result<()>) {
+        let writers = std::mem::take(&mut *lock(&self.writers));
+        for writer in writers {
+            let (path, reopen) = (writer.path.clone(), Arc::clone(&writer.reopen));
+            if let Err(error) = start(writer) {
+                // Who opens it next gets another. By now the path may be that of a file opened later.
+                let is_other = |file: Arc<LogFile>| !Arc::ptr_eq(&file.reopen, &reopen);
+                lock(&self.open).retain(|_, file| file.upgrade().is_some_and(is_other));
                 tracing::error!("nothing is written to {path:?}: cannot start a thread for it: {error}");
             }
         }
@@ -257,6 +268,26 @@ mod tests {
         let (_directory, path, _, files) = logs();
         let (one, two) = (files.open(&path).unwrap(), files.open(&path).unwrap());
         assert!(Arc::ptr_eq(&one, &two));
+    }
+
+    #[test]
+    fn a_file_whose_thread_does_not_start_is_opened_anew() {
+        let (_directory, path, stats, files) = logs();
+        let dead = files.open(&path).unwrap();
+        files.start_writers_by(|_| {
+            assert!(files.writers.try_lock().is_ok(), "who opens a file waits for threads that start");
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        let mut buffer = LogBuffer::new(Sink::File(dead));
+        buffer.line(|out| out.extend_from_slice(b"lost\n"));
+        drop(buffer);
+        assert_eq!(stats.filesystem.write_dropped.get(), 1);
+        let mut buffer = LogBuffer::new(Sink::File(files.open(&path).unwrap()));
+        files.start_writers();
+        buffer.line(|out| out.extend_from_slice(b"kept\n"));
+        buffer.flush();
+        assert!(files.flush(LONG));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept\n");
     }
 
     #[test]
