@@ -216,8 +216,9 @@ impl<M: Messages> Serve<M> {
     fn request(&mut self, request: M::Request) -> Result<(), Status> {
         let version = M::version(&request).to_owned();
         let (node, type_url, request) = M::read(request);
-        let longer =
-            if type_url.len() > LONGEST_TEXT { Some("type_url") } else { request.names.longer_than(LONGEST_TEXT) };
+        let texts = [("type_url", &type_url), ("version_info", &version)];
+        let longer = texts.into_iter().find(|(_, text)| text.len() > LONGEST_TEXT).map(|(field, _)| field);
+        let longer = longer.or_else(|| request.names.longer_than(LONGEST_TEXT));
         if let Some(field) = longer {
             return Err(Status::invalid_argument(format!("{field} has a text of more than {LONGEST_TEXT} bytes")));
         }

@@ -364,10 +364,15 @@ async fn a_text_that_is_too_long_to_keep_is_refused_by_the_name_of_its_field() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with(field), "{status}");
     }
-    let request = DiscoveryRequest { node: node(), type_url, resource_names: vec![long], ..Default::default() };
-    let status = refusal(client.stream_aggregated_resources(tokio_stream::iter([request])).await).await;
-    assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().starts_with("resource_names has"), "{status}");
+    let request = DiscoveryRequest { node: node(), type_url, ..Default::default() };
+    for (request, field) in [
+        (DiscoveryRequest { resource_names: vec![long.clone()], ..request.clone() }, "resource_names has"),
+        (DiscoveryRequest { version_info: long, ..request }, "version_info has"),
+    ] {
+        let status = refusal(client.stream_aggregated_resources(tokio_stream::iter([request])).await).await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(field), "{status}");
+    }
 }
 
 #[tokio::test]
