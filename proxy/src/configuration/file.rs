@@ -6,7 +6,7 @@
 //!
 //! [`watch`]: super::watch
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::rc::{Rc, Weak};
@@ -30,6 +30,8 @@ pub(super) struct Files {
     feed: Feed,
     stats: Arc<Stats>,
     watcher: Watcher,
+    /// Parses them, whole: a large one takes longer than anything else may wait. From the first file on.
+    parser: OnceCell<Builder>,
     /// Those that hold resources which are wanted by name.
     named: RefCell<HashMap<(Kind, Arc<FileSource>), Rc<Named>>>,
 }
@@ -50,7 +52,7 @@ struct Watched {
     kind: Kind,
     path: Arc<str>,
     watch: Watch,
-    builder: Builder,
+    parser: Builder,
     /// A hash of the content that was read last.
     content: Option<u64>,
     /// Why it could not be read, the last time.
@@ -60,7 +62,17 @@ struct Watched {
 impl Files {
     /// Nothing is watched yet.
     pub(super) fn new(feed: Feed, stats: Arc<Stats>) -> Self {
-        Files { feed, stats, watcher: Watcher::new(), named: RefCell::default() }
+        Files { feed, stats, watcher: Watcher::new(), parser: OnceCell::new(), named: RefCell::default() }
+    }
+
+    fn parser(&self) -> Builder {
+        let start = || {
+            Builder::start("file_parser").unwrap_or_else(|error| {
+                tracing::warn!(target: "config", "files hold up other updates: cannot start a thread for them: {error}");
+                self.feed.builder().clone()
+            })
+        };
+        self.parser.get_or_init(start).clone()
     }
 
     /// Keeps every resource of a file in force: what is not in it any more is removed. Where there is nothing to be
@@ -230,8 +242,8 @@ async fn apply_wanted(
 
 impl Watched {
     fn new(kind: Kind, source: &FileSource, files: &Files) -> Self {
-        let (path, watch, builder) = (source.path.clone(), files.watcher.watch(source), files.feed.builder().clone());
-        Watched { kind, path, watch, builder, content: None, failure: None }
+        let (path, watch, parser) = (source.path.clone(), files.watcher.watch(source), files.parser());
+        Watched { kind, path, watch, parser, content: None, failure: None }
     }
 
     /// The content of the file when it is another than before, or why it cannot be read when that is news. Nothing is
@@ -264,8 +276,8 @@ impl Watched {
         let read = spawn_blocking(move || read(&path, before)).await;
         let Some((content, text)) = read.unwrap_or_else(|error| Err(error.to_string()))? else { return Ok(None) };
         let path = self.path.clone();
-        let parsed = self.builder.run(move || read_discovery(&Source::new(&path, &text), kind)).await;
-        let file = parsed.unwrap_or_else(|| Err("the thread that parses has panicked".to_owned()))?;
+        let parsed = self.parser.run(move || read_discovery(&Source::new(&path, &text), kind)).await;
+        let file = parsed.unwrap_or_else(|| Err(format!("{}: parsing it panicked", self.path)))?;
         Ok(Some((content, file)))
     }
 }
@@ -283,6 +295,7 @@ fn read(path: &str, before: Option<u64>) -> Result<Option<(u64, String)>, String
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::pin::pin;
 
     use outrigger_engine::config::config_source::ConfigSource;
     use tokio::sync::mpsc;
@@ -314,11 +327,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_is_parsed_while_the_builder_is_busy() {
+        let run = async {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("eds");
+            write(&path, &["a"]);
+            let builder = Builder::start("busy").unwrap();
+            let (feed, mut pushes) = pushes(builder.clone());
+            let files = Files::new(feed, Arc::new(Stats::new()));
+            let (done, wait) = std::sync::mpsc::channel::<()>();
+            let mut busy = pin!(builder.run(move || wait.recv().is_err()));
+            let Origin::Path(source) = Origin::file(path.to_str().unwrap()) else { unreachable!() };
+            files.watch_all(Kind::Endpoints, source, None);
+            tokio::select! {
+                biased;
+                _ = &mut busy => unreachable!(),
+                update = next(&mut pushes) => assert_eq!(update, "[\"a\"] []"),
+                () = sleep(Duration::from_secs(20)) => panic!("the file waits for the builder"),
+            }
+            drop(done);
+            assert_eq!(busy.await, Some(true));
+        };
+        LocalSet::new().run_until(run).await;
+    }
+
+    #[tokio::test]
     async fn what_a_file_holds_is_applied_and_what_cannot_be_read_is_a_failure() {
         let run = async {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("eds");
-            let (feed, mut pushes) = pushes(Builder::start().unwrap());
+            let (feed, mut pushes) = pushes(Builder::start("builder").unwrap());
             let files = Files::new(feed, Arc::new(Stats::new()));
             let source =
                 Arc::new(ConfigSource { origin: Origin::file(path.to_str().unwrap()), initial_fetch_timeout: None });

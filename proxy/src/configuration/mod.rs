@@ -78,7 +78,8 @@ impl Configuration {
     ) -> Result<Self, StartError> {
         let mut applier = Applier::new(process.clone());
         applier.start(clusters, listeners)?;
-        let builder = Builder::start().map_err(|source| StartError::System { what: "builder thread", source })?;
+        let builder =
+            Builder::start("builder").map_err(|source| StartError::System { what: "builder thread", source })?;
         let (feed, pushes) = channel::pushes(builder);
         let sources = [(Kind::Cluster, &dynamic.clusters), (Kind::Listener, &dynamic.listeners)];
         let (mut awaited, mut files) = (Vec::new(), Vec::new());
@@ -124,7 +125,7 @@ impl Configuration {
             (applier, Step { wanted, left, answered }) = match step.await {
                 Some(back) => back,
                 None => {
-                    tracing::error!(target: "config", "the configuration does not change any more: its thread panicked");
+                    tracing::error!(target: "config", "the configuration does not change any more: a step of it panicked");
                     return;
                 }
             };

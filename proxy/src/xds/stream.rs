@@ -173,13 +173,11 @@ impl Stream {
                 }
                 Event::Message(message) => {
                     let response = match message.len() {
-                        0..LARGE => Response::decode(variant, &message),
-                        _ => match self.feed.builder().run(move || Response::decode(variant, &message)).await {
-                            Some(response) => response,
-                            None => return,
-                        },
+                        0..LARGE => Some(Response::decode(variant, &message)),
+                        _ => self.feed.builder().run(move || Response::decode(variant, &message)).await,
                     };
-                    match response {
+                    let response = response.map(|response| response.map_err(|error| error.to_string()));
+                    match response.unwrap_or_else(|| Err("decoding it panicked".to_owned())) {
                         Ok(response) => {
                             if let Link::Up { responded, .. } = &mut link {
                                 *responded = true;
@@ -187,7 +185,7 @@ impl Stream {
                             self.receive(&mut client, response);
                         }
                         Err(error) => {
-                            let error = CallError::Malformed(error.to_string());
+                            let error = CallError::Malformed(error);
                             link = self.broken(&mut client, &mut reconnect, &link, &error);
                         }
                     }
