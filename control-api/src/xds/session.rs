@@ -1,8 +1,8 @@
 //! What one xDS stream says and when: requests, views and time in, responses out, no I/O.
 //!
-//! One response per kind is in flight. By delta it ends at [`PART`], and the rest follows when the client has answered:
-//! so an endpoint that goes does not wait for ten thousand clusters that change, and nobody has to hold all of a mesh in
-//! one message. Kinds wait for one another so that nothing breaks on the way from one view to
+//! One response per kind is in flight. By delta those of clusters and endpoints end at [`PART`], and the rest follows when
+//! the client has answered: so an endpoint that goes does not wait for ten thousand clusters that change, and nobody has to
+//! hold all of a mesh in one message. Kinds wait for one another so that nothing breaks on the way from one view to
 //! the next: clusters and their endpoints go first; listeners and routes, which may name them, when the client has
 //! acknowledged those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this);
 //! clusters that are gone are taken away when the listeners and routes that named them have been replaced. In place of
@@ -24,9 +24,9 @@ use super::{Resource, View};
 /// cluster stops warming.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A response by delta is full when its resources have so many bytes. A proxy reads and applies them in some ten
+/// A response in parts is full when its resources have so many bytes (what does not exist has none). A proxy reads and applies them in some ten
 /// milliseconds.
-pub(super) const PART: usize = 128 << 10;
+pub(super) const PART: usize = 64 << 10;
 
 /// The two ways to say what changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -315,9 +315,11 @@ impl Session {
 
     fn ready(&self, kind: Kind, now: Instant) -> bool {
         let Some(subscription) = self.subscriptions.get(&kind) else { return false };
-        subscription.in_flight.is_none()
-            && (subscription.due() && self.may_add(kind, now)
-                || removable(subscription, kind, self.rejected_until()).next().is_some() && self.may_remove(kind, now))
+        // Who does not answer a part of the clusters gets the rest of them, before what may name these.
+        let free = subscription.in_flight.is_none()
+            || kind == Kind::Cluster && !subscription.unanswered(now, PATIENCE) && subscription.due();
+        free && (subscription.due() && self.may_add(kind, now)
+            || removable(subscription, kind, self.rejected_until()).next().is_some() && self.may_remove(kind, now))
     }
 
     fn is(&self, kind: Kind, test: impl Fn(&Subscription) -> bool) -> bool {
@@ -328,9 +330,11 @@ impl Session {
     fn may_add(&self, kind: Kind, now: Instant) -> bool {
         match kind {
             Kind::Cluster | Kind::Endpoints => true,
-            Kind::Listener | Kind::Routes => [Kind::Cluster, Kind::Endpoints]
-                .into_iter()
-                .all(|earlier| self.is(earlier, |subscription| !subscription.unanswered(now, PATIENCE))),
+            // Endpoints of clusters that are there already may change ever again: nothing waits for that.
+            Kind::Listener | Kind::Routes => {
+                self.is(Kind::Cluster, |clusters| !clusters.unanswered(now, PATIENCE))
+                    && self.is(Kind::Endpoints, |endpoints| !endpoints.owes(now, PATIENCE))
+            }
         }
     }
 
@@ -366,9 +370,18 @@ impl Session {
         let none = Resources::new();
         let there = self.view.get(&kind).unwrap_or(&none);
         let held = self.rejected_until();
-        let most = if self.protocol == Protocol::Delta { self.part } else { usize::MAX };
+        let in_parts = self.protocol == Protocol::Delta
+            && match kind {
+                Kind::Endpoints => true,
+                // On a stream of its own nothing else could wait for the last part.
+                Kind::Cluster => self.aggregated,
+                // A client is ready with its first response, and an address may go from one listener to another.
+                Kind::Listener | Kind::Routes => false,
+            };
         let subscription = self.subscriptions.get_mut(&kind)?;
+        let most = if in_parts && subscription.in_flight.is_none() { self.part } else { usize::MAX };
         let answer = std::mem::take(&mut subscription.answer);
+        let before = subscription.owed.len();
 
         let mut resources = Vec::new();
         let mut removed = Vec::new();
@@ -385,7 +398,8 @@ impl Session {
                 subscription.gone.insert(name);
             }
         }
-        if removals {
+        let owed = subscription.owed.len() < before;
+        if removals && !subscription.due() {
             for name in removable(subscription, kind, held).cloned().collect::<Vec<_>>() {
                 subscription.gone.remove(&name);
                 subscription.told.remove(&name);
@@ -412,7 +426,8 @@ impl Session {
         self.nonces += 1;
         let nonce: Arc<str> = self.nonces.to_string().into();
         let names = resources.iter().map(|resource| resource.name.clone()).collect();
-        subscription.in_flight = Some(InFlight { nonce: nonce.clone(), version: version.clone(), since: now, names });
+        subscription.in_flight =
+            Some(InFlight { nonce: nonce.clone(), version: version.clone(), since: now, names, owed });
         if kind == Kind::Cluster {
             self.owe_endpoints(&warming);
         }

@@ -50,6 +50,8 @@ pub(super) struct InFlight {
     pub(super) since: Instant,
     /// The resources in it.
     pub(super) names: Vec<Arc<str>>,
+    /// Whether it tells of something that the client waits for, and not of changes alone.
+    pub(super) owed: bool,
 }
 
 /// The subscription of one stream to one kind.
@@ -67,7 +69,7 @@ pub(super) struct Subscription {
     pub(super) changed: BTreeSet<Arc<str>>,
     /// To be told whether it changed or not, or that it does not exist.
     pub(super) owed: BTreeSet<Arc<str>>,
-    /// What changed while other changes waited for their response already.
+    /// As `changed`, and not in it: what changed while other changes waited for their response already.
     first: BTreeSet<Arc<str>>,
     /// Told, and not there any more.
     pub(super) gone: BTreeSet<Arc<str>>,
@@ -125,7 +127,7 @@ impl Subscription {
 
     /// Whether there is something new to say.
     pub(super) fn due(&self) -> bool {
-        self.answer || !self.changed.is_empty() || !self.owed.is_empty()
+        self.answer || [&self.changed, &self.first, &self.owed].into_iter().any(|due| !due.is_empty())
     }
 
     /// What the next response tells of, until it has `most` bytes: up to the half of it what goes first.
@@ -142,20 +144,23 @@ impl Subscription {
     }
 
     fn pop_due(&mut self, first: bool) -> Option<Arc<str>> {
-        let name = if first {
-            self.first.pop_first()?
-        } else {
-            [self.changed.first(), self.owed.first()].into_iter().flatten().min()?.clone()
-        };
-        self.changed.remove(&name);
-        self.owed.remove(&name);
-        self.first.remove(&name);
+        let rest = [&self.changed, &self.owed].into_iter().filter_map(BTreeSet::first).min().filter(|_| !first);
+        let name = rest.or_else(|| self.first.first())?.clone();
+        for due in [&mut self.changed, &mut self.first, &mut self.owed] {
+            due.remove(&name);
+        }
         Some(name)
     }
 
     /// Whether the client has not answered, and may still be waited for.
     pub(super) fn unanswered(&self, now: Instant, patience: Duration) -> bool {
         self.in_flight.as_ref().is_some_and(|sent| now < sent.since + patience)
+    }
+
+    /// Whether something that the client waits for is still to be sent or answered, and it may still be waited for.
+    pub(super) fn owes(&self, now: Instant, patience: Duration) -> bool {
+        let Some(sent) = &self.in_flight else { return !self.owed.is_empty() };
+        now < sent.since + patience && (sent.owed || !self.owed.is_empty())
     }
 
     /// Whether the client has everything and said so.
@@ -192,7 +197,9 @@ impl Subscription {
     /// Compares what the client was told with what there is: both are in order, so that no name is looked up but those
     /// that the client gave.
     pub(super) fn refresh(&mut self, resources: &Resources) {
-        let waited = std::mem::take(&mut self.changed);
+        let (waited, first) = (std::mem::take(&mut self.changed), std::mem::take(&mut self.first));
+        let others_wait = !waited.is_empty() || !first.is_empty();
+        let goes_first = |name: &Arc<str>| others_wait && !waited.contains(name);
         self.gone.clear();
         let all = self.wildcard.then(|| resources.values());
         let named = (!self.wildcard).then(|| self.names.iter().filter_map(|name| resources.get(name)));
@@ -203,14 +210,11 @@ impl Subscription {
             }
             let last = told.next_if(|(name, _)| **name == resource.name);
             if last.is_none_or(|(_, told)| told.version() != resource.version.as_ref()) {
-                self.changed.insert(resource.name.clone());
+                let due = if goes_first(&resource.name) { &mut self.first } else { &mut self.changed };
+                due.insert(resource.name.clone());
             }
         }
         self.gone.extend(told.map(|(name, _)| name.clone()));
-        self.first.retain(|name| self.changed.contains(name));
-        if !waited.is_empty() {
-            self.first.extend(self.changed.difference(&waited).cloned());
-        }
     }
 
     /// The names of a delta request. `versions` is what the client already has; it counts in the first request only.
