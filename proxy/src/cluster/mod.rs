@@ -28,7 +28,8 @@ use crate::worker::Worker;
 
 /// The `connection_keepalive` of the control thread's connections where the cluster sets none: they carry the streams of
 /// management servers, whichever source names these, and those of access log services; a stream on which nothing comes
-/// would not be told from one whose server is no more. Servers written with gRPC for Go end connections that are asked more often than every 5 minutes.
+/// would not be told from one whose server is no more. Servers written with gRPC for Go end connections that are asked
+/// more often than every 5 minutes.
 const SERVER_KEEPALIVE: (Duration, Duration) = (Duration::from_secs(310), Duration::from_secs(20));
 
 /// A cluster as one worker uses it: made at the cluster's first request on this thread.
