@@ -1,13 +1,13 @@
 //! The process's own log: lines on standard error.
 //!
-//! Strangers cause warnings as often as they like, by connections that say nothing or a name that another proxy has; so
-//! of those from one place of the program there are [`MOST`] in a [`PERIOD`], and the next one says how many were left out.
+//! Some lines whoever reaches a port causes as often as they like, by connections that say nothing or a name that another
+//! proxy has. They have the target [`BOUNDED`]: of those from one place of the program [`MOST`] are written in a
+//! [`PERIOD`], and at its end the next one, with how many more there were.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
-use std::hash::Hash;
 use std::io::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
@@ -18,7 +18,10 @@ use tracing::span;
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber, callsite};
 
-/// Warnings from one place.
+/// The target of what strangers cause, or what comes again with every request.
+pub(crate) const BOUNDED: &str = "outrigger::bounded";
+
+/// Lines from one place.
 const MOST: u64 = 20;
 /// In this time.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -52,45 +55,72 @@ impl Level {
 
 /// Logs from now on. A second call changes nothing.
 pub fn init(level: Level) {
-    _ = tracing::subscriber::set_global_default(Lines { level: level.filter(), pace: Pace::default() });
+    // Where nobody reads it, it is lost.
+    let write = |line: &str| _ = std::io::stderr().write_all(line.as_bytes());
+    _ = tracing::subscriber::set_global_default(Lines::new(level.filter(), PERIOD, write));
 }
 
-/// How many lines were written of each place since its period began.
-struct Pace<P>(Mutex<HashMap<P, Period>>);
+/// Writes lines like `2026-11-21T18:22:00.123Z info: revision 3: 2 written, 0 deleted`.
+struct Lines {
+    level: LevelFilter,
+    pace: Arc<Pace>,
+}
+
+/// Where lines go, and how many came from each place that is bounded since its period began.
+struct Pace {
+    period: Duration,
+    places: Mutex<HashMap<callsite::Identifier, Period>>,
+    write: Box<dyn Fn(&str) + Send + Sync>,
+}
 
 struct Period {
     began: Instant,
     lines: u64,
 }
 
-impl<P> Default for Pace<P> {
-    fn default() -> Self {
-        Self(Mutex::default())
+impl Pace {
+    fn write(&self, level: tracing::Level, text: &str) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = i32::try_from(since.subsec_millis()).unwrap_or_default();
+        let time = Timestamp { seconds: since.as_secs().cast_signed(), nanos: millis * 1_000_000 };
+        let level = match level {
+            tracing::Level::ERROR => "error",
+            tracing::Level::WARN => "warning",
+            tracing::Level::INFO => "info",
+            tracing::Level::DEBUG | tracing::Level::TRACE => "debug",
+        };
+        (self.write)(&format!("{time} {level}:{text}\n"));
     }
-}
 
-impl<P: Eq + Hash> Pace<P> {
-    /// How many lines of the place were left out before this one, which is to be written; `None`: it is left out.
-    fn admits(&self, place: P, now: Instant) -> Option<u64> {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let period = places.entry(place).or_insert(Period { began: now, lines: 0 });
-        let mut left_out = 0;
-        if now.duration_since(period.began) >= PERIOD {
-            left_out = period.lines.saturating_sub(MOST);
-            *period = Period { began: now, lines: 0 };
+    /// Which line of its place's period this is, counted from 1, and when the period began.
+    fn count(&self, place: callsite::Identifier) -> (u64, Instant) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let period = places.entry(place).or_insert_with(|| Period { began: Instant::now(), lines: 0 });
+        // One from which lines are left out ends when they are told.
+        if period.lines <= MOST && period.began.elapsed() >= self.period {
+            *period = Period { began: Instant::now(), lines: 0 };
         }
         period.lines += 1;
-        (period.lines <= MOST).then_some(left_out)
+        (period.lines, period.began)
     }
-}
 
-/// Writes lines like `2026-11-21T18:22:00.123Z info: revision 3: 2 written, 0 deleted`.
-struct Lines {
-    level: LevelFilter,
-    pace: Pace<callsite::Identifier>,
+    /// At the end of the period: the first line that was left out, with how many came after it.
+    fn tell(&self, metadata: &Metadata<'_>, text: &str) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = places.remove(&metadata.callsite()).map_or(0, |period| period.lines);
+        drop(places);
+        match lines.saturating_sub(MOST + 1) {
+            0 => self.write(*metadata.level(), text),
+            more => self.write(*metadata.level(), &format!("{text} (and {more} more like it)")),
+        }
+    }
 }
 
 impl Lines {
+    fn new(level: LevelFilter, period: Duration, write: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { level, pace: Arc::new(Pace { period, places: Mutex::default(), write: Box::new(write) }) }
+    }
+
     /// Ours; of the libraries only what went wrong.
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
         let bound =
@@ -122,29 +152,29 @@ impl Subscriber for Lines {
 
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let left_out = match *metadata.level() {
-            tracing::Level::WARN => self.pace.admits(metadata.callsite(), Instant::now()),
-            _ => Some(0),
+        let (number, began) = match metadata.target() {
+            BOUNDED => self.pace.count(metadata.callsite()),
+            _ => (0, Instant::now()),
         };
-        let Some(left_out) = left_out else { return };
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let millis = i32::try_from(since.subsec_millis()).unwrap_or_default();
-        let time = Timestamp { seconds: since.as_secs().cast_signed(), nanos: millis * 1_000_000 };
-        let level = match *metadata.level() {
-            tracing::Level::ERROR => "error",
-            tracing::Level::WARN => "warning",
-            tracing::Level::INFO => "info",
-            tracing::Level::DEBUG | tracing::Level::TRACE => "debug",
-        };
-        let mut line = format!("{time} {level}:");
-        line.push_str(&text(event));
-        if left_out > 0 {
-            // Writing to a String cannot fail.
-            _ = write!(line, " (and {left_out} like it were left out)");
+        if number > MOST + 1 {
+            return;
         }
-        line.push('\n');
-        // Where nobody reads it, it is lost.
-        _ = std::io::stderr().write_all(line.as_bytes());
+        let text = text(event);
+        if number <= MOST {
+            self.pace.write(*metadata.level(), &text);
+            return;
+        }
+        let pace = Arc::clone(&self.pace);
+        // Of its own: some of those who log are in no runtime. One at most for each place.
+        let wait = move || {
+            while let Some(rest) = pace.period.checked_sub(began.elapsed()).filter(|rest| !rest.is_zero()) {
+                std::thread::park_timeout(rest);
+            }
+            pace.tell(metadata, &text);
+        };
+        if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(wait) {
+            self.pace.tell(metadata, &format!(" no thread for what is left out of the log: {error}"));
+        }
     }
 
     fn enter(&self, _span: &span::Id) {}
@@ -195,15 +225,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_that_warns_ever_again_is_cut_and_the_next_warning_says_how_often() {
-        let pace = Pace::default();
-        let began = Instant::now();
-        let written = (0..MOST + 30).filter_map(|_| pace.admits("idle", began)).collect::<Vec<_>>();
-        assert_eq!(written, [0; MOST as usize]);
-        assert_eq!(pace.admits("twins", began), Some(0), "another place");
-        assert_eq!(pace.admits("idle", began + PERIOD), Some(30));
-        assert_eq!(pace.admits("idle", began + PERIOD), Some(0));
-        assert_eq!(pace.admits("idle", began + 3 * PERIOD), Some(0));
+    fn what_strangers_cause_is_cut_and_counted_when_the_period_ends_and_the_rest_is_all_there() {
+        let (sender, lines) = std::sync::mpsc::channel();
+        let period = Duration::from_secs(1);
+        let log = Lines::new(LevelFilter::WARN, period, move |line| _ = sender.send(line.to_owned()));
+        let strangers = |what: &str, count: u64| {
+            for number in 1..=count {
+                tracing::warn!(target: BOUNDED, "{what} {number}");
+            }
+        };
+        let mut expected: Vec<String> = (1..=MOST).map(|number| format!("bounded {number}\n")).collect();
+        expected.extend((1..=MOST + 30).map(|number| format!("ours {number}\n")));
+        expected.push(format!("bounded {} (and 29 more like it)\n", MOST + 1));
+        expected.push("again 1\n".to_owned());
+        tracing::subscriber::with_default(log, || {
+            strangers("bounded", MOST + 30);
+            for number in 1..=MOST + 30 {
+                tracing::warn!("ours {number}");
+            }
+            for expected in expected {
+                if expected.starts_with("again") {
+                    strangers("again", 1);
+                }
+                let line = lines.recv_timeout(Duration::from_secs(20)).unwrap();
+                assert!(line.ends_with(&format!("Z warning: {expected}")), "{line} is not {expected}");
+            }
+        });
     }
 
     #[test]

@@ -15,6 +15,7 @@ use outrigger_proto::envoy::config::core::v3::node::UserAgentVersionType;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
+use crate::log::BOUNDED;
 use crate::model::value::{check, dns_label};
 use crate::model::{DEFAULT_NAMESPACE, Name};
 
@@ -51,7 +52,7 @@ impl Caller {
         check_size(node)?;
         // A part that is left out would be missed much later: a proxy without the listener that its application calls.
         let config = NodeConfig::of(node)
-            .inspect_err(|reason| tracing::warn!("a stream of {} is refused: {reason}", node.id))?;
+            .inspect_err(|reason| tracing::warn!(target: BOUNDED, "a stream of {} is refused: {reason}", node.id))?;
         Ok(Caller { id: node.id.clone(), config })
     }
 }

@@ -15,6 +15,7 @@ use super::check::Compiled;
 use super::differences::differences;
 use super::objects;
 use super::refusal::{Refusal, Violation};
+use crate::log::BOUNDED;
 use crate::model::{self, Key, Stored};
 use crate::node::Caller;
 use crate::store::{Change, Record, Records, Store, StoreError};
@@ -321,7 +322,8 @@ impl Thread {
         if dry_run || plan.changes.is_empty() {
             return Ok(self.store.revision());
         }
-        let revision = self.store.commit(&plan.changes).inspect_err(|error| tracing::error!("{error}"))?;
+        let revision =
+            self.store.commit(&plan.changes).inspect_err(|error| tracing::error!(target: BOUNDED, "{error}"))?;
         let removed = plan.changes.iter().filter(|change| matches!(change, Change::Remove(..))).count();
         tracing::info!("revision {revision}: {} written, {removed} deleted", plan.changes.len() - removed);
         self.publish.send_replace(Arc::new(plan.next));

@@ -64,6 +64,7 @@ impl Idle {
         drop(list);
         if longest.is_some_and(|(_, longest)| longest.cut()) {
             tracing::warn!(
+                target: crate::log::BOUNDED,
                 "more than {} connections ask for nothing: the one that did so for longest is ended",
                 self.most
             );

@@ -28,6 +28,7 @@ use super::descriptors::BackOff;
 use super::idle::{Idle, Requests};
 use super::secure::SecureArgs;
 use crate::connection::{Cut, Peer, Progress};
+use crate::log::BOUNDED;
 
 /// Connections that wait for a client at the socket file.
 const BACKLOG: i32 = 128;
@@ -195,7 +196,7 @@ impl Handshakes {
         if self.order.len() >= self.most
             && let Some(oldest) = self.order.pop_front()
         {
-            tracing::warn!("more than {} TLS handshakes are under way: the oldest is ended", self.most);
+            tracing::warn!(target: BOUNDED, "more than {} TLS handshakes are under way: the oldest is ended", self.most);
             oldest.abort();
         }
         // Only latency suffers where it cannot be set.
@@ -208,7 +209,7 @@ impl Handshakes {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("took longer than {longest:?}"),
             };
-            tracing::warn!("the TLS handshake with {peer} failed: {reason}");
+            tracing::warn!(target: BOUNDED, "the TLS handshake with {peer} failed: {reason}");
             None
         }));
     }

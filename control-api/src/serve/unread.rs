@@ -67,7 +67,7 @@ fn end(peer: Option<&Peer>, shared: bool, path: &str, unread: &Unread) {
     } else {
         return;
     };
-    tracing::warn!("a client{from} read nothing of {path} for {:?}: {what}", LOOK * LOOKS);
+    tracing::warn!(target: crate::log::BOUNDED, "a client{from} read nothing of {path} for {:?}: {what}", LOOK * LOOKS);
 }
 
 /// The body of a response.

@@ -319,6 +319,7 @@ impl Stream {
         if first && let Some((stream, other)) = inner.twins(self.id, kind) {
             let from = |proxy: &Proxy| proxy.address.map_or("a socket file".to_owned(), |address| address.to_string());
             tracing::warn!(
+                target: crate::log::BOUNDED,
                 "{} has two streams for {}, from {} and from {}: unless the former is about to end, these are two proxies \
                  of one name; give each its own (`outrigger bootstrap --id`)",
                 stream.node,

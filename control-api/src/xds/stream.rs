@@ -26,6 +26,7 @@ use super::proxies::{self, Proxies};
 use super::session::{Answer, Names, Protocol, Request, Response, Session};
 use super::{Resource, Views};
 use crate::connection::Peer;
+use crate::log::BOUNDED;
 use crate::node::{Caller, LONGEST_TEXT};
 
 /// `control_plane.identifier`: Envoy shows it in its statistics.
@@ -244,6 +245,7 @@ impl<M: Messages> Serve<M> {
             let Some(kind) = kind else {
                 if !std::mem::replace(&mut open.asked_for_other, true) {
                     tracing::warn!(
+                        target: BOUNDED,
                         "{} asks for {type_url:?}: this server has none, and leaves it unanswered",
                         open.caller.id
                     );
@@ -326,7 +328,7 @@ impl<M: Messages> Stream for Serve<M> {
                 Poll::Ready(Some(Err(status))) => {
                     let node = this.open.as_ref().map(|open| open.caller.id.as_str()).unwrap_or_default();
                     let address = this.address.map(|address| address.to_string()).unwrap_or_default();
-                    tracing::warn!("an xDS stream of {node} {address} ends: {}", status.message());
+                    tracing::warn!(target: BOUNDED, "an xDS stream of {node} {address} ends: {}", status.message());
                     this.open = None;
                     return Poll::Ready(Some(Err(status)));
                 }
