@@ -4,12 +4,12 @@
 //! the builder's time slice is over, again and again. Both functions ask the scheduler for what every thread may ask for;
 //! where it refuses, or does not know what is asked, all is as it was.
 //!
-//! It has a price. A process with one worker has one heap (`telemetry/memory.rs`), and the builder holds that heap's lock while it
-//! allocates: taken off the core by others of the container then, it holds it for longer the nicer it is, and the worker
-//! waits. It is the lesser evil. With 10,000 clusters, 2 cores and Linux 6.18, on a quiet machine, the 99th percentile of
-//! 5,000 requests/s goes from 2.3 to 3.0-3.9 ms while a configuration is pushed, and that of 15,000/s from 2.6 to
-//! 3.9-4.6 ms; with equal priority to 5.6-6.7 ms. By the scheduler's trace the worker waits for more than 1 ms twice in
-//! 12 s.
+//! It has a price. A process with one worker has one heap (`telemetry/memory.rs`), and the builder holds that heap's lock
+//! while it allocates: taken off the core by others of the container then, it holds it for longer the nicer it is, and the
+//! worker waits. It is the lesser evil. With 10,000 clusters, 2 cores and Linux 6.18, on a quiet machine, the 99th
+//! percentile of 5,000 requests/s goes from 2.3 to 3.0-3.9 ms while a configuration is pushed, and that of 15,000/s from
+//! 2.6 to 3.9-4.6 ms; with equal priority to 5.6-6.7 ms. By the scheduler's trace the worker waits for more than 1 ms
+//! twice in 12 s.
 
 use std::mem::size_of;
 

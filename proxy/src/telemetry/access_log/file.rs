@@ -278,7 +278,8 @@ mod tests {
             assert!(files.writers.try_lock().is_ok(), "who opens a file waits for threads that start");
             Err(io::ErrorKind::WouldBlock.into())
         });
-        let mut buffer = LogBuffer::new(Sink::File(dead));
+        // Who opened it keeps it.
+        let mut buffer = LogBuffer::new(Sink::File(Arc::clone(&dead)));
         buffer.line(|out| out.extend_from_slice(b"lost\n"));
         drop(buffer);
         assert_eq!(stats.filesystem.write_dropped.get(), 1);
