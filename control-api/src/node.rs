@@ -23,13 +23,14 @@ const KEY: &str = "outrigger";
 const NAMESPACE: &str = "namespace";
 const INBOUND: &str = "inbound";
 const TO: &str = "to";
+const FIELDS: [&str; 3] = [NAMESPACE, INBOUND, TO];
 
 /// How long a text that a client has the control plane keep may be, in bytes: what it says of itself, and names of
 /// resources.
 pub const LONGEST_TEXT: usize = 1024;
 /// How many fields our part of the metadata may have, and entries each of its lists.
 const MOST_ENTRIES: usize = 1000;
-/// How many faults of the metadata are named.
+/// How many faults of the metadata are named, and unknown fields.
 const NAMED_FAULTS: usize = 3;
 
 /// What is kept of a node while its streams are open: the rest of what it says of itself may be large, and nothing
@@ -53,6 +54,9 @@ impl Caller {
         // A part that is left out would be missed much later: a proxy without the listener that its application calls.
         let config = NodeConfig::of(node)
             .inspect_err(|reason| tracing::warn!(target: BOUNDED, "a stream of {} is refused: {reason}", node.id))?;
+        if let Some(unknown) = unknown(node) {
+            tracing::warn!(target: BOUNDED, "what {} says beside what this version reads is left out: {unknown}", node.id);
+        }
         Ok(Caller { id: node.id.clone(), config })
     }
 }
@@ -79,6 +83,9 @@ fn check_size(node: &Node) -> Result<(), String> {
     }
     for (name, value) in own.into_iter().flatten() {
         check_text(&format!("metadata.{KEY}"), name)?;
+        if !FIELDS.contains(&name.as_str()) {
+            continue;
+        }
         let field = format!("metadata.{KEY}.{name}");
         match &value.kind {
             Some(Kind::StringValue(text)) => check_text(&field, text)?,
@@ -108,7 +115,30 @@ fn check_text(field: &str, text: &str) -> Result<(), String> {
 
 /// Our part of the metadata.
 fn own(node: &Node) -> Option<&Kind> {
-    node.metadata.as_ref()?.fields.get(KEY)?.kind.as_ref()
+    field(node.metadata.as_ref()?, KEY)
+}
+
+/// The fields of our part that this version does not read: those of a newer `outrigger bootstrap`, which is to find an
+/// older control plane that serves it, and those that a hand misspelt.
+fn unknown(node: &Node) -> Option<String> {
+    let Some(Kind::StructValue(own)) = own(node) else { return None };
+    let is_unknown = |name: &&String| !FIELDS.contains(&name.as_str()) && field(own, name).is_some();
+    let unknown: Vec<&String> = own.fields.keys().filter(is_unknown).collect();
+    let fault = |name: &&String| {
+        let near = nearest(name, FIELDS.into_iter());
+        let hint = if near.is_empty() { format!("; there are {}", FIELDS.join(", ")) } else { near };
+        format!("node.metadata.{KEY}[{name:?}]: no such field{hint}")
+    };
+    let named = unknown.iter().take(NAMED_FAULTS).map(fault).collect();
+    (!unknown.is_empty()).then(|| first_of(named, unknown.len()))
+}
+
+/// The first of so many.
+fn first_of(named: Vec<String>, all: usize) -> String {
+    match all.saturating_sub(named.len()) {
+        0 => named.join("; "),
+        more => format!("{}; and {more} more", named.join("; ")),
+    }
 }
 
 /// The workload behind a node.
@@ -218,12 +248,7 @@ impl NodeConfig {
         if faults.is_empty() {
             return Ok(Some(config));
         }
-        let named: Vec<String> = faults.iter().take(NAMED_FAULTS).map(ToString::to_string).collect();
-        let more = match faults.len().saturating_sub(NAMED_FAULTS) {
-            0 => String::new(),
-            more => format!("; and {more} more"),
-        };
-        Err(named.join("; ") + &more)
+        Err(first_of(faults.iter().take(NAMED_FAULTS).map(ToString::to_string).collect(), faults.len()))
     }
 
     fn read(service: &str, own: &Kind, at: &At<'_>) -> NodeConfig {
@@ -235,12 +260,6 @@ impl NodeConfig {
                 &none
             }
         };
-        let known = [NAMESPACE, INBOUND, TO];
-        for name in own.fields.keys().filter(|name| !known.contains(&name.as_str())) {
-            let near = nearest(name, known.into_iter());
-            let hint = if near.is_empty() { format!("; there are {}", known.join(", ")) } else { near };
-            at.key(name).reject("", format_args!("no such field{hint}"));
-        }
         let namespace = match field(own, NAMESPACE) {
             None => DEFAULT_NAMESPACE,
             Some(Kind::StringValue(namespace)) => {
@@ -400,10 +419,9 @@ mod tests {
         let read = NodeConfig::of(&with_metadata(json!({"inbound": null, "to": ["users=127.0.0.1:9101"]})));
         let config = read.unwrap().unwrap();
         assert_eq!((config.service.to_string(), config.to.len()), ("default/orders".to_owned(), 1));
+        assert_eq!(NodeConfig::of(&with_metadata(json!(null))), Ok(None));
         for (own, expected) in [
             (json!(["users=127.0.0.1:9101"]), ": must be a map, as `outrigger bootstrap` writes it"),
-            (json!({"inbounds": []}), "[\"inbounds\"]: no such field; did you mean \"inbound\"?"),
-            (json!({"services": []}), "[\"services\"]: no such field; there are namespace, inbound, to"),
             (json!({"to": "users=127.0.0.1:9101"}), ".to: must be a list of strings"),
             (json!({"inbound": ["8080=127.0.0.1:9080", 8080]}), ".inbound[1]: must be a string"),
             (json!({"to": ["users"]}), ".to[0]: users: write SERVICE=ADDRESS:PORT, as in users=127.0.0.1:9101"),
@@ -423,6 +441,25 @@ mod tests {
         assert_eq!(refused, "node.metadata.outrigger has 1001 fields, and no more than 1000 are allowed");
         let refused = Caller::of(&with_metadata(json!({"x".repeat(LONGEST_TEXT + 1): []}))).unwrap_err();
         assert!(refused.starts_with("node.metadata.outrigger has a text of 1025 bytes"), "{refused}");
+    }
+
+    #[test]
+    fn a_field_of_a_newer_version_is_left_out_and_the_log_names_it() {
+        let listed = vec!["x".repeat(LONGEST_TEXT + 1); MOST_ENTRIES + 1];
+        let own =
+            json!({"to": ["users=127.0.0.1:9101"], "inbounds": [], "locality": listed, "a": 1, "b": null, "zone": 1});
+        let heard = Heard::default();
+        let read = tracing::subscriber::with_default(heard.clone(), || Caller::of(&with_metadata(own)));
+        assert_eq!(read.unwrap().config.unwrap().to.len(), 1);
+        let [line] = heard.lines().try_into().unwrap();
+        for part in [
+            "orders-1",
+            "node.metadata.outrigger[\"a\"]: no such field; there are namespace, inbound, to",
+            "node.metadata.outrigger[\"inbounds\"]: no such field; did you mean \"inbound\"?",
+            "; and 1 more",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
     }
 
     #[test]
