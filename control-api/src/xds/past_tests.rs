@@ -36,6 +36,20 @@ pub(super) fn past() -> (Past, Arc<str>) {
     (stream.session.past().unwrap(), version)
 }
 
+/// What is remembered of one that has so many clusters.
+pub(super) fn past_of(clusters: usize) -> Past {
+    let names: Vec<String> = (0..clusters).map(|number| format!("c{number:06}=1")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut stream = Stream::new(StateOfTheWorld, view(&[(Clusters, &names), (Listeners, &["l=1"])]));
+    stream.subscribe(Clusters, &[]);
+    stream.sends(Clusters, &names);
+    stream.accept(Clusters, &[]);
+    stream.subscribe(Listeners, &[]);
+    stream.sends(Listeners, &["l=1"]);
+    stream.answer(Listeners, Some("l: no"), &[]);
+    stream.session.past().unwrap()
+}
+
 #[test]
 fn it_is_known_by_the_clusters_that_it_accepted_last_and_by_those_that_it_may_have_accepted() {
     let (mut stream, first) = with_a_rejected_listener();

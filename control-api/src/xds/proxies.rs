@@ -14,6 +14,8 @@ use super::session::{Answer, Past, Protocol, Response};
 
 /// So many proxies are remembered that rejected something and have gone.
 const PASTS: usize = 1024;
+/// With so many resources in all, which may be no longer those of any view.
+const PAST_RESOURCES: usize = 100_000;
 /// How long each is: many times as long as clients wait between two attempts to connect.
 const PAST: Duration = Duration::from_secs(600);
 
@@ -240,8 +242,10 @@ impl Stream {
         let Some(Proxy { node, address, .. }) = streams.get(&self.id) else { return };
         let from = address.map(|address| address.ip());
         pasts.push_back(Gone { at: Instant::now(), node: node.clone(), from, past });
-        if pasts.len() > PASTS {
-            pasts.pop_front();
+        let mut resources: usize = pasts.iter().map(|gone| gone.past.resources()).sum();
+        while pasts.len() > PASTS || resources > PAST_RESOURCES {
+            let Some(oldest) = pasts.pop_front() else { break };
+            resources -= oldest.past.resources();
         }
     }
 
@@ -432,5 +436,12 @@ mod tests {
             gone();
         }
         assert_eq!(proxies.inner().pasts.len(), PASTS);
+
+        let of_many = past_tests::past_of(PAST_RESOURCES / 3);
+        for node in ["orders-3", "orders-4", "orders-5"] {
+            open(node, "10.0.0.1:1").remember(of_many.clone());
+        }
+        let nodes = |proxies: &Proxies| proxies.inner().pasts.iter().map(|gone| gone.node.clone()).collect::<Vec<_>>();
+        assert_eq!(nodes(&proxies), ["orders-4", "orders-5"], "the oldest go first");
     }
 }

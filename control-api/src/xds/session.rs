@@ -116,6 +116,11 @@ pub(super) struct Past {
 }
 
 impl Past {
+    /// How many resources it remembers.
+    pub(super) fn resources(&self) -> usize {
+        self.refused.values().map(BTreeMap::len).sum::<usize>() + self.clusters.len()
+    }
+
     /// Whether a client that has this version of the clusters may have this past.
     pub(super) fn is_of(&self, version: &str) -> bool {
         [Some(&self.accepted), self.unanswered.as_ref()].into_iter().flatten().any(|has| **has == *version)
