@@ -139,6 +139,8 @@ pub struct Store {
     database: Shared,
     revision: u64,
     log_entries: u64,
+    /// Opens the file again.
+    open: fn(&Path) -> Result<Database, redb::DatabaseError>,
 }
 
 impl Store {
@@ -179,7 +181,8 @@ impl Store {
                 .map_err(|error| StoreError::Io { path: path.clone(), error })?;
         }
         let (revision, records) = load(&database).map_err(|error| failed(&path, error))?;
-        Ok((Self { path, database: Arc::new(Mutex::new(Some(database))), revision, log_entries }, records))
+        let database = Arc::new(Mutex::new(Some(database)));
+        Ok((Self { path, database, revision, log_entries, open: |path| Database::open(path) }, records))
     }
 
     /// The newest revision; 0 if nothing was ever written.
@@ -206,7 +209,8 @@ impl Store {
         if let Err(error) = written {
             // Closed before it is opened: the file has a lock.
             *open = None;
-            let database = Database::open(&self.path).map_err(|error| failed(&self.path, error.into()))?;
+            // What is found then is on the disk: opening writes the header anew, and syncs it.
+            let database = (self.open)(&self.path).map_err(|error| failed(&self.path, error.into()))?;
             let stored = newest(&database).map_err(|error| failed(&self.path, error))?;
             *open = Some(database);
             if stored != revision {
@@ -307,6 +311,11 @@ fn write(database: &Database, revision: u64, changes: &[Change], log_entries: u6
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeSet;
+    use std::io;
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     fn key(name: &str) -> Arc<str> {
@@ -365,6 +374,94 @@ mod tests {
         }
         std::fs::write(&path, copy).unwrap();
         assert_eq!(Store::open(directory.path(), LOG_ENTRIES).unwrap().1.len(), 1);
+    }
+
+    const PAGE: usize = 4096;
+
+    thread_local! {
+        /// How many syncs of [`Cached`] succeed before one fails.
+        static SYNCS: Cell<u32> = const { Cell::new(u32::MAX) };
+        /// The pages that are not on the disk.
+        static DIRTY: RefCell<BTreeSet<usize>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    /// A file as Linux has it in memory, and beside it what is on the disk: pages whose sync failed count as clean, so the
+    /// next sync succeeds without them.
+    #[derive(Debug)]
+    struct Cached {
+        memory: File,
+        disk: File,
+    }
+
+    impl Cached {
+        fn open(path: &Path) -> Result<Database, redb::DatabaseError> {
+            let open = |path| File::options().read(true).write(true).open(path);
+            let (memory, disk) = (open(path.to_owned())?, open(path.with_extension("disk"))?);
+            Database::builder().create_with_backend(Cached { memory, disk })
+        }
+    }
+
+    impl redb::StorageBackend for Cached {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.memory.metadata()?.len())
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read_exact_at(out, offset)
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.memory.set_len(length)?;
+            self.disk.set_len(length)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            let dirty = DIRTY.take();
+            let left = SYNCS.get();
+            SYNCS.set(left.wrapping_sub(1));
+            if left == 0 {
+                return Err(io::Error::other("no answer"));
+            }
+            for page in dirty {
+                let (mut bytes, offset) = ([0; PAGE], (page * PAGE) as u64);
+                self.memory.read_exact_at(&mut bytes, offset)?;
+                self.disk.write_all_at(&bytes, offset)?;
+            }
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let start = usize::try_from(offset).unwrap();
+            DIRTY.with_borrow_mut(|dirty| dirty.extend(start / PAGE..(start + data.len()).div_ceil(PAGE)));
+            self.memory.write_all_at(data, offset)
+        }
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_on_the_disk_also_where_a_sync_failed() {
+        let mut acknowledged = Vec::new();
+        for syncs in 0..4 {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
+            let disk = store.path.with_extension("disk");
+            store.open = Cached::open;
+            *store.database.lock().unwrap() = None;
+            std::fs::copy(&store.path, &disk).unwrap();
+            *store.database.lock().unwrap() = Some(Cached::open(&store.path).unwrap());
+            SYNCS.set(syncs);
+            let written = store.commit(&[Change::Put(key("a"), record(1, 1, "one"))]);
+            // The power fails now.
+            let newest = newest(&Database::open(&disk).unwrap()).unwrap();
+            SYNCS.set(u32::MAX);
+            match written {
+                Ok(revision) => {
+                    assert_eq!(newest, revision, "after {syncs} syncs");
+                    acknowledged.push(syncs);
+                }
+                Err(error) => assert!(matches!(error, StoreError::NotStored { .. }), "{error}"),
+            }
+        }
+        assert_eq!(acknowledged, [1, 2, 3], "the second sync is that of the header");
     }
 
     #[test]
