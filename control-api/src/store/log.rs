@@ -42,7 +42,7 @@ pub enum LogError {
 /// A reader of the log; its calls block for as long as the disk takes.
 #[derive(Clone, Debug)]
 pub struct Log {
-    pub(super) database: Shared,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Log {
@@ -51,7 +51,12 @@ impl Log {
     /// # Errors
     /// Where the log does not reach back to the revision, or the revision lies in the future.
     pub fn after(&self, revision: u64) -> Result<Vec<Entry>, LogError> {
-        let (compacted, newest, entries) = self.read(revision).map_err(|error| LogError::Database(Box::new(error)))?;
+        let read = self.read(revision).or_else(|_| {
+            // Of a write, perhaps, after which it is opened again.
+            let _written = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.read(revision)
+        });
+        let (compacted, newest, entries) = read.map_err(|error| LogError::Database(Box::new(error)))?;
         if revision < compacted {
             return Err(LogError::TooOld { oldest: compacted });
         }
@@ -62,7 +67,7 @@ impl Log {
     }
 
     fn read(&self, revision: u64) -> Result<(u64, u64, Vec<Entry>), redb::Error> {
-        let open = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.shared.opened();
         let transaction = open.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?;
         let meta = transaction.open_table(META)?;
         let number = |name| meta.get(name).map(|found| found.map_or(0, |number| number.value()));

@@ -6,7 +6,9 @@
 //!
 //! The database has one writer, so [`Store`] writes by `&mut self` and is owned by one thread (its calls block);
 //! readers of the log have a [`Log`] each. After an error of the disk the database takes and gives nothing any more until
-//! it is opened again, and only then it is known what the disk has: readers wait for that, and so for each write.
+//! it is opened again, and only then it is known what the disk has: a reader that meets the error waits for that.
+
+#![expect(clippy::disallowed_types, reason = "only opening again excludes readers, who read from a disk")]
 
 mod log;
 
@@ -14,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -122,8 +124,20 @@ pub(crate) fn is_full(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(error) if full(error.kind()))
 }
 
-/// The open file. `None` only while it is opened again, and where that failed.
-type Shared = Arc<Mutex<Option<Database>>>;
+/// The open file.
+#[derive(Debug)]
+struct Shared {
+    /// `None` only while it is opened again, and where that failed. Reading and writing share it.
+    database: RwLock<Option<Database>>,
+    /// Held over a write, with what has to be done after its error.
+    writing: Mutex<()>,
+}
+
+impl Shared {
+    fn opened(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 fn open_file(path: &Path) -> Result<Database, StoreError> {
     Database::create(path).map_err(|error| match error {
@@ -136,7 +150,7 @@ fn open_file(path: &Path) -> Result<Database, StoreError> {
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    database: Shared,
+    shared: Arc<Shared>,
     revision: u64,
     log_entries: u64,
     /// Opens the file again.
@@ -181,8 +195,8 @@ impl Store {
                 .map_err(|error| StoreError::Io { path: path.clone(), error })?;
         }
         let (revision, records) = load(&database).map_err(|error| failed(&path, error))?;
-        let database = Arc::new(Mutex::new(Some(database)));
-        Ok((Self { path, database, revision, log_entries, open: |path| Database::open(path) }, records))
+        let shared = Arc::new(Shared { database: RwLock::new(Some(database)), writing: Mutex::default() });
+        Ok((Self { path, shared, revision, log_entries, open: |path| Database::open(path) }, records))
     }
 
     /// The newest revision; 0 if nothing was ever written.
@@ -192,7 +206,7 @@ impl Store {
 
     /// A reader of the log.
     pub fn log(&self) -> Log {
-        Log { database: Arc::clone(&self.database) }
+        Log { shared: Arc::clone(&self.shared) }
     }
 
     /// Writes a set as the revision after the newest. When this returns, it is on the disk.
@@ -202,11 +216,13 @@ impl Store {
     /// store cannot go on.
     pub fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
         let revision = self.revision.saturating_add(1);
-        let mut open = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = open
-            .as_ref()
-            .map_or(Err(redb::Error::DatabaseClosed), |database| write(database, revision, changes, self.log_entries));
+        let _writing = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let written =
+            self.shared.opened().as_ref().map_or(Err(redb::Error::DatabaseClosed), |database| {
+                write(database, revision, changes, self.log_entries)
+            });
         if let Err(error) = written {
+            let mut open = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
             // Closed before it is opened: the file has a lock.
             *open = None;
             // What is found then is on the disk: opening writes the header anew, and syncs it.
@@ -315,6 +331,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::io;
     use std::os::unix::fs::FileExt;
+    use std::time::Duration;
 
     use super::*;
 
@@ -381,6 +398,8 @@ mod tests {
     thread_local! {
         /// How many syncs of [`Cached`] succeed before one fails.
         static SYNCS: Cell<u32> = const { Cell::new(u32::MAX) };
+        /// Who reads while the next one is under way.
+        static READER: RefCell<Option<Log>> = const { RefCell::new(None) };
         /// The pages that are not on the disk.
         static DIRTY: RefCell<BTreeSet<usize>> = const { RefCell::new(BTreeSet::new()) };
     }
@@ -416,6 +435,11 @@ mod tests {
         }
 
         fn sync_data(&self) -> io::Result<()> {
+            if let Some(log) = READER.take() {
+                let (sender, read) = std::sync::mpsc::channel();
+                std::thread::spawn(move || sender.send(log.after(0).unwrap().len()));
+                assert_eq!(read.recv_timeout(Duration::from_secs(20)), Ok(0), "it does not wait for the write");
+            }
             let dirty = DIRTY.take();
             let left = SYNCS.get();
             SYNCS.set(left.wrapping_sub(1));
@@ -437,17 +461,32 @@ mod tests {
         }
     }
 
+    /// A store over [`Cached`], and the file that stands for its disk.
+    fn cached(directory: &Path) -> (Store, PathBuf) {
+        let (mut store, _) = Store::open(directory, LOG_ENTRIES).unwrap();
+        let disk = store.path.with_extension("disk");
+        store.open = Cached::open;
+        *store.shared.database.write().unwrap() = None;
+        std::fs::copy(&store.path, &disk).unwrap();
+        *store.shared.database.write().unwrap() = Some(Cached::open(&store.path).unwrap());
+        (store, disk)
+    }
+
+    #[test]
+    fn who_reads_does_not_wait_for_a_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, _) = cached(directory.path());
+        READER.set(Some(store.log()));
+        store.commit(&[Change::Put(key("a"), record(1, 1, "one"))]).unwrap();
+        assert!(READER.take().is_none(), "it read");
+    }
+
     #[test]
     fn what_is_acknowledged_is_on_the_disk_also_where_a_sync_failed() {
         let mut acknowledged = Vec::new();
         for syncs in 0..4 {
             let directory = tempfile::tempdir().unwrap();
-            let (mut store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
-            let disk = store.path.with_extension("disk");
-            store.open = Cached::open;
-            *store.database.lock().unwrap() = None;
-            std::fs::copy(&store.path, &disk).unwrap();
-            *store.database.lock().unwrap() = Some(Cached::open(&store.path).unwrap());
+            let (mut store, disk) = cached(directory.path());
             SYNCS.set(syncs);
             let written = store.commit(&[Change::Put(key("a"), record(1, 1, "one"))]);
             // The power fails now.
@@ -502,7 +541,7 @@ mod tests {
         let (store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
         let refused = Store::open(directory.path(), LOG_ENTRIES).unwrap_err().to_string();
         assert!(refused.ends_with("stop that one, or give this one a directory of its own"), "{refused}");
-        let open = store.database.lock().unwrap();
+        let open = store.shared.opened();
         let transaction = open.as_ref().unwrap().begin_write().unwrap();
         transaction.open_table(META).unwrap().insert(FORMAT, 2).unwrap();
         transaction.commit().unwrap();
