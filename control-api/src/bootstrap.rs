@@ -13,7 +13,7 @@ use prost_types::{Struct, Value};
 
 use crate::model::value::dns_label;
 use crate::model::{DEFAULT_NAMESPACE, Name};
-use crate::node::{Inbound, NodeConfig, To};
+use crate::node::{self, Clash, Inbound, NodeConfig, To};
 use crate::serve::Address;
 use crate::tls::ClientTlsArgs;
 
@@ -130,45 +130,16 @@ fn check_names(service: &str, namespace: &str, to: &[To]) -> Result<(), String> 
     Ok(())
 }
 
-/// Each listener has an address of its own, and none is what it forwards to. Only the admin's port may be 0: of others
-/// nobody would know which port they got.
+/// Only the admin's port may be 0: of others nobody would know which port they got.
 fn check_addresses(inbound: &[Inbound], to: &[To], admin: SocketAddr) -> Result<(), String> {
-    let listeners = || {
-        let inbound = inbound.iter().map(|inbound| (format!("--inbound {inbound}"), inbound.listen));
-        inbound.chain(to.iter().map(|to| (format!("--to {to}"), to.listen)))
-    };
-    let applications = inbound.iter().map(|inbound| (format!("--inbound {inbound}"), inbound.application));
-    if let Some((flag, _)) = listeners().chain(applications).find(|(_, address)| address.port() == 0) {
-        return Err(format!("{flag}: a port must be 1 to 65535"));
-    }
-    let mut seen: Vec<SocketAddr> = Vec::new();
-    for address in listeners().map(|(_, address)| address).chain([admin]).filter(|address| address.port() != 0) {
-        if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
-            let both = if *other == address { String::new() } else { format!(", by {other} too") };
-            return Err(format!(
-                "{address} is listened on twice{both}: give each --inbound, each --to and --admin their own"
-            ));
+    let admin = (admin.port() != 0).then_some(admin);
+    let Some(clash) = node::clash(inbound, to, admin) else { return Ok(()) };
+    Err(match clash {
+        Clash::Inbound(place, reason) => {
+            format!("--inbound {}: {reason}", inbound.get(place).map(Inbound::to_string).unwrap_or_default())
         }
-        seen.push(address);
-    }
-    for inbound in inbound {
-        let application = inbound.application;
-        if let Some(own) = seen.iter().find(|own| overlap(**own, application)) {
-            return Err(format!(
-                "--inbound {inbound}: the proxy itself listens on {own}, so requests to {application} would come back to \
-                 it: let the application listen on another port"
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Whether one of two addresses takes what is for the other.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let every = |address: SocketAddr| address.ip().is_unspecified();
-    one.port() == other.port()
-        && one.is_ipv4() == other.is_ipv4()
-        && (one.ip() == other.ip() || every(one) || every(other))
+        Clash::To(place, reason) => format!("--to {}: {reason}", to.get(place).map(To::to_string).unwrap_or_default()),
+    })
 }
 
 /// Type and address of the cluster.

@@ -4,6 +4,7 @@
 //! Service that its application calls, the address where the application calls it, and for each port of its own, where
 //! the application listens. Both lists travel in `node.metadata`, under the key `outrigger`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -233,6 +234,63 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an address and a port, as in 127.0.0.1:9080"))
 }
 
+/// An entry that cannot stand with the others, by its place in its list, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Clash {
+    /// Of those of its own ports.
+    Inbound(usize, String),
+    /// Of those of the Services that it calls.
+    To(usize, String),
+}
+
+/// The first entry whose address is no address of its own: each listener has one, beside the `admin`'s, and none is what
+/// it forwards to.
+pub(crate) fn clash(inbound: &[Inbound], to: &[To], admin: Option<SocketAddr>) -> Option<Clash> {
+    // By port, since there may be a thousand of each.
+    let mut seen: BTreeMap<u16, Vec<SocketAddr>> = BTreeMap::new();
+    seen.extend(admin.map(|admin| (admin.port(), vec![admin])));
+    let mut listen = |address: SocketAddr| {
+        let there = seen.entry(address.port()).or_default();
+        if address.port() == 0 {
+            return Some("a port must be 1 to 65535".to_owned());
+        }
+        let reason = there.iter().find(|other| overlap(**other, address)).map(|other| {
+            let both = if *other == address { String::new() } else { format!(", by {other} too") };
+            format!("{address} is listened on twice{both}: each listener, the admin's too, needs an address of its own")
+        });
+        there.push(address);
+        reason
+    };
+    for (place, inbound) in inbound.iter().enumerate() {
+        if let Some(reason) = listen(inbound.listen) {
+            return Some(Clash::Inbound(place, reason));
+        }
+    }
+    for (place, to) in to.iter().enumerate() {
+        if let Some(reason) = listen(to.listen) {
+            return Some(Clash::To(place, reason));
+        }
+    }
+    inbound.iter().enumerate().find_map(|(place, inbound)| {
+        let application = inbound.application;
+        if application.port() == 0 {
+            return Some(Clash::Inbound(place, "a port must be 1 to 65535".to_owned()));
+        }
+        let own = seen.get(&application.port())?.iter().find(|own| overlap(**own, application))?;
+        let reason = format!(
+            "the proxy itself listens on {own}, so requests to {application} would come back to it: let the application \
+             listen on another port"
+        );
+        Some(Clash::Inbound(place, reason))
+    })
+}
+
+/// Whether one of two addresses of one port takes what is for the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let every = |address: SocketAddr| address.ip().is_unspecified();
+    one.is_ipv4() == other.is_ipv4() && (one.ip() == other.ip() || every(one) || every(other))
+}
+
 impl NodeConfig {
     /// Reads what a node says; `None` if it says nothing, as other xDS clients do.
     ///
@@ -272,7 +330,16 @@ impl NodeConfig {
             }
         };
         let service = Name::new(namespace, service);
-        NodeConfig { service, inbound: list(own, INBOUND, at), to: list(own, TO, at) }
+        let (inbound, to) = (list::<Inbound>(own, INBOUND, at), list::<To>(own, TO, at));
+        // Where all could be read, so that places are those in the lists.
+        if at.problem_count() == 0 {
+            match clash(&inbound, &to, None) {
+                Some(Clash::Inbound(place, reason)) => at.field(INBOUND).index(place).reject("", reason),
+                Some(Clash::To(place, reason)) => at.field(TO).index(place).reject("", reason),
+                None => {}
+            }
+        }
+        NodeConfig { service, inbound, to }
     }
 
     /// What goes into `node.metadata`.
@@ -366,7 +433,7 @@ mod tests {
     fn a_node_is_kept_only_if_it_is_small() {
         let config = NodeConfig {
             service: Name::new("shop", "orders"),
-            inbound: vec!["8080=127.0.0.1:9080".parse().unwrap(); MOST_ENTRIES],
+            inbound: (1..=MOST_ENTRIES).map(|port| format!("{port}=127.0.0.1:9080").parse().unwrap()).collect(),
             to: Vec::new(),
         };
         let node = |config: &NodeConfig| Node { metadata: Some(config.metadata()), ..Node::default() };
@@ -426,6 +493,11 @@ mod tests {
             (json!({"inbound": ["8080=127.0.0.1:9080", 8080]}), ".inbound[1]: must be a string"),
             (json!({"to": ["users"]}), ".to[0]: users: write SERVICE=ADDRESS:PORT, as in users=127.0.0.1:9101"),
             (json!({"namespace": 5}), ".namespace: must be a string"),
+            (
+                json!({"to": ["users:99=127.0.0.1:9101", "users=127.0.0.1:9101"]}),
+                ".to[1]: 127.0.0.1:9101 is listened on twice: each listener, the admin's too, needs an address of its own",
+            ),
+            (json!({"to": ["users=127.0.0.1:0"]}), ".to[0]: a port must be 1 to 65535"),
         ] {
             let refused = NodeConfig::of(&with_metadata(own)).unwrap_err();
             assert_eq!(refused, format!("node.metadata.outrigger{expected}"));
