@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
+use self::log::Recent;
 pub use self::log::{Entry, Log, LogError};
 
 /// key -> (revision, created, generation, created at, object)
@@ -131,6 +132,7 @@ struct Shared {
     database: RwLock<Option<Database>>,
     /// Held over a write, with what has to be done after its error.
     writing: Mutex<()>,
+    recent: Mutex<Recent>,
 }
 
 impl Shared {
@@ -195,7 +197,11 @@ impl Store {
                 .map_err(|error| StoreError::Io { path: path.clone(), error })?;
         }
         let (revision, records) = load(&database).map_err(|error| failed(&path, error))?;
-        let shared = Arc::new(Shared { database: RwLock::new(Some(database)), writing: Mutex::default() });
+        let shared = Arc::new(Shared {
+            database: RwLock::new(Some(database)),
+            writing: Mutex::default(),
+            recent: Mutex::new(Recent::new(revision)),
+        });
         Ok((Self { path, shared, revision, log_entries, open: |path| Database::open(path) }, records))
     }
 
@@ -221,20 +227,29 @@ impl Store {
             self.shared.opened().as_ref().map_or(Err(redb::Error::DatabaseClosed), |database| {
                 write(database, revision, changes, self.log_entries)
             });
-        if let Err(error) = written {
-            let mut open = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
-            // Closed before it is opened: the file has a lock.
-            *open = None;
-            // What is found then is on the disk: opening writes the header anew, and syncs it.
-            let database = (self.open)(&self.path).map_err(|error| failed(&self.path, error.into()))?;
-            let stored = newest(&database).map_err(|error| failed(&self.path, error))?;
-            *open = Some(database);
-            if stored != revision {
-                return Err(StoreError::NotStored { path: self.path.clone(), error: Box::new(error) });
-            }
-        }
+        let compacted = match written {
+            Ok(compacted) => compacted,
+            Err(error) => self.reopen(revision, error)?,
+        };
+        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).push(revision, changes, compacted);
         self.revision = revision;
         Ok(revision)
+    }
+
+    /// After the error of a write: what the log no longer holds, if the disk has the write all the same.
+    fn reopen(&self, revision: u64, error: redb::Error) -> Result<u64, StoreError> {
+        let mut open = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        // Closed before it is opened: the file has a lock.
+        *open = None;
+        // What is found then is on the disk: opening writes the header anew, and syncs it.
+        let database = (self.open)(&self.path).map_err(|error| failed(&self.path, error.into()))?;
+        let stored = number(&database, REVISION).map_err(|error| failed(&self.path, error))?;
+        let compacted = number(&database, COMPACTED).map_err(|error| failed(&self.path, error))?;
+        *open = Some(database);
+        if stored != revision {
+            return Err(StoreError::NotStored { path: self.path.clone(), error: Box::new(error) });
+        }
+        Ok(compacted)
     }
 }
 
@@ -265,10 +280,10 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
     Ok(format)
 }
 
-/// The newest revision.
-fn newest(database: &Database) -> Result<u64, redb::Error> {
+/// A number about the database; 0 where it is not there.
+fn number(database: &Database, name: &str) -> Result<u64, redb::Error> {
     let meta = database.begin_read()?.open_table(META)?;
-    Ok(meta.get(REVISION)?.map_or(0, |revision| revision.value()))
+    Ok(meta.get(name)?.map_or(0, |number| number.value()))
 }
 
 /// The newest revision, and all that is in force.
@@ -282,15 +297,16 @@ fn load(database: &Database) -> Result<(u64, Records), redb::Error> {
         let record = Record { revision, created, generation, created_at, bytes };
         records.insert(Arc::from(key.value()), Arc::new(record));
     }
-    Ok((newest(database)?, records))
+    Ok((number(database, REVISION)?, records))
 }
 
-fn write(database: &Database, revision: u64, changes: &[Change], log_entries: u64) -> Result<(), redb::Error> {
+/// Writes a set. What the log no longer holds then: the changes up to this revision.
+fn write(database: &Database, revision: u64, changes: &[Change], log_entries: u64) -> Result<u64, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     // Costs a little space, and a start after a crash does not have to read the whole file.
     transaction.set_quick_repair(true);
-    {
+    let compacted = {
         let mut current = transaction.open_table(CURRENT)?;
         let mut log = transaction.open_table(LOG)?;
         let mut meta = transaction.open_table(META)?;
@@ -320,9 +336,10 @@ fn write(database: &Database, revision: u64, changes: &[Change], log_entries: u6
             log.retain_in((oldest, 0)..=(oldest, u32::MAX), |_, _| false)?;
             meta.insert(COMPACTED, oldest)?;
         }
-    }
+        meta.get(COMPACTED)?.map_or(0, |compacted| compacted.value())
+    };
     transaction.commit()?;
-    Ok(())
+    Ok(compacted)
 }
 
 #[cfg(test)]
@@ -490,7 +507,7 @@ mod tests {
             SYNCS.set(syncs);
             let written = store.commit(&[Change::Put(key("a"), record(1, 1, "one"))]);
             // The power fails now.
-            let newest = newest(&Database::open(&disk).unwrap()).unwrap();
+            let newest = number(&Database::open(&disk).unwrap(), REVISION).unwrap();
             SYNCS.set(u32::MAX);
             match written {
                 Ok(revision) => {
