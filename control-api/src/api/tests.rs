@@ -424,37 +424,37 @@ fn a_list_that_is_too_long_for_a_message_says_what_to_do() {
 #[tokio::test]
 async fn nothing_is_written_whose_answer_is_too_long_for_a_message() {
     let bench = Bench::new();
-    let with = |letter: char, count: usize| {
-        let mut objects = parse("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}");
-        let Some(object::Kind::Service(service)) = &mut objects[0].kind else { panic!("{objects:?}") };
-        let text = letter.to_string().repeat(count);
-        service.metadata.get_or_insert_default().annotations.insert("text".to_owned(), text);
+    // 400 KiB of two Services.
+    let with = |letter: char, names: [&str; 2]| {
+        let text = letter.to_string().repeat(200 << 10);
+        let service = |name| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{text: {text}}}}}\nspec: {{ports: [{{port: 80}}]}}"
+            )
+        };
+        let objects = parse(&names.map(service).join("\n---\n"));
         Request::new(ApplyRequest { objects, dry_run: false })
     };
     // The answer has what was there, what is there, and the object.
-    let size = 400 << 10;
-    let revision = bench.api.apply(with('a', size)).await.unwrap().into_inner().revision;
-    let refused = bench.api.apply(with('b', size)).await.unwrap_err();
+    let revision = bench.api.apply(with('a', ["a", "b"])).await.unwrap().into_inner().revision;
+    let refused = bench.api.apply(with('b', ["a", "b"])).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     let text = refused.message();
     assert!(
-        text.starts_with("nothing was applied: the answer tells of 1 objects in 1") && text.contains("split"),
+        text.starts_with("nothing was applied: the answer tells of 2 objects in 1") && text.contains("split"),
         "{text}"
     );
     assert_eq!(bench.api.current().revision, revision);
     let found = bench.get("Service", "a").await.unwrap();
     assert!(objects::metadata(&found).unwrap().annotations["text"].starts_with('a'));
     // Who deletes gets what there was.
-    let more = (0..3).map(|index| format!("b{index}"));
-    for name in more.clone() {
-        let mut request = with('c', size).into_inner();
-        let Some(object::Kind::Service(service)) = &mut request.objects[0].kind else { panic!("{request:?}") };
-        service.metadata.get_or_insert_default().name = name;
-        bench.api.apply(Request::new(request)).await.unwrap();
+    let more = [["b0", "b1"], ["b2", "b3"], ["b4", "b5"]];
+    for names in more {
+        bench.api.apply(with('c', names)).await.unwrap();
     }
     let before = bench.api.current().revision;
-    let refused = bench.delete(more.map(|name| key("Service", &name)).collect()).await.unwrap_err();
-    assert!(refused.message().starts_with("nothing was deleted: the answer tells of 3 objects"), "{refused}");
+    let refused = bench.delete(more.iter().flatten().map(|name| key("Service", name)).collect()).await.unwrap_err();
+    assert!(refused.message().starts_with("nothing was deleted: the answer tells of 6 objects"), "{refused}");
     assert_eq!(bench.api.current().revision, before);
 }
 

@@ -195,6 +195,9 @@ pub fn validate(object: &pb::Object) -> Vec<Problem> {
     report.into_parts().0
 }
 
+/// What keys and values of annotations may take together, in bytes, as in Kubernetes.
+const MOST_ANNOTATIONS: usize = 256 << 10;
+
 /// What is the same for all kinds: version, kind and metadata.
 fn check_head(kind: Kind, api_version: &str, name: &str, metadata: Option<&pb::ObjectMeta>, at: &At<'_>) {
     if !kind.api_versions().contains(&api_version) {
@@ -216,6 +219,11 @@ fn check_head(kind: Kind, api_version: &str, name: &str, metadata: Option<&pb::O
         value::check(&at.field("namespace"), namespace, value::dns_label);
     }
     labels(&at.field("labels"), &metadata.labels);
+    let size: usize = metadata.annotations.iter().map(|(key, text)| key.len().saturating_add(text.len())).sum();
+    if size > MOST_ANNOTATIONS {
+        at.field("annotations")
+            .reject("", format_args!("take {size} bytes, and no more than {MOST_ANNOTATIONS} are allowed"));
+    }
 }
 
 /// Labels as Kubernetes has them: an optional prefix, a name, a value.

@@ -4,9 +4,9 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::plane::{Plane, SHOP};
 
-/// A Service that takes a megabyte.
+/// A Service that takes as much as one may.
 fn large(name: &str) -> String {
-    let text = "x".repeat(1 << 20);
+    let text = "x".repeat(250 << 10);
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{text: {text}}}}}\nspec: {{ports: [{{port: 80}}]}}\n"
     )

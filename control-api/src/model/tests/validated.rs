@@ -48,6 +48,19 @@ fn what_every_object_has() {
 }
 
 #[test]
+fn annotations_have_a_bound_as_in_kubernetes() {
+    let annotated = |bytes: usize| {
+        let text = "x".repeat(bytes - "k".len());
+        problems(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s, annotations: {{k: {text}}}}}\nspec: {{ports: [{{port: 80}}]}}"
+        ))
+    };
+    assert!(annotated(262_144).is_empty());
+    let refused = ["metadata.annotations: take 262145 bytes, and no more than 262144 are allowed"];
+    assert_eq!(annotated(262_145), refused);
+}
+
+#[test]
 fn a_whole_route_is_right() {
     let right = route(
         "parentRefs: [{group: '', kind: Service, name: s, port: 80}, {group: '', kind: Service, name: s, port: 81}],
