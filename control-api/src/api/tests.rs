@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use super::{Api, Writer, objects, watching};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::xds::Protocol;
 
 struct Bench {
@@ -39,6 +39,10 @@ impl Bench {
         // The database is closed when its last user is gone.
         let placeholder = tempfile::tempdir().unwrap();
         self.api = open(placeholder.path(), log_entries);
+        // A watch whose reader has gone reads the log to its end.
+        while let Err(StoreError::InUse(_)) = Store::open(directory.path(), log_entries) {
+            tokio::task::yield_now().await;
+        }
         self.api = open(directory.path(), log_entries);
     }
 
