@@ -1,8 +1,9 @@
 //! What one xDS stream says and when: requests, views and time in, responses out, no I/O.
 //!
 //! One response per kind is in flight. By delta those of clusters and endpoints end at [`PART`], and the rest follows when
-//! the client has answered: so an endpoint that goes does not wait for ten thousand clusters that change, and nobody has to
-//! hold all of a mesh in one message. Kinds wait for one another so that nothing breaks on the way from one view to
+//! the client has answered (of clusters also where it has not for [`PATIENCE`], since others wait for them): so an endpoint
+//! that goes does not wait for ten thousand clusters that change, and nobody has to hold all of a mesh in one message.
+//! Kinds wait for one another so that nothing breaks on the way from one view to
 //! the next: clusters and their endpoints go first; listeners and routes, which may name them, when the client has
 //! acknowledged those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this);
 //! clusters that are gone are taken away when the listeners and routes that named them have been replaced. In place of
@@ -24,8 +25,8 @@ use super::{Resource, View};
 /// cluster stops warming.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A response in parts is full when its resources have so many bytes (what does not exist has none). A proxy reads and applies them in some ten
-/// milliseconds.
+/// A response in parts is full when its resources have so many bytes (what does not exist has none). A proxy reads and
+/// applies them in some ten milliseconds.
 pub(super) const PART: usize = 64 << 10;
 
 /// The two ways to say what changed.
