@@ -123,7 +123,8 @@ impl Writer {
     ) -> Result<(Self, watch::Receiver<Arc<InForce>>, oneshot::Receiver<StoreError>), String> {
         let mut held = Map::default();
         for (name, record) in records {
-            let (key, object) = hold(&record).map_err(|reason| format!("the store is damaged: {name}: {reason}"))?;
+            let (key, object) =
+                hold(&record).map_err(|reason| store.damaged(format!("{name}: {reason}")).to_string())?;
             held.insert(key, object);
         }
         let compiled = Compiled::stored(held.iter().map(|(key, held)| (key.clone(), &held.stored)), now());

@@ -219,7 +219,7 @@ async fn run(
     };
     let result = tokio::select! {
         stopped = stop => stopped,
-        error = failed => Err(format!("the store failed: {error}; see to the disk and start again: no acknowledged write is lost")),
+        error = failed => Err(format!("the store failed, and no acknowledged write is lost: {error}")),
         ended = &mut grpc => Err(format!("gRPC on {address} ended: {ended:?}")),
         ended = &mut pages => Err(format!("HTTP on {http_address} ended: {ended:?}")),
     };

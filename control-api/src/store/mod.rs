@@ -10,17 +10,21 @@
 
 #![expect(clippy::disallowed_types, reason = "only opening again excludes readers, who read from a disk")]
 
+mod error;
+#[cfg(test)]
+mod error_tests;
 mod log;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
+pub use self::error::StoreError;
+pub(crate) use self::error::is_full;
 use self::log::Recent;
 pub use self::log::{Entry, Log, LogError};
 
@@ -72,59 +76,6 @@ pub enum Change {
     Remove(Arc<str>, Arc<Record>),
 }
 
-/// The store cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another process has the file open.
-    #[error("{}: another process has it open: stop that one, or give this one a directory of its own", .0.display())]
-    InUse(PathBuf),
-    /// The file was written by a newer version.
-    #[error("{}: its layout has number {found}, this version reads {FORMAT_NUMBER}: run the version that wrote it", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// The number found.
-        found: u64,
-    },
-    /// The file has no bytes: this process makes none such, and all that was applied is gone from it.
-    #[error(
-        "{}: the file is empty, and what was applied is gone from it: put back a copy of it, or remove it to begin with \
-         nothing and apply the whole mesh anew",
-        .0.display()
-    )]
-    Empty(PathBuf),
-    /// The directory or the file cannot be made.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// Why not.
-        error: std::io::Error,
-    },
-    /// What the database says: a damaged file, a full disk.
-    #[error("{}: {error}", path.display())]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: Box<redb::Error>,
-    },
-    /// A write failed, and all is as it was before it.
-    #[error("nothing was stored: {}: {error}: {}, then send it again", path.display(), if is_full(error) { "make room on its disk" } else { "see to its disk" })]
-    NotStored {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: Box<redb::Error>,
-    },
-}
-
-/// Whether an error says that there is no room, on the disk or for a file of this user or process.
-pub(crate) fn is_full(error: &redb::Error) -> bool {
-    let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge);
-    matches!(error, redb::Error::Io(error) if full(error.kind()))
-}
-
 /// The open file.
 #[derive(Debug)]
 struct Shared {
@@ -141,11 +92,22 @@ impl Shared {
     }
 }
 
+/// What opens a file: checked as a whole, because the database takes what it reads for what it wrote, and panics where it is
+/// not, or gives something else without a word.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_check_integrity_on_open(true).set_repair_callback(|repair| {
+        // After the first of its three passes it asks only where the last write is damaged, and would go on with the write
+        // before that; each was acknowledged.
+        if repair.progress() > 0.0 && repair.progress() < 0.5 {
+            repair.abort();
+        }
+    });
+    builder
+}
+
 fn open_file(path: &Path) -> Result<Database, StoreError> {
-    Database::create(path).map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-        error => StoreError::Database { path: path.to_owned(), error: Box::new(error.into()) },
-    })
+    builder().create(path).map_err(|error| StoreError::of_file(path, error.into()))
 }
 
 /// The only writer of the file.
@@ -181,13 +143,15 @@ impl Store {
         }
         let database = match open_file(if is_new { &draft } else { &path }) {
             // Why it cannot be made is the reason to name, not why there is nothing to take away.
-            Err(first @ StoreError::Database { .. }) if is_new => match std::fs::remove_file(&draft) {
-                Ok(()) => open_file(&draft)?,
-                Err(_) => return Err(first),
-            },
+            Err(first @ (StoreError::Database { .. } | StoreError::Damaged { .. })) if is_new => {
+                match std::fs::remove_file(&draft) {
+                    Ok(()) => open_file(&draft)?,
+                    Err(_) => return Err(first),
+                }
+            }
             opened => opened?,
         };
-        let format = prepare(&database).map_err(|error| failed(&path, error))?;
+        let format = prepare(&database).map_err(|error| StoreError::of_file(&path, error))?;
         if format != FORMAT_NUMBER {
             return Err(StoreError::Format { path, found: format });
         }
@@ -196,18 +160,23 @@ impl Store {
                 .and_then(|()| starting.sync_all())
                 .map_err(|error| StoreError::Io { path: path.clone(), error })?;
         }
-        let (revision, records) = load(&database).map_err(|error| failed(&path, error))?;
+        let (revision, records) = load(&database).map_err(|error| StoreError::of_file(&path, error))?;
         let shared = Arc::new(Shared {
             database: RwLock::new(Some(database)),
             writing: Mutex::default(),
             recent: Mutex::new(Recent::new(revision)),
         });
-        Ok((Self { path, shared, revision, log_entries, open: |path| Database::open(path) }, records))
+        Ok((Self { path, shared, revision, log_entries, open: |path| builder().open(path) }, records))
     }
 
     /// The newest revision; 0 if nothing was ever written.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// A record is not what was written.
+    pub fn damaged(&self, reason: String) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), reason }
     }
 
     /// A reader of the log.
@@ -242,19 +211,15 @@ impl Store {
         // Closed before it is opened: the file has a lock.
         *open = None;
         // What is found then is on the disk: opening writes the header anew, and syncs it.
-        let database = (self.open)(&self.path).map_err(|error| failed(&self.path, error.into()))?;
-        let stored = number(&database, REVISION).map_err(|error| failed(&self.path, error))?;
-        let compacted = number(&database, COMPACTED).map_err(|error| failed(&self.path, error))?;
+        let database = (self.open)(&self.path).map_err(|error| StoreError::of_file(&self.path, error.into()))?;
+        let stored = number(&database, REVISION).map_err(|error| StoreError::of_file(&self.path, error))?;
+        let compacted = number(&database, COMPACTED).map_err(|error| StoreError::of_file(&self.path, error))?;
         *open = Some(database);
         if stored != revision {
             return Err(StoreError::NotStored { path: self.path.clone(), error: Box::new(error) });
         }
         Ok(compacted)
     }
-}
-
-fn failed(path: &Path, error: redb::Error) -> StoreError {
-    StoreError::Database { path: path.to_owned(), error: Box::new(error) }
 }
 
 /// Makes the tables of a new file; says the number of the layout.
@@ -404,7 +369,7 @@ mod tests {
         for length in [1, 100, copy.len() / 2] {
             std::fs::write(&path, &copy[..length]).unwrap();
             let refused = Store::open(directory.path(), LOG_ENTRIES).unwrap_err();
-            assert!(matches!(refused, StoreError::Database { .. }), "{length}: {refused}");
+            assert!(matches!(refused, StoreError::Damaged { .. }), "{length}: {refused}");
         }
         std::fs::write(&path, copy).unwrap();
         assert_eq!(Store::open(directory.path(), LOG_ENTRIES).unwrap().1.len(), 1);
