@@ -45,6 +45,7 @@ fn service() -> impl Strategy<Value = String> {
     let ports = one_of(&[
         "{name: http, port: 80}",
         "{name: http, port: 80, targetPort: web}, {name: raw, port: 81, appProtocol: tcp}",
+        "{name: http, port: 80, targetPort: 9000}, {name: other, port: 82, targetPort: wep}",
         "{name: http, port: 80, appProtocol: grpc}, {name: other, port: 82}",
         "{name: raw, port: 80, appProtocol: tcp}",
         "{name: u, port: 80, protocol: UDP}",
@@ -70,6 +71,7 @@ fn workload() -> impl Strategy<Value = String> {
         ", services: [{name: users}]",
         ", services: [{name: users, port: 7000}, {name: x}]",
         ", ports: {web: 9000}",
+        ", ports: {web: 9001, wep: 82}",
         ", ports: {wep: 80}, services: [{name: user, port: 1}, {name: produces}]",
         ", locality: {zone: b}, weight: 3",
         ", weight: 0",
@@ -86,11 +88,21 @@ fn workload() -> impl Strategy<Value = String> {
 
 fn route() -> impl Strategy<Value = String> {
     let parent = (
+        // Those of other kinds attach it to nothing; without its group, a Service is wrong in itself.
+        one_of(&[
+            "group: '', kind: Service",
+            "group: '', kind: Service",
+            "group: '', kind: Service",
+            "group: core, kind: Service",
+            "kind: Gateway",
+            "group: x.test, kind: Bucket",
+            "kind: Service",
+        ]),
         one_of(&SERVICES),
         one_of(&["", ", namespace: shop", ", namespace: default"]),
         one_of(&["", "", ", port: 80", ", port: 82", ", sectionName: http", ", sectionName: htpt"]),
     )
-        .prop_map(|(name, namespace, port)| format!("{{group: '', kind: Service, name: {name}{namespace}{port}}}"));
+        .prop_map(|(kind, name, namespace, port)| format!("{{{kind}, name: {name}{namespace}{port}}}"));
     let matches = one_of(&[
         "",
         "matches: [{path: {value: /a}}], ",
@@ -100,12 +112,12 @@ fn route() -> impl Strategy<Value = String> {
         // Wrong in itself: the rule is dropped.
         "matches: [{method: x}], ",
     ]);
-    let backend = (one_of(&SERVICES), one_of(&["", ", namespace: shop"]), one_of(&["80", "81", "82"]), 0..3_u8)
-        .prop_map(|(name, namespace, port, weight)| {
-            format!("{{name: {name}{namespace}, port: {port}, weight: {weight}}}")
+    let kind = one_of(&["", "", "", "group: core, ", "group: x.test, kind: Bucket, ", "kind: Secret, "]);
+    let backend = (kind, one_of(&SERVICES), one_of(&["", ", namespace: shop"]), one_of(&["80", "81", "82"]), 0..3_u8)
+        .prop_map(|(kind, name, namespace, port, weight)| {
+            format!("{{{kind}name: {name}{namespace}, port: {port}, weight: {weight}}}")
         });
-    let other = Just("{group: x.test, kind: Bucket, name: users}".to_owned());
-    let backends = vec(prop_oneof![8 => backend, 1 => other], 0..3);
+    let backends = vec(backend, 0..3);
     let rule = (matches, backends)
         .prop_map(|(matches, backends)| format!("{{{matches}backendRefs: [{}]}}", backends.join(", ")));
     (0..5_u8, namespace(), vec(parent, 0..3), vec(rule, 0..3), any::<bool>()).prop_map(
@@ -122,9 +134,11 @@ fn route() -> impl Strategy<Value = String> {
 }
 
 fn policy() -> impl Strategy<Value = String> {
-    let target =
-        (one_of(&SERVICES), one_of(&["", "", ", sectionName: http", ", sectionName: raw", ", sectionName: htpt"]))
-            .prop_map(|(name, section)| format!("{{group: '', kind: Service, name: {name}{section}}}"));
+    let section = one_of(&["", "", ", sectionName: http", ", sectionName: raw", ", sectionName: htpt"]);
+    // One of another group is wrong in itself: the policy is left out.
+    let kind = one_of(&["group: ''", "group: ''", "group: core", "group: x.test"]);
+    let target = (kind, one_of(&SERVICES), section)
+        .prop_map(|(group, name, section)| format!("{{{group}, kind: Service, name: {name}{section}}}"));
     let values = one_of(&[
         "timeouts: {request: 1s}",
         "timeouts: {request: 2s, attempt: 1s}, limits: {requests: 5}",
