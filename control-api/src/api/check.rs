@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use outrigger_proto::outrigger::control::v1::Condition;
 
+use super::left_out;
 use super::objects::rfc3339;
 use super::refusal::Violation;
 use crate::compile::{Mesh, Rejected};
-use crate::model::{Changed, Key, Status, Stored};
+use crate::model::{Changed, Key, Kind, Status, Stored};
 use crate::versioned::Map;
 
 /// What a set means.
@@ -20,37 +21,57 @@ pub struct Compiled {
     pub mesh: Arc<Mesh>,
     /// What became of each route and each policy, and of what Services and Workloads refer to.
     pub statuses: Map<Key, Arc<Status>>,
+    /// Objects of which there was something to say and is nothing any more without their being written, by the revision
+    /// that made it so.
+    silent: Map<Key, u64>,
+    /// The revision at the process's start: which fell silent before it is not known.
+    started: u64,
 }
 
 impl Compiled {
-    /// Compiles what is stored, at the time `now` in seconds since 1970. What cannot be compiled was stored by another
-    /// version: it is named in the log and left out.
-    pub(super) fn stored<'o>(objects: impl IntoIterator<Item = (Key, &'o Stored)>, now: u64) -> Self {
+    /// Compiles what is stored at this revision, at the time `now` in seconds since 1970. What cannot be compiled was
+    /// stored by another version: it is named in the log and left out.
+    pub(super) fn stored<'o>(objects: impl IntoIterator<Item = (Key, &'o Stored)>, revision: u64, now: u64) -> Self {
         let keyed = objects.into_iter().map(|(key, stored)| (key, Some(stored)));
-        let (compiled, violations) = Self::default().with(keyed, now);
+        let (compiled, violations) = Self::default().with(keyed, revision, now);
         warn(&compiled.mesh, &violations);
-        compiled
+        Self { started: revision, ..compiled }
     }
 
-    /// Compiles a change: each key holds what is given for it from now on, or nothing. A condition keeps the time of its
-    /// last transition.
+    /// Whether the last conditions of an object may have gone since this revision, the set of which was told in part,
+    /// without its being written since.
+    pub(super) fn fell_silent(&self, key: &Key, since: u64) -> bool {
+        since <= self.started || self.silent.get(key).is_some_and(|revision| *revision >= since)
+    }
+
+    /// Whether there is something to say of an object.
+    fn says(&self, key: &Key) -> bool {
+        self.statuses.get(key).is_some() || left_out::is_any(&self.mesh, key)
+    }
+
+    /// Compiles the change of this revision: each key holds what is given for it from now on, or nothing. A condition
+    /// keeps the time of its last transition.
     ///
     /// # Errors
     /// What cannot be compiled, unless it was left out already.
     pub(super) fn check<'o>(
         &self,
         changes: impl IntoIterator<Item = (Key, Option<&'o Stored>)>,
+        revision: u64,
         now: u64,
     ) -> Result<Self, Vec<Violation>> {
-        let (compiled, violations) = self.with(changes, now);
+        let (compiled, violations) = self.with(changes, revision, now);
         if violations.is_empty() { Ok(compiled) } else { Err(violations) }
     }
 
     fn with<'o>(
         &self,
         changes: impl IntoIterator<Item = (Key, Option<&'o Stored>)>,
+        revision: u64,
         now: u64,
     ) -> (Self, Vec<Violation>) {
+        let mut written = Vec::new();
+        let changes = changes.into_iter().inspect(|(key, _)| written.push(key.clone()));
         let (mesh, Changed { services, statuses: changed }) = self.mesh.with(changes);
         let mut violations = Vec::new();
         for service in &services {
@@ -59,18 +80,30 @@ impl Compiled {
             let new = mesh.rejected(service).iter().filter(|new| !known.iter().any(|known| known.is_like(new)));
             violations.extend(new.flat_map(self::violations));
         }
-        let mut statuses = self.statuses.clone();
-        for key in changed {
-            match mesh.statuses().get(&key) {
+        let mut next = Self { mesh: Arc::new(mesh), ..self.clone() };
+        for key in &changed {
+            match next.mesh.statuses().get(key) {
                 Some(status) => {
                     let mut status = Status::clone(status);
-                    date(&mut status, self.statuses.get(&key).map(|before| &**before), &rfc3339(now));
-                    statuses.insert(key, Arc::new(status));
+                    date(&mut status, self.statuses.get(key).map(|before| &**before), &rfc3339(now));
+                    next.statuses.insert(key.clone(), Arc::new(status));
                 }
-                None => _ = statuses.remove(&key),
+                None => _ = next.statuses.remove(key),
             }
         }
-        (Self { mesh: Arc::new(mesh), statuses }, violations)
+        let services = services.into_iter().map(|name| Key { kind: Kind::Service, name });
+        for key in changed.into_iter().chain(services) {
+            if next.says(&key) {
+                next.silent.remove(&key);
+            } else if self.says(&key) {
+                next.silent.insert(key, revision);
+            }
+        }
+        // The log has it.
+        for key in &written {
+            next.silent.remove(key);
+        }
+        (next, violations)
     }
 }
 

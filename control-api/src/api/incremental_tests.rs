@@ -218,9 +218,15 @@ proptest! {
             }
             let before = compiled;
             let changed = changes.iter().map(|(key, stored)| (key.clone(), stored.as_ref()));
-            compiled = before.check(changed, now).unwrap();
+            compiled = before.check(changed, now, now).unwrap();
             let full = Mesh::build(objects.values());
             assert_same(&compiled.mesh, &full);
+            // Those of which there is nothing to say any more are told to watches, unless the log tells them.
+            for key in objects.keys() {
+                let [said, says] = [&before.mesh, &full].map(|mesh| mesh.statuses().get(key).is_some());
+                let fell_silent = said && !says && !changes.contains_key(key);
+                prop_assert_eq!(compiled.fell_silent(key, now), fell_silent, "{}", key);
+            }
             // Each condition has the time of its last transition.
             let dated = full.statuses().iter().map(|(key, status)| {
                 let mut status = Status::clone(status);

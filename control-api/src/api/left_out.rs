@@ -31,6 +31,11 @@ pub(super) fn reasons(mesh: &Mesh, key: &Key) -> Vec<String> {
     fields.chain(resources).collect()
 }
 
+/// Whether the object is left out, or a part of it.
+pub(super) fn is_any(mesh: &Mesh, key: &Key) -> bool {
+    mesh.faults().get(key).is_some() || !rejected(mesh, key).is_empty()
+}
+
 /// How many objects of a kind are left out, or a part of them.
 pub(crate) fn count<'k>(mesh: &Mesh, keys: impl Iterator<Item = &'k Key>) -> BTreeMap<Kind, u64> {
     let mut counts: BTreeMap<Kind, u64> = Kind::ALL.into_iter().map(|kind| (kind, 0)).collect();

@@ -305,6 +305,46 @@ async fn a_watch_tells_that_a_reference_of_a_service_or_workload_leads_nowhere_a
 }
 
 #[tokio::test]
+async fn a_watch_that_goes_on_tells_whose_last_condition_went_during_the_break_and_after_a_restart_of_all() {
+    let mut bench = Bench::new();
+    let workload = |port: &str| {
+        format!(
+            "---\napiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {{name: w, labels: {{app: b}}}}\n\
+             spec: {{addresses: [10.0.0.1], ports: {{{port}: 8080}}}}\n"
+        )
+    };
+    let b = "---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\n\
+             spec: {selector: {app: b}, ports: [{port: 80, targetPort: http}]}\n";
+    let applied = bench.apply(&(service("a", 80) + b + &workload("htpp"))).await.unwrap().applied;
+    assert_eq!(condition(applied[1].object.as_ref().unwrap(), "ResolvedRefs").0, "False PortNotFound");
+    // Nobody writes the Service: the port that it asks for comes, and then something else.
+    bench.apply(&workload("http")).await.unwrap();
+    bench.apply(&service("c", 80)).await.unwrap();
+    let mut watches = Vec::new();
+    // Who has the set of a revision may have it in part.
+    for (after, expected) in [(1, &["c 3", "b 3"][..]), (2, &["c 3", "b 3"]), (3, &[])] {
+        let mut events = bench.watch(Some(after)).await;
+        for expected in expected {
+            let event = next(&mut events).await.unwrap();
+            assert_eq!(objects::json(event.object.as_ref().unwrap())["status"], serde_json::Value::Null);
+            assert_eq!(format!("{} {}", name(&event), event.revision), *expected, "after {after}");
+        }
+        watches.push(events);
+    }
+    // Nothing else was told.
+    bench.apply(&service("d", 80)).await.unwrap();
+    for events in &mut watches {
+        assert_eq!(name(&next(events).await.unwrap()), "d");
+    }
+    drop(watches);
+    bench.restart(10).await;
+    let mut events = bench.watch(Some(3)).await;
+    for expected in ["d", "a", "b", "c"] {
+        assert_eq!(name(&next(&mut events).await.unwrap()), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_route_shows_what_became_of_it() {
     let bench = Bench::new();
     let route = "---

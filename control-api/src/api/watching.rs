@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::check::conditions;
 use super::refusal::Refusal;
-use super::{Api, InForce, Standing, left_out, objects};
+use super::{Api, Held, InForce, Standing, left_out, objects};
 use crate::model::{self, DEFAULT_NAMESPACE, Key, Kind};
 use crate::store::{Change, Entry, Log, LogError};
 
@@ -87,6 +87,7 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
     let mut seen = Seen::default();
     // The set whose objects were all looked at, and what had been said of them before.
     let (mut looked_at, mut said) = (None, 0);
+    let mut goes_on = request.after_revision;
     let mut revision = match request.after_revision {
         Some(revision) => revision,
         None => {
@@ -123,9 +124,14 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
         let is_new = looked_at.replace(set.revision) != Some(set.revision);
         let some = changed.iter().filter_map(|key| set.objects.get_key_value(key));
         let all = set.objects.iter().filter(|_| is_new);
+        // What has no conditions any more is told to who may know them; where it was written since, the log has told it.
+        let goes_on = goes_on.take();
+        let went = |key: &Key, held: &Held| {
+            goes_on.is_some_and(|after| held.record.revision <= after && set.compiled.fell_silent(key, after))
+        };
         for (key, held) in some.filter(|_| !is_new).chain(all).filter(|(key, _)| selection.holds(key)) {
             let status = api.status(&set, key, held, &standing);
-            if seen.changes(key, status.as_ref(), &set) {
+            if seen.changes(key, status.as_ref(), &set) || went(key, held) {
                 let object = api.with_status(&set, key, held, status.as_ref());
                 send(out, event(Event::Applied, revision, Some(object))).await?;
             }

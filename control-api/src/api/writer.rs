@@ -127,8 +127,9 @@ impl Writer {
                 hold(&record).map_err(|reason| store.damaged(format!("{name}: {reason}")).to_string())?;
             held.insert(key, object);
         }
-        let compiled = Compiled::stored(held.iter().map(|(key, held)| (key.clone(), &held.stored)), now());
-        let in_force = InForce { revision: store.revision(), objects: held, compiled };
+        let (revision, objects) = (store.revision(), held.iter().map(|(key, held)| (key.clone(), &held.stored)));
+        let compiled = Compiled::stored(objects, revision, now());
+        let in_force = InForce { revision, objects: held, compiled };
         let (publish, published) = watch::channel(Arc::new(in_force));
         let (commands, queue) = mpsc::channel(QUEUE);
         let (failed, failure) = oneshot::channel();
@@ -313,8 +314,8 @@ impl Thread {
             return Ok(Plan { changes, next: before.clone() });
         }
         let changed = changed.map(|key| (key.clone(), next.get(key).map(|held| &held.stored)));
-        let compiled = before.compiled.check(changed, now()).map_err(Refusal::Invalid)?;
         let revision = self.store.revision().saturating_add(1);
+        let compiled = before.compiled.check(changed, revision, now()).map_err(Refusal::Invalid)?;
         Ok(Plan { changes, next: InForce { revision, objects: next, compiled } })
     }
 
