@@ -2,7 +2,8 @@
 //!
 //! Some lines whoever reaches a port causes as often as they like, by connections that say nothing or a name that another
 //! proxy has. They have the target [`BOUNDED`]: of those from one place of the program [`MOST`] are written in a
-//! [`PERIOD`], and at its end the next one, with how many more there were.
+//! [`PERIOD`], and at its end the next one, with how many more there were. So are all of the libraries, which speak of
+//! what peers send.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
@@ -123,10 +124,13 @@ impl Lines {
 
     /// Ours; of the libraries only what went wrong.
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
-        let bound =
-            if metadata.target().starts_with("outrigger") { self.level } else { self.level.min(LevelFilter::WARN) };
+        let bound = if is_ours(metadata) { self.level } else { self.level.min(LevelFilter::WARN) };
         metadata.is_event() && *metadata.level() <= bound
     }
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with("outrigger")
 }
 
 impl Subscriber for Lines {
@@ -152,10 +156,8 @@ impl Subscriber for Lines {
 
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let (number, began) = match metadata.target() {
-            BOUNDED => self.pace.count(metadata.callsite()),
-            _ => (0, Instant::now()),
-        };
+        let bounded = metadata.target() == BOUNDED || !is_ours(metadata);
+        let (number, began) = if bounded { self.pace.count(metadata.callsite()) } else { (0, Instant::now()) };
         if number > MOST + 1 {
             return;
         }
@@ -236,12 +238,17 @@ mod tests {
         };
         let mut expected: Vec<String> = (1..=MOST).map(|number| format!("bounded {number}\n")).collect();
         expected.extend((1..=MOST + 30).map(|number| format!("ours {number}\n")));
-        expected.push(format!("bounded {} (and 29 more like it)\n", MOST + 1));
+        expected.extend((1..=MOST).map(|number| format!("a library's {number}\n")));
+        let more = |what: &str| format!("{what} {} (and 29 more like it)\n", MOST + 1);
+        expected.extend([more("bounded"), more("a library's")]);
         expected.push("again 1\n".to_owned());
         tracing::subscriber::with_default(log, || {
             strangers("bounded", MOST + 30);
             for number in 1..=MOST + 30 {
                 tracing::warn!("ours {number}");
+            }
+            for number in 1..=MOST + 30 {
+                tracing::warn!(target: "h2::proto::ping_pong", "a library's {number}");
             }
             for expected in expected {
                 if expected.starts_with("again") {

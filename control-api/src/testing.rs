@@ -7,6 +7,7 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tracing::{Event, Metadata, Subscriber, span};
 
+use crate::log::BOUNDED;
 use crate::model::Stored;
 
 /// The objects of a YAML text with `---` between them, the first the oldest.
@@ -37,12 +38,18 @@ fn message<M: Message + Name + Default>(json: serde_json::Value) -> M {
 
 /// What is logged by the thread that has it as its subscriber.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Heard(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Heard(Arc<Mutex<Vec<(String, &'static str)>>>);
 
 impl Heard {
     /// A text for each event of this program.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+
+    /// Of these the ones of which the log has only so many in a time.
+    pub(crate) fn bounded(&self) -> Vec<String> {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter(|(_, target)| *target == BOUNDED).map(|(line, _)| line.clone()).collect()
     }
 }
 
@@ -60,7 +67,7 @@ impl Subscriber for Heard {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        self.0.lock().unwrap().push(crate::log::text(event));
+        self.0.lock().unwrap().push((crate::log::text(event), event.metadata().target()));
     }
 
     fn enter(&self, _: &span::Id) {}

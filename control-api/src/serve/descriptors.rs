@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::time::{Sleep, sleep};
 
+use crate::log::BOUNDED;
+
 /// How long nothing is accepted after it failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -54,7 +56,10 @@ impl BackOff {
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut self.warned, true) {
-                        tracing::warn!("no connection can be accepted ({error}); tried again every {PAUSE:?}");
+                        tracing::warn!(
+                            target: BOUNDED,
+                            "no connection can be accepted ({error}); tried again every {PAUSE:?}"
+                        );
                     }
                     self.pause = Some(Box::pin(sleep(PAUSE)));
                 }

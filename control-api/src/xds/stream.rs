@@ -261,7 +261,7 @@ impl<M: Messages> Serve<M> {
             let answer = open.session.request(kind, request);
             if let Answer::Rejected(reason) = &answer {
                 let (node, kind, version) = (&open.caller.id, kind.service(), sent.unwrap_or_default());
-                tracing::warn!("{node} rejects version {version} of {kind}: {reason}");
+                tracing::warn!(target: BOUNDED, "{node} rejects version {version} of {kind}: {reason}");
             }
             // Both: one request may repeat a name, and many requests may name few each.
             let named = before.max(open.session.names());

@@ -393,7 +393,8 @@ async fn a_rejection_is_logged_and_its_reason_kept_as_far_as_it_is_short() {
     responses.message().await.unwrap().unwrap();
     let status = control.proxies.list().remove(0).kinds.remove(&Kind::Cluster).unwrap();
     assert_eq!(status.rejected.unwrap().len(), 4095);
-    let [line] = heard.lines().try_into().unwrap();
+    // A proxy may reject as often as it likes.
+    let [line] = heard.bounded().try_into().unwrap();
     let begin = format!(" orders-1 rejects version {} of cds: a: é", first.system_version_info);
     assert!(line.starts_with(&begin) && line.len() < 4200, "{line}");
 }
