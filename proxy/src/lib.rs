@@ -14,7 +14,7 @@ pub mod grpc;
 pub mod http;
 pub mod io;
 pub mod listener;
-pub mod priority;
+mod priority;
 pub mod process;
 pub mod server;
 pub mod tcp;

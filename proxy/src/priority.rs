@@ -21,7 +21,7 @@ const NICER: libc::c_int = 10;
 const SLICE: u64 = 100_000;
 
 /// The thread that calls gives way to the others, for good: so do all threads that it starts.
-pub fn give_way() {
+pub(crate) fn give_way() {
     // SAFETY: takes no pointer. The value is this thread's on Linux.
     unsafe {
         libc::nice(NICER);
@@ -30,7 +30,7 @@ pub fn give_way() {
 
 /// The thread that calls gets the core soon when it wakes, for a short while each time: its share stays what it was.
 /// From Linux 6.12 on; before, or where a sandbox refuses it, the slice of an ordinary thread is not its own.
-pub fn wake_soon() {
+pub(crate) fn wake_soon() {
     let size = size_of::<libc::sched_attr>() as libc::c_uint;
     // SAFETY: all of it are integers.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };

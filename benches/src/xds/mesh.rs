@@ -15,12 +15,13 @@ use outrigger_proto::envoy::config::core::v3 as core;
 use outrigger_proto::envoy::config::endpoint::v3 as eds;
 use outrigger_proto::envoy::config::route::v3 as rds;
 use outrigger_proto::prost::Message;
-use outrigger_proxy::priority;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
+
+use super::priority;
 
 /// How long a push may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,6 +3,7 @@
 //! worker, and what traffic and the admin interface feel of it, on one core.
 
 mod mesh;
+mod priority;
 mod traffic;
 
 use std::path::Path;
