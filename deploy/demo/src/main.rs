@@ -5,6 +5,7 @@
 
 mod app;
 mod client;
+mod directory;
 mod family;
 mod measure;
 mod mesh;
@@ -25,7 +26,9 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(
     name = "outrigger-demo",
-    after_help = "outrigger-demo control ARGUMENTS is the command line of the mesh, outrigger-demo proxy ARGUMENTS its sidecar."
+    after_help = "Ends with 0 if all was as it should, with 1 if a request failed that should not have, and with 130 (143) if \
+                  Ctrl-C (SIGTERM) came before the script was over.\n\n\
+                  outrigger-demo control ARGUMENTS is the command line of the mesh, outrigger-demo proxy ARGUMENTS its sidecar."
 )]
 struct Cli {
     /// How long there is something to watch, in all steps together, such as 20s or 2m, before the demo ends with a summary.

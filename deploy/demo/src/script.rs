@@ -12,6 +12,7 @@ use tokio::task::LocalSet;
 
 use crate::Cli;
 use crate::client::Client;
+use crate::directory;
 use crate::measure::{Measures, Period};
 use crate::mesh::{CONTROL, Mesh, PATIENCE};
 use crate::screen::Screen;
@@ -48,20 +49,17 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match LocalSet::new().block_on(&runtime, demo(cli)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(reason) => {
-            eprintln!("{reason}");
-            ExitCode::FAILURE
-        }
-    }
+    LocalSet::new().block_on(&runtime, demo(cli)).unwrap_or_else(|reason| {
+        eprintln!("{reason}");
+        ExitCode::FAILURE
+    })
 }
 
-/// Whether all was as it should.
-async fn demo(cli: Cli) -> Result<bool, String> {
+/// Ends with 1 if something was not as it should, and as a signal ends others if one came before the script was over.
+async fn demo(cli: Cli) -> Result<ExitCode, String> {
     let Cli { duration, stay, rate, sidecar } = cli;
-    let directory = tempfile::Builder::new().prefix("outrigger-demo-").tempdir().map_err(|error| error.to_string())?;
+    let stopped = stopped()?;
+    let directory = directory::Directory::new().map_err(|error| format!("no directory for the mesh: {error}"))?;
     let client = Client::new();
     let mesh = Mesh::new(directory.path(), client.clone(), sidecar)?;
     let mut show = Show {
@@ -78,29 +76,35 @@ async fn demo(cli: Cli) -> Result<bool, String> {
         steps: 0,
         step_began: Instant::now(),
         began: Instant::now(),
+        is_over: false,
         wrong: Vec::new(),
     };
     let result = tokio::select! {
-        result = show.all(duration.is_some() && !stay) => result,
-        result = stopped() => result,
+        result = show.all(duration.is_some() && !stay) => result.map(|()| None),
+        signal = stopped => Ok(Some(signal)),
     };
     if let Some(traffic) = show.traffic.take() {
         traffic.stop().await;
     }
     show.mesh.family.end().await;
-    result?;
-    Ok(show.summary())
+    let signal = result?.filter(|_| !show.is_over);
+    Ok(match (show.summary(), signal) {
+        (false, _) => ExitCode::FAILURE,
+        (true, None) => ExitCode::SUCCESS,
+        (true, Some(signal)) => ExitCode::from(128 + signal),
+    })
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn stopped() -> Result<(), String> {
+/// Waits for Ctrl-C or SIGTERM, of which none is lost from the call on: the number of the signal.
+fn stopped() -> Result<impl Future<Output = u8>, String> {
     let on = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
     let (mut interrupt, mut terminate) = (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => 2,
+            _ = terminate.recv() => 15,
+        }
+    })
 }
 
 struct Show {
@@ -120,6 +124,8 @@ struct Show {
     steps: u32,
     step_began: Instant,
     began: Instant,
+    /// Whether all steps were shown.
+    is_over: bool,
     /// What should have held and did not.
     wrong: Vec<String>,
 }
@@ -128,6 +134,7 @@ impl Show {
     async fn all(&mut self, ends: bool) -> Result<(), String> {
         self.start().await?;
         self.script().await?;
+        self.is_over = true;
         if !ends {
             self.measures.borrow_mut().moment = Period::default();
             self.screen.say(
@@ -217,7 +224,8 @@ impl Show {
 
         self.step(
             "All requests to version 2",
-            "See: v1 gets nothing more.\nWhy: its weight is 0. It stays connected: going back is as quick.",
+            "See: v1 gets nothing more as soon as the sidecar of orders has the change; what it got until then is in the table.\n\
+             Why: its weight is 0. It stays connected: going back is as quick.",
         );
         self.apply("deploy/demo/canary-100.yaml", CANARY_100).await?;
         self.traffic_moved("v2", 1.0..1.1).await?;

@@ -31,7 +31,10 @@ struct Demo {
 
 impl Demo {
     fn start(arguments: &[&str]) -> Self {
-        let temporary = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), arguments)
+    }
+
+    fn start_in(temporary: tempfile::TempDir, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_outrigger-demo"))
             .args(arguments)
             .env("TMPDIR", temporary.path())
@@ -129,8 +132,9 @@ fn an_interrupt_leaves_no_process_and_no_file() {
     demo.until("processes after");
     assert_eq!(demo.children().len(), 13);
     demo.signal(Signal::INT);
-    let (_, error) = demo.end();
+    let (status, error) = demo.end();
     assert!(demo.seen.contains("In all"), "{}{error}", demo.seen);
+    assert_eq!(status.code(), Some(130), "the script is not over");
     demo.leaves_nothing();
     assert_eq!(files(demo.temporary.path()), Vec::<PathBuf>::new());
 }
@@ -152,7 +156,7 @@ fn without_a_terminal_lines_go_on_after_the_script() {
 }
 
 #[test]
-fn a_crash_leaves_no_process() {
+fn a_crash_leaves_no_process_and_the_next_run_removes_its_files() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut demo = Demo::start(&[]);
     demo.until("sidecar of orders-1");
@@ -160,6 +164,14 @@ fn a_crash_leaves_no_process() {
     demo.signal(Signal::KILL);
     demo.end();
     demo.leaves_nothing();
+    let left = files(demo.temporary.path());
+    assert_eq!(left.len(), 1);
+    let mut demo = Demo::start_in(demo.temporary, &[]);
+    demo.until("Starting a control plane");
+    let there = files(demo.temporary.path());
+    assert!(there.len() == 1 && there != left, "{there:?}");
+    demo.signal(Signal::TERM);
+    assert_eq!(demo.end().0.code(), Some(143));
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
