@@ -66,7 +66,7 @@ pub struct ServeArgs {
     /// Where /healthz, /readyz and /metrics are served: HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014")]
     pub http: String,
-    /// How many changes the log holds, 1 or more, for watches that come back after a break.
+    /// How many changes the log holds, 1 or more and of 64 MB together, for watches that come back after a break.
     #[arg(long, value_name = "N", default_value_t = LOG_ENTRIES, value_parser = at_least_one::<u64>)]
     pub log_entries: u64,
     /// What is logged, on standard error.

@@ -49,6 +49,9 @@ const COMPACTED: &str = "compacted";
 /// How many changes the log holds, if nothing else is asked for.
 pub const LOG_ENTRIES: u64 = 10_000;
 
+/// How many bytes its changes have together at most: as much as one message may bring. Each start reads the file.
+const LOG_BYTES: u64 = 64 << 20;
+
 /// What is stored under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -116,7 +119,12 @@ pub struct Store {
     path: PathBuf,
     shared: Arc<Shared>,
     revision: u64,
+    /// The changes that the log may hold.
     log_entries: u64,
+    /// The bytes of these.
+    log_bytes: u64,
+    /// The bytes of those that it holds.
+    logged: u64,
     /// Opens the file again.
     open: fn(&Path) -> Result<Database, redb::DatabaseError>,
 }
@@ -141,6 +149,9 @@ impl Store {
         if std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
             return Err(StoreError::Empty(path));
         }
+        if let Ok(found) = std::fs::metadata(&path) {
+            tracing::info!("{}: checking and reading {} KB", path.display(), found.len() >> 10);
+        }
         let database = match open_file(if is_new { &draft } else { &path }) {
             // Why it cannot be made is the reason to name, not why there is nothing to take away.
             Err(first @ (StoreError::Database { .. } | StoreError::Damaged { .. })) if is_new => {
@@ -161,12 +172,17 @@ impl Store {
                 .map_err(|error| StoreError::Io { path: path.clone(), error })?;
         }
         let (revision, records) = load(&database).map_err(|error| StoreError::of_file(&path, error))?;
+        let logged = logged(&database).map_err(|error| StoreError::of_file(&path, error))?;
         let shared = Arc::new(Shared {
             database: RwLock::new(Some(database)),
             writing: Mutex::default(),
             recent: Mutex::new(Recent::new(revision)),
         });
-        Ok((Self { path, shared, revision, log_entries, open: |path| builder().open(path) }, records))
+        let log_bytes = LOG_BYTES;
+        Ok((
+            Self { path, shared, revision, log_entries, log_bytes, logged, open: |path| builder().open(path) },
+            records,
+        ))
     }
 
     /// The newest revision; 0 if nothing was ever written.
@@ -192,33 +208,84 @@ impl Store {
     pub fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
         let revision = self.revision.saturating_add(1);
         let _writing = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let written =
-            self.shared.opened().as_ref().map_or(Err(redb::Error::DatabaseClosed), |database| {
-                write(database, revision, changes, self.log_entries)
-            });
-        let compacted = match written {
-            Ok(compacted) => compacted,
+        let written = match self.shared.opened().as_ref() {
+            Some(database) => self.write(database, revision, changes),
+            None => Err(redb::Error::DatabaseClosed),
+        };
+        let (compacted, logged) = match written {
+            Ok(left) => left,
             Err(error) => self.reopen(revision, error)?,
         };
         self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).push(revision, changes, compacted);
-        self.revision = revision;
+        (self.revision, self.logged) = (revision, logged);
         Ok(revision)
     }
 
-    /// After the error of a write: what the log no longer holds, if the disk has the write all the same.
-    fn reopen(&self, revision: u64, error: redb::Error) -> Result<u64, StoreError> {
+    /// After the error of a write: as [`Store::write`], if the disk has the write all the same.
+    fn reopen(&self, revision: u64, error: redb::Error) -> Result<(u64, u64), StoreError> {
         let mut open = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
         // Closed before it is opened: the file has a lock.
         *open = None;
         // What is found then is on the disk: opening writes the header anew, and syncs it.
         let database = (self.open)(&self.path).map_err(|error| StoreError::of_file(&self.path, error.into()))?;
-        let stored = number(&database, REVISION).map_err(|error| StoreError::of_file(&self.path, error))?;
-        let compacted = number(&database, COMPACTED).map_err(|error| StoreError::of_file(&self.path, error))?;
+        let failed = |error| StoreError::of_file(&self.path, error);
+        let stored = number(&database, REVISION).map_err(failed)?;
+        let left = (number(&database, COMPACTED).map_err(failed)?, logged(&database).map_err(failed)?);
         *open = Some(database);
         if stored != revision {
             return Err(StoreError::NotStored { path: self.path.clone(), error: Box::new(error) });
         }
-        Ok(compacted)
+        Ok(left)
+    }
+
+    /// Writes a set. What the log no longer holds then, the changes up to which revision, and the bytes of those that it holds.
+    fn write(&self, database: &Database, revision: u64, changes: &[Change]) -> Result<(u64, u64), redb::Error> {
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        // Costs a little space, and a start after a crash does not have to read the whole file.
+        transaction.set_quick_repair(true);
+        let mut logged = self.logged;
+        let compacted = {
+            let mut current = transaction.open_table(CURRENT)?;
+            let mut log = transaction.open_table(LOG)?;
+            let mut meta = transaction.open_table(META)?;
+            for (place, change) in (0_u32..).zip(changes) {
+                let (removed, key, record) = match change {
+                    Change::Put(key, record) => {
+                        current.insert(
+                            key.as_ref(),
+                            (revision, record.created, record.generation, record.created_at, record.bytes.as_ref()),
+                        )?;
+                        (false, key, record)
+                    }
+                    Change::Remove(key, record) => {
+                        current.remove(key.as_ref())?;
+                        (true, key, record)
+                    }
+                };
+                let Record { created, generation, created_at, ref bytes, .. } = **record;
+                log.insert(
+                    (revision, place),
+                    (removed, key.as_ref(), created, generation, created_at, bytes.as_ref()),
+                )?;
+                logged = logged.saturating_add(size(key, bytes));
+            }
+            meta.insert(REVISION, revision)?;
+            while log.len()? > self.log_entries || logged > self.log_bytes {
+                let Some(oldest) = log.first()?.map(|(place, _)| place.value().0) else { break };
+                if oldest == revision {
+                    break;
+                }
+                log.retain_in((oldest, 0)..=(oldest, u32::MAX), |_, (_, key, .., bytes)| {
+                    logged = logged.saturating_sub(size(key, bytes));
+                    false
+                })?;
+                meta.insert(COMPACTED, oldest)?;
+            }
+            meta.get(COMPACTED)?.map_or(0, |compacted| compacted.value())
+        };
+        transaction.commit()?;
+        Ok((compacted, logged))
     }
 }
 
@@ -251,6 +318,22 @@ fn number(database: &Database, name: &str) -> Result<u64, redb::Error> {
     Ok(meta.get(name)?.map_or(0, |number| number.value()))
 }
 
+/// What a change takes of the bytes that the log may have.
+fn size(key: &str, object: &[u8]) -> u64 {
+    (key.len() as u64).saturating_add(object.len() as u64)
+}
+
+/// The bytes of all changes in the log.
+fn logged(database: &Database) -> Result<u64, redb::Error> {
+    let mut bytes = 0_u64;
+    for entry in database.begin_read()?.open_table(LOG)?.iter()? {
+        let (_, value) = entry?;
+        let (_, key, .., object) = value.value();
+        bytes = bytes.saturating_add(size(key, object));
+    }
+    Ok(bytes)
+}
+
 /// The newest revision, and all that is in force.
 fn load(database: &Database) -> Result<(u64, Records), redb::Error> {
     let transaction = database.begin_read()?;
@@ -263,48 +346,6 @@ fn load(database: &Database) -> Result<(u64, Records), redb::Error> {
         records.insert(Arc::from(key.value()), Arc::new(record));
     }
     Ok((number(database, REVISION)?, records))
-}
-
-/// Writes a set. What the log no longer holds then: the changes up to this revision.
-fn write(database: &Database, revision: u64, changes: &[Change], log_entries: u64) -> Result<u64, redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    // Costs a little space, and a start after a crash does not have to read the whole file.
-    transaction.set_quick_repair(true);
-    let compacted = {
-        let mut current = transaction.open_table(CURRENT)?;
-        let mut log = transaction.open_table(LOG)?;
-        let mut meta = transaction.open_table(META)?;
-        for (place, change) in (0_u32..).zip(changes) {
-            let (removed, key, record) = match change {
-                Change::Put(key, record) => {
-                    current.insert(
-                        key.as_ref(),
-                        (revision, record.created, record.generation, record.created_at, record.bytes.as_ref()),
-                    )?;
-                    (false, key, record)
-                }
-                Change::Remove(key, record) => {
-                    current.remove(key.as_ref())?;
-                    (true, key, record)
-                }
-            };
-            let Record { created, generation, created_at, ref bytes, .. } = **record;
-            log.insert((revision, place), (removed, key.as_ref(), created, generation, created_at, bytes.as_ref()))?;
-        }
-        meta.insert(REVISION, revision)?;
-        while log.len()? > log_entries {
-            let Some(oldest) = log.first()?.map(|(place, _)| place.value().0) else { break };
-            if oldest == revision {
-                break;
-            }
-            log.retain_in((oldest, 0)..=(oldest, u32::MAX), |_, _| false)?;
-            meta.insert(COMPACTED, oldest)?;
-        }
-        meta.get(COMPACTED)?.map_or(0, |compacted| compacted.value())
-    };
-    transaction.commit()?;
-    Ok(compacted)
 }
 
 #[cfg(test)]
@@ -549,5 +590,32 @@ mod tests {
         store.commit(&set).unwrap();
         assert_eq!(log.after(3).unwrap().len(), 4);
         assert!(matches!(log.after(2), Err(LogError::TooOld { oldest: 3 })));
+    }
+
+    #[test]
+    fn the_log_is_bounded_by_its_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
+        store.log_bytes = 1_000;
+        let write = |store: &mut Store, bytes: usize| {
+            let revision = store.revision() + 1;
+            store.commit(&[Change::Put(key("a"), record(revision, 1, &"x".repeat(bytes)))]).unwrap()
+        };
+        for _ in 1..=9 {
+            write(&mut store, 299);
+        }
+        assert!(matches!(store.log().after(5), Err(LogError::TooOld { oldest: 6 })));
+        assert_eq!(store.log().after(6).unwrap().len(), 3);
+        // Also what was written before a restart counts, and a set is kept however long it is.
+        drop(store);
+        let (mut store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
+        store.log_bytes = 1_000;
+        write(&mut store, 399);
+        assert!(matches!(store.log().after(6), Err(LogError::TooOld { oldest: 7 })));
+        write(&mut store, 5_000);
+        assert!(matches!(store.log().after(9), Err(LogError::TooOld { oldest: 10 })));
+        assert_eq!(store.log().after(10).unwrap().len(), 1);
+        write(&mut store, 299);
+        assert_eq!(store.logged, 300);
     }
 }
