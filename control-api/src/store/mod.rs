@@ -52,6 +52,10 @@ pub const LOG_ENTRIES: u64 = 10_000;
 /// How many bytes its changes have together at most: as much as one message may bring. Each start reads the file.
 const LOG_BYTES: u64 = 64 << 20;
 
+/// What the database keeps of its file in memory. The objects are there anyway, and so are the last sets: this is for the
+/// pages on the way to those that a write changes.
+const CACHE: usize = 16 << 20;
+
 /// What is stored under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -99,7 +103,7 @@ impl Shared {
 /// not, or gives something else without a word.
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
-    builder.set_check_integrity_on_open(true).set_repair_callback(|repair| {
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(true).set_repair_callback(|repair| {
         // After the first of its three passes it asks only where the last write is damaged, and would go on with the write
         // before that; each was acknowledged.
         if repair.progress() > 0.0 && repair.progress() < 0.5 {
