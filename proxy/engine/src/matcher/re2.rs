@@ -4,8 +4,14 @@
 
 use regex_syntax::ast::{self, Ast, Span};
 
-/// The most that RE2 repeats anything.
+/// The most that RE2 repeats anything, one repetition within another multiplied.
 const MOST_REPEATED: u32 = 1000;
+/// The longest expression, in bytes. What is longer would be too big when compiled, but for its syntax tree first, which is
+/// a hundred times as large.
+const LONGEST: usize = 64 << 10;
+/// Classes with all of Unicode to choose from. Each is hundreds of ranges, and thousands of steps where case is ignored,
+/// before the size of anything is looked at.
+const MOST_CLASSES: usize = 100;
 
 /// `pattern` in the crate's syntax; `unicode`: whether it will be compiled with Unicode's classes.
 ///
@@ -13,8 +19,11 @@ const MOST_REPEATED: u32 = 1000;
 ///
 /// What RE2 refuses, or what the crate cannot say.
 pub(super) fn translate(pattern: &str, unicode: bool) -> Result<String, String> {
+    if pattern.len() > LONGEST {
+        return Err(format!("is longer than {LONGEST} bytes"));
+    }
     let ast = ast::parse::Parser::new().parse(pattern).map_err(|error| error.kind().to_string())?;
-    let edits = ast::visit(&ast, Translator { unicode, edits: Vec::new() })?;
+    let edits = ast::visit(&ast, Translator { unicode, edits: Vec::new(), classes: 0, room: Vec::new() })?;
     let mut translated = String::with_capacity(pattern.len());
     let mut copied = 0;
     for (span, text) in edits {
@@ -30,9 +39,39 @@ pub(super) fn translate(pattern: &str, unicode: bool) -> Result<String, String> 
 struct Translator {
     unicode: bool,
     edits: Vec<(Span, String)>,
+    /// How many classes there were.
+    classes: usize,
+    /// For each repetition that it is within, how often what is in there may be repeated.
+    room: Vec<u32>,
 }
 
 impl Translator {
+    fn class(&mut self) -> Result<(), String> {
+        self.classes = self.classes.saturating_add(1);
+        if !self.unicode || self.classes <= MOST_CLASSES {
+            return Ok(());
+        }
+        Err(format!("has more than {MOST_CLASSES} classes of characters beside some that are not ASCII"))
+    }
+
+    fn repetition(&mut self, kind: &ast::RepetitionKind) -> Result<(), String> {
+        let most = match kind {
+            ast::RepetitionKind::Range(
+                ast::RepetitionRange::Exactly(n)
+                | ast::RepetitionRange::AtLeast(n)
+                | ast::RepetitionRange::Bounded(_, n),
+            ) => *n,
+            _ => 1,
+        };
+        match self.room.last().unwrap_or(&MOST_REPEATED).checked_div(most.max(1)) {
+            None | Some(0) => Err(format!("RE2 repeats {MOST_REPEATED} times at most, one within another multiplied")),
+            Some(room) => {
+                self.room.push(room);
+                Ok(())
+            }
+        }
+    }
+
     fn perl(&mut self, class: &ast::ClassPerl) {
         let set = match class.kind {
             ast::ClassPerlKind::Digit => "0-9",
@@ -115,27 +154,30 @@ impl ast::Visitor for Translator {
                 }
                 _ => Err(r"RE2's assertions are ^ $ \A \z \b \B".into()),
             },
-            Ast::ClassUnicode(class) => unicode_class(class),
+            Ast::ClassUnicode(class) => {
+                unicode_class(class)?;
+                self.class()
+            }
             Ast::ClassPerl(class) => {
                 self.perl(class);
-                Ok(())
+                self.class()
             }
             Ast::Repetition(repetition) => {
                 if matches!(*repetition.ast, Ast::Repetition(_)) {
                     return Err("what is repeated cannot be repeated again without a group around it".into());
                 }
-                let most = match &repetition.op.kind {
-                    ast::RepetitionKind::Range(
-                        ast::RepetitionRange::Exactly(n)
-                        | ast::RepetitionRange::AtLeast(n)
-                        | ast::RepetitionRange::Bounded(_, n),
-                    ) => *n,
-                    _ => 0,
-                };
-                if most > MOST_REPEATED { Err(format!("RE2 repeats {MOST_REPEATED} times at most")) } else { Ok(()) }
+                self.repetition(&repetition.op.kind)
             }
-            Ast::Empty(_) | Ast::Dot(_) | Ast::ClassBracketed(_) | Ast::Alternation(_) | Ast::Concat(_) => Ok(()),
+            Ast::ClassBracketed(_) => self.class(),
+            Ast::Empty(_) | Ast::Dot(_) | Ast::Alternation(_) | Ast::Concat(_) => Ok(()),
         }
+    }
+
+    fn visit_post(&mut self, ast: &Ast) -> Result<(), String> {
+        if matches!(ast, Ast::Repetition(_)) {
+            self.room.pop();
+        }
+        Ok(())
     }
 
     fn visit_class_set_item_pre(&mut self, item: &ast::ClassSetItem) -> Result<(), String> {
@@ -143,7 +185,10 @@ impl ast::Visitor for Translator {
             ast::ClassSetItem::Bracketed(_) => Err(r"a [ within a class is written \[".into()),
             ast::ClassSetItem::Literal(character) => literal(character),
             ast::ClassSetItem::Range(range) => literal(&range.start).and_then(|()| literal(&range.end)),
-            ast::ClassSetItem::Unicode(class) => unicode_class(class),
+            ast::ClassSetItem::Unicode(class) => {
+                unicode_class(class)?;
+                self.class()
+            }
             ast::ClassSetItem::Perl(class) => {
                 self.perl(class);
                 Ok(())
@@ -172,6 +217,7 @@ mod tests {
             r"^\A$\z",
             "(a*)*",
             "a{1000}",
+            "(a{10}b{100}){10}(c{1000})*",
         ] {
             assert_eq!(translate(pattern, true).as_deref(), Ok(pattern));
         }
@@ -207,6 +253,8 @@ mod tests {
             "a*{2}",
             "a{1001}",
             "a{2,1001}",
+            "(a{1000}){1000}",
+            "((?:ab{2,10}c)*d{500}){3}",
             "(?x)a",
             "(?R)a",
             "(?u)a",

@@ -183,6 +183,28 @@ mod tests {
     }
 
     #[test]
+    fn what_would_take_long_to_compile_or_much_memory_is_refused_with_the_reason_before_it_does() {
+        for (pattern, expected) in [
+            (r"(\w{1000}){1000}".to_owned(), "RE2 repeats 1000 times at most"),
+            (r"\w{1000}".repeat(1250), "Compiled regex exceeds size limit"),
+            ("(a?){1000}".repeat(1000), "Compiled regex exceeds size limit"),
+            ("a|".repeat(40_000), "is longer than 65536 bytes"),
+            // Seconds, while nothing of it has a size yet.
+            (format!("(?i){}", r"\pL".repeat(3333)), "has more than 100 classes"),
+            (format!("(?i)é{}", "[^a]".repeat(2500)), "has more than 100 classes"),
+            (format!("(?i){}", r"[\pL\PN]".repeat(1250)), "has more than 100 classes"),
+        ] {
+            let report = Report::new();
+            let matcher = proto::RegexMatcher { regex: pattern.clone(), engine_type: None };
+            assert!(Regex::convert(matcher, &report.root()).is_none(), "{expected}");
+            let [problem] = report.into_parts().0.try_into().unwrap();
+            assert_eq!((&*problem.path, problem.value.get(..10)), ("regex", pattern.get(..10)));
+            assert!(problem.reason.starts_with(expected), "{problem}");
+        }
+        assert!(regex(&format!("é{}", "[a-z]".repeat(100))).is_some());
+    }
+
+    #[test]
     fn replaces_every_match_with_groups() {
         let s = substitution("/(v[0-9])/([a-z]+)", r"/\2/\1\\").unwrap();
         assert_eq!(&*s.replace_all(b"/v1/abc/v2/def"), br"/abc/v1\/def/v2\");
