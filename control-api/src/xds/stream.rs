@@ -309,6 +309,22 @@ impl<M: Messages> Serve<M> {
     }
 }
 
+/// Of a request that cannot be decoded the transport says `INTERNAL`, as if the fault were here, in words of prost's that
+/// name every message around it, the innermost first: `Value.kind: Struct.fields: Node.metadata: `.
+fn unreadable(status: Status) -> Status {
+    /// Fields that are named, from the outermost.
+    const NAMED: usize = 4;
+    let Some(what) = status.message().strip_prefix("failed to decode Protobuf message: ") else { return status };
+    let (mut fields, mut reason) = (Vec::new(), what);
+    while let Some((field, rest)) = reason.split_once(": ").filter(|(field, _)| !field.contains(' ')) {
+        fields.push(field.rsplit('.').next().unwrap_or_default());
+        reason = rest;
+    }
+    let path = fields.into_iter().rev().take(NAMED).collect::<Vec<_>>().join(".");
+    let field = if path.is_empty() { "the request" } else { &path };
+    Status::invalid_argument(format!("{field} cannot be read: {reason}"))
+}
+
 impl<M: Messages> Stream for Serve<M> {
     type Item = Result<M::Response, Status>;
 
@@ -326,6 +342,7 @@ impl<M: Messages> Stream for Serve<M> {
             let request = match Pin::new(&mut this.requests).poll_next(context) {
                 Poll::Ready(Some(Ok(request))) => Some(request),
                 Poll::Ready(Some(Err(status))) => {
+                    let status = unreadable(status);
                     let node = this.open.as_ref().map(|open| open.caller.id.as_str()).unwrap_or_default();
                     let address = this.address.map(|address| address.to_string()).unwrap_or_default();
                     tracing::warn!(target: BOUNDED, "an xDS stream of {node} {address} ends: {}", status.message());

@@ -12,6 +12,7 @@ use outrigger_proto::envoy::service::discovery::v3::aggregated_discovery_service
 use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use outrigger_proto::envoy::service::listener::v3::listener_discovery_service_client::ListenerDiscoveryServiceClient;
 use outrigger_proto::google::rpc;
+use outrigger_proto::prost_types::{ListValue, Struct, Value, value};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
@@ -402,6 +403,17 @@ async fn a_rejection_is_logged_and_its_reason_kept_as_far_as_it_is_short() {
 #[tokio::test]
 async fn a_stream_whose_request_cannot_be_read_ends_with_the_reason() {
     let control = Control::start(view(&[])).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(control.channel.clone());
+    let mut value = Value { kind: Some(value::Kind::BoolValue(true)) };
+    for _ in 0..100 {
+        value = Value { kind: Some(value::Kind::ListValue(ListValue { values: vec![value] })) };
+    }
+    let metadata = Some(Struct { fields: [("deep".to_owned(), value)].into() });
+    let deep = DiscoveryRequest { node: Some(Node { metadata, ..node().unwrap() }), ..Default::default() };
+    let status = refusal(client.stream_aggregated_resources(tokio_stream::iter([deep])).await).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.message(), "node.metadata.fields.kind cannot be read: recursion limit reached");
+
     let mut client = Grpc::new(control.channel.clone());
     client.ready().await.unwrap();
     let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
@@ -409,8 +421,8 @@ async fn a_stream_whose_request_cannot_be_read_ends_with_the_reason() {
     let request = tonic::Request::new(tokio_stream::iter([vec![0xff_u8]]));
     let codec = ProstCodec::<Vec<u8>, Vec<u8>>::default();
     let status = refusal(client.streaming(request, PathAndQuery::from_static(path), codec).await).await;
-    assert_eq!(status.code(), Code::Internal, "{status}");
-    assert!(status.message().contains("decode"), "{status}");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("version_info cannot be read: invalid string value"), "{status}");
 }
 
 #[tokio::test]
