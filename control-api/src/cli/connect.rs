@@ -9,7 +9,7 @@ use clap::Args;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use outrigger_proto::outrigger::control::v1::control_client::ControlClient;
-use rustls::ClientConfig;
+use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -45,7 +45,7 @@ impl ServerArgs {
         let given =
             self.server.clone().or_else(|| std::env::var("OUTRIGGER_SERVER").ok().filter(|text| !text.is_empty()));
         let server = given.unwrap_or_else(|| crate::DEFAULT_SERVER.to_owned());
-        let secure = server.starts_with("https://");
+        let (plain, secure) = (server.starts_with("http://"), server.starts_with("https://"));
         let address: Address = server
             .trim_start_matches("http://")
             .trim_start_matches("https://")
@@ -57,7 +57,12 @@ impl ServerArgs {
         if secure && config.is_none() {
             return Err(Failure(format!("--server {server}: say by --tls-ca whose certificates it shows")));
         }
-        let failed = |error: tonic::transport::Error| unreachable(&address, config.is_some(), &error);
+        if plain && config.is_some() {
+            let reason =
+                "http is plaintext, and --tls-ca (OUTRIGGER_TLS_CA) asks for TLS: write https://, or leave it out";
+            return Err(Failure(format!("--server {server}: {reason}")));
+        }
+        let failed = |error: tonic::transport::Error| unreachable(&address, &error);
         let channel = match (&address, &config) {
             (Address::Unix(_), _) => endpoint(address.to_string()).map_err(failed)?.connect().await,
             (Address::Tcp(host), None) => endpoint(format!("http://{host}")).map_err(failed)?.connect().await,
@@ -79,15 +84,26 @@ fn endpoint(uri: String) -> Result<Endpoint, tonic::transport::Error> {
     Ok(endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE))
 }
 
-fn unreachable(address: &Address, tls: bool, error: &dyn std::error::Error) -> Failure {
-    let advice = match tls {
-        false => {
-            "start one by `outrigger serve`, or say where it is by --server or OUTRIGGER_SERVER; one that speaks TLS is \
-             called with --tls-ca"
+fn unreachable(address: &Address, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let cause = cause(error);
+    let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let advice = match inner.and_then(|inner| inner.downcast_ref()) {
+        None => "start one by `outrigger serve`, or say where it is by --server or OUTRIGGER_SERVER",
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "it speaks no TLS there: call it without --tls-ca (OUTRIGGER_TLS_CA), or say by --server where it does"
         }
-        true => "see that it serves TLS, that --tls-ca signed its certificate, and that it accepts --tls-cert",
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "call it by a name in its certificate, or say by --tls-server-name which name that is",
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            "give the authority that signed its certificate by --tls-ca (OUTRIGGER_TLS_CA)"
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            "give it a certificate that is right: `outrigger serve --tls-cert`"
+        }
+        Some(_) => "see its log; if it asks for certificates, show one that it accepts by --tls-cert and --tls-key",
     };
-    Failure(format!("no control plane answers at {address} ({}): {advice}", cause(error)))
+    Failure(format!("no control plane answers at {address} ({cause}): {advice}"))
 }
 
 /// Makes TLS connections to one address.
@@ -120,11 +136,37 @@ impl Service<Uri> for Connector {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_proto::outrigger::control::v1::WatchRequest;
+    use outrigger_proto::outrigger::control::v1::{ListProxiesRequest, WatchRequest};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn one_that_lives_and_answers_nothing_is_not_waited_for_and_told_from_one_that_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::runtime::Handle::current().spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+            let mut head = [0; 9];
+            while stream.read_exact(&mut head).await.is_ok() {
+                let mut frame = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+                stream.read_exact(&mut frame).await.unwrap();
+                // Acknowledges a PING.
+                if head[3] == 6 {
+                    stream.write_all(&[&[0, 0, 8, 6, 1, 0, 0, 0, 0], &frame[..]].concat()).await.unwrap();
+                }
+            }
+        });
+        let server = ServerArgs { server: Some(address.to_string()), tls: ClientTlsArgs::default() };
+        let Ok(mut client) = server.connect().await else { panic!("it listens") };
+        tokio::time::pause();
+        let status = client.list_proxies(super::super::request(ListProxiesRequest {})).await.unwrap_err();
+        let Failure(text) = status.into();
+        assert_eq!(text, "the control plane has not answered in 30 s: see its log");
+    }
 
     #[tokio::test]
     async fn a_watch_ends_when_the_control_plane_disappears() {

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outrigger_proto::outrigger::control::v1::Object;
-use tonic::Code;
+use tonic::{Code, TimeoutExpired};
 
 pub use self::connect::ServerArgs;
 pub use self::read::objects;
@@ -109,12 +109,13 @@ impl From<tonic::Status> for Failure {
                     "the control plane does not know this request ({text}): is it one of Outrigger, and of this version?"
                 )
             }
-            Code::DeadlineExceeded | Code::Cancelled => {
+            code if code == Code::DeadlineExceeded || cause(&status).is::<TimeoutExpired>() => {
                 format!("the control plane has not answered in {} s: see its log", PATIENCE.as_secs())
             }
+            // A server of TLS 1.3 refuses the client's certificate when the connection is there already.
             _ if status.source().is_some() => format!(
-                "the connection to the control plane ended ({}): see its log; if it asks for certificates, show one by \
-                 --tls-ca, --tls-cert and --tls-key",
+                "the connection to the control plane ended ({}): see its log; if it serves TLS, call it with --tls-ca, and if \
+                 it asks for certificates, show one that it accepts by --tls-cert and --tls-key",
                 cause(&status)
             ),
             _ if text.is_empty() => status.code().to_string(),
@@ -129,7 +130,7 @@ pub fn yaml(object: &Object) -> String {
 }
 
 /// The innermost reason.
-fn cause(error: &dyn Error) -> &dyn Error {
+fn cause<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -49,21 +49,38 @@ fn only_whoever_shows_a_certificate_of_the_authority_is_answered() {
     assert_eq!(get(&CLIENT), Ok(String::new()));
     let by_name = [&CLIENT[..], &["--tls-server-name", "server.test"]].concat();
     assert_eq!(get(&by_name), Ok(String::new()));
-    for (what, flags) in [
-        ("no certificate", vec!["--tls-ca", "ca.pem"]),
+    let stranger = ["--tls-ca", "ca.pem", "--tls-cert", "stranger.pem", "--tls-key", "stranger.key"];
+    let show_one = "show one that it accepts by --tls-cert and --tls-key";
+    for (what, flags, advice) in [
+        ("no certificate", &CLIENT[..2], show_one),
+        ("a stranger's certificate", &stranger, show_one),
         (
-            "a stranger's certificate",
-            vec!["--tls-ca", "ca.pem", "--tls-cert", "stranger.pem", "--tls-key", "stranger.key"],
+            "a server of nobody's",
+            &[&["--tls-ca", "stranger-ca.pem"], &CLIENT[2..]].concat(),
+            "(invalid peer certificate: UnknownIssuer): give the authority that signed its certificate by --tls-ca",
         ),
-        ("a server of nobody's", [&["--tls-ca", "stranger-ca.pem"], &CLIENT[2..]].concat()),
-        ("another name", [&CLIENT[..], &["--tls-server-name", "other.test"]].concat()),
-        ("plaintext", vec![]),
+        ("another name", &[&CLIENT[..], &["--tls-server-name", "other.test"]].concat(), "say by --tls-server-name"),
+        ("plaintext", &[], "if it serves TLS, call it with --tls-ca"),
+        (
+            "two words",
+            &[&CLIENT[..], &["--server", &format!("http://{}", plane.address())]].concat(),
+            "http is plaintext, and --tls-ca (OUTRIGGER_TLS_CA) asks for TLS",
+        ),
     ] {
-        let refused = get(&flags).expect_err(what);
-        assert!(refused.starts_with("error: "), "{what}: {refused}");
+        let refused = get(flags).expect_err(what);
+        assert!(refused.starts_with("error: ") && refused.contains(advice), "{what}: {refused}");
     }
     let alone = get(&CLIENT[..4]).unwrap_err();
     assert_eq!(alone, "error: --tls-cert and --tls-key go together: give both, or none\n");
+}
+
+#[test]
+fn who_calls_plaintext_by_tls_is_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    write_material(directory.path());
+    let plane = Plane::start_at(directory.path(), "127.0.0.1:0", &[]);
+    let refused = plane.run(&["get", "services", "--tls-ca", "ca.pem"]).unwrap_err();
+    assert!(refused.contains("it speaks no TLS there: call it without --tls-ca"), "{refused}");
 }
 
 #[test]
