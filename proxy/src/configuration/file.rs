@@ -18,12 +18,16 @@ use outrigger_engine::source::{DiscoveryFile, Source, read_discovery};
 use outrigger_engine::xds::{Interest, Kind, Update};
 use tokio::sync::Notify;
 use tokio::task::{spawn_blocking, spawn_local};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::builder::Builder;
 use super::channel::Feed;
 use super::watch::{Watch, Watcher};
 use crate::telemetry::stats::Stats;
+
+/// What is wrong with a file is told when it has been so for this long: whoever exchanges it may first take the old one
+/// away, or write the new one bit by bit.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// The files that are watched. Belongs to the control thread.
 pub(super) struct Files {
@@ -55,8 +59,10 @@ struct Watched {
     parser: Builder,
     /// A hash of the content that was read last.
     content: Option<u64>,
-    /// Why it could not be read, the last time.
+    /// Why it could not be read, as it was told last.
     failure: Option<String>,
+    /// Since when it cannot be read.
+    faulty: Option<Instant>,
 }
 
 impl Files {
@@ -243,7 +249,7 @@ async fn apply_wanted(
 impl Watched {
     fn new(kind: Kind, source: &FileSource, files: &Files) -> Self {
         let (path, watch, parser) = (source.path.clone(), files.watcher.watch(source), files.parser());
-        Watched { kind, path, watch, parser, content: None, failure: None }
+        Watched { kind, path, watch, parser, content: None, failure: None, faulty: None }
     }
 
     /// The content of the file when it is another than before, or why it cannot be read when that is news. Nothing is
@@ -253,15 +259,23 @@ impl Watched {
             // First, so that nothing is missed.
             self.watch.renew();
             match self.read().await {
-                Ok(Some((content, file))) => {
-                    (self.content, self.failure) = (Some(content), None);
-                    return Ok(file);
+                Ok(news) => {
+                    self.faulty = None;
+                    if let Some((content, file)) = news {
+                        (self.content, self.failure) = (Some(content), None);
+                        return Ok(file);
+                    }
                 }
-                Ok(None) => {}
                 Err(reason) if self.failure.as_ref() != Some(&reason) => {
-                    // What was good before is news when it comes back.
-                    (self.content, self.failure) = (None, Some(reason.clone()));
-                    return Err(reason);
+                    let left = SETTLE.saturating_sub(self.faulty.get_or_insert_with(Instant::now).elapsed());
+                    if left.is_zero() {
+                        // What was good before is news when it comes back.
+                        (self.content, self.failure) = (None, Some(reason.clone()));
+                        return Err(reason);
+                    }
+                    // The end of the time is a reason to look, too.
+                    _ = timeout(left, self.watch.changed()).await;
+                    continue;
                 }
                 Err(_) => {}
             }
@@ -303,6 +317,7 @@ mod tests {
 
     use super::super::channel::{Content, Push, pushes};
     use super::*;
+    use crate::testing::on_paused_time;
 
     fn write(path: &Path, names: &[&str]) {
         let type_url = Kind::Endpoints.type_url();
@@ -376,10 +391,34 @@ mod tests {
             assert!(failure.starts_with("[\"a\", \"b\", \"c\"] eds:1:"), "{failure}");
             write(&path, &["a", "b"]);
             assert_eq!(next(&mut pushes).await, "[\"a\", \"b\"] [\"c\"]", "the same as before, and news");
+            std::fs::remove_file(&path).unwrap();
+            let failure = next(&mut pushes).await;
+            assert_eq!(failure, "[\"a\", \"b\", \"c\"] eds: No such file or directory (os error 2)");
             // Nobody wants anything of it any more: it is not watched.
             ["a", "b", "c"].into_iter().for_each(|name| want(name, false));
             assert!(files.named.borrow().is_empty());
         };
         LocalSet::new().run_until(run).await;
+    }
+
+    #[test]
+    fn a_file_that_is_away_for_a_moment_is_no_failure() {
+        on_paused_time(async {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("eds");
+            write(&path, &["a"]);
+            let (feed, mut pushes) = pushes(Builder::start("builder").unwrap());
+            let files = Files::new(feed, Arc::new(Stats::new()));
+            let Origin::Path(source) = Origin::file(path.to_str().unwrap()) else { unreachable!() };
+            files.watch_all(Kind::Endpoints, source, None);
+            assert_eq!(next(&mut pushes).await, "[\"a\"] []");
+            std::fs::remove_file(&path).unwrap();
+            // Passes when it has been noticed.
+            sleep(SETTLE / 2).await;
+            write(&path, &["b"]);
+            assert_eq!(next(&mut pushes).await, "[\"b\"] [\"a\"]");
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(next(&mut pushes).await, "[\"\"] eds: No such file or directory (os error 2)");
+        });
     }
 }

@@ -3,10 +3,10 @@
 //!
 //! A path is watched where its names are looked up: in the directory of the file, and in those of each directory and
 //! each symbolic link on the way. So any way of replacing it is noticed: written over, renamed into place, its
-//! directory renamed, a link exchanged, as Kubernetes does with mounted configuration (`..data`). What is not there yet
-//! is waited for in the last directory that is.
+//! directory renamed, a link exchanged, as Kubernetes does with mounted configuration (`..data`); and so is that it has
+//! gone. What is not there is waited for in the last directory that is.
 //!
-//! Where a directory cannot be watched, the file is read once a second; and as often as `poll_interval` says, which is
+//! Where a directory cannot be watched, or inotify fails, the file is read once a second; and as often as `poll_interval` says, which is
 //! for file systems that tell nothing (NFS).
 
 use std::cell::RefCell;
@@ -36,6 +36,8 @@ const MAX_LINKS: usize = 40;
 /// What happens to a name in a directory. Not every write: a file that is being written is read when it is closed.
 const EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVED_FROM)
     .union(WatchFlags::CLOSE_WRITE)
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::ONLYDIR);
@@ -46,8 +48,8 @@ pub(super) struct Watcher(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// `None`: the system has no more instances for us.
-    inotify: Option<AsyncFd<OwnedFd>>,
+    /// `None`: the system has no more instances for us, or ours failed.
+    inotify: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
     /// Who waits for what, by the number that the kernel gave a directory.
     places: RefCell<HashMap<i32, Vec<Place>>>,
 }
@@ -82,14 +84,20 @@ impl Watcher {
                 tracing::warn!(target: "config", "files are read once a second, since inotify does not work: {error}");
             })
             .ok();
-        let inner = Rc::new(Inner { inotify, places: RefCell::default() });
+        Watcher::of(inotify)
+    }
+
+    fn of(inotify: Option<AsyncFd<OwnedFd>>) -> Self {
+        let inner = Rc::new(Inner { inotify: RefCell::new(inotify.map(Rc::new)), places: RefCell::default() });
         let reader = Rc::downgrade(&inner);
         spawn_local(async move {
             // Ends with the last watch and the watcher.
             while let Some(inner) = reader.upgrade() {
+                let Some(inotify) = inner.inotify() else { return };
                 // An instance lives as long as the process, so holding it here keeps nothing from ending.
-                if inner.read().await.is_none() {
-                    return;
+                if let Err(error) = inner.read(&inotify).await {
+                    tracing::error!(target: "config", "files are read once a second from now on: inotify: {error}");
+                    inner.give_up();
                 }
             }
         });
@@ -144,10 +152,22 @@ impl Drop for Watch {
 }
 
 impl Inner {
+    fn inotify(&self) -> Option<Rc<AsyncFd<OwnedFd>>> {
+        self.inotify.borrow().clone()
+    }
+
+    /// Nothing is watched any more: each file is to be looked at without.
+    fn give_up(&self) {
+        *self.inotify.borrow_mut() = None;
+        for place in self.places.take().into_values().flatten() {
+            place.changed.notify_one();
+        }
+    }
+
     /// Watches a directory; says whether that is possible.
     fn add(&self, directory: &Path, name: Option<OsString>, changed: &Rc<Notify>) -> bool {
-        let Some(inotify) = &self.inotify else { return false };
-        match inotify::add_watch(inotify, directory, EVENTS) {
+        let Some(inotify) = self.inotify() else { return false };
+        match inotify::add_watch(&*inotify, directory, EVENTS) {
             Ok(number) => {
                 let place = Place { name, changed: changed.clone() };
                 self.places.borrow_mut().entry(number).or_default().push(place);
@@ -167,20 +187,19 @@ impl Inner {
     }
 
     fn end_unused(&self) {
-        let Some(inotify) = &self.inotify else { return };
+        let Some(inotify) = self.inotify() else { return };
         self.places.borrow_mut().retain(|number, places| {
             if places.is_empty() {
                 // Fails where the directory is gone.
-                _ = inotify::remove_watch(inotify, *number);
+                _ = inotify::remove_watch(&*inotify, *number);
             }
             !places.is_empty()
         });
     }
 
-    /// Tells of the events that are there, or that come next; `None` where there will be none.
-    async fn read(&self) -> Option<()> {
-        let inotify = self.inotify.as_ref()?;
-        let mut ready = inotify.readable().await.ok()?;
+    /// Tells of the events that are there, or that come next.
+    async fn read(&self, inotify: &AsyncFd<OwnedFd>) -> std::io::Result<()> {
+        let mut ready = inotify.readable().await?;
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = Reader::new(inotify, &mut buffer);
         loop {
@@ -188,14 +207,11 @@ impl Inner {
                 Ok(event) => self.tell(event.wd(), event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()))),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                Err(error) => {
-                    tracing::error!(target: "config", "files are not watched any more: {error}");
-                    return None;
-                }
+                Err(error) => return Err(error.into()),
             }
         }
         ready.clear_ready();
-        Some(())
+        Ok(())
     }
 
     /// Something happened to a name in a directory; without a name, to the directory, or more than the kernel can say.
@@ -258,10 +274,12 @@ fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::testing::on_paused_time;
 
     /// Longer than anything here takes.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -314,6 +332,12 @@ mod tests {
             notices(&watcher, &cds, "it is written over", || write("conf/cds")).await;
             write("new");
             notices(&watcher, &cds, "another is moved there", || rename("new", "conf/cds")).await;
+            notices(&watcher, &cds, "it is moved away", || rename("conf/cds", "new")).await;
+            notices(&watcher, &cds, "it comes back", || rename("new", "conf/cds")).await;
+            notices(&watcher, &cds, "its directory is moved away", || rename("conf", "away")).await;
+            rename("away", "conf");
+            notices(&watcher, &cds, "it is removed", || std::fs::remove_file(at("conf/cds")).unwrap()).await;
+            write("conf/cds");
             std::fs::create_dir(at("conf.new")).unwrap();
             write("conf.new/cds");
             let exchange = || {
@@ -343,5 +367,26 @@ mod tests {
             assert!(watcher.0.places.borrow().is_empty(), "nothing is watched any more");
         };
         LocalSet::new().run_until(run).await;
+    }
+
+    #[test]
+    fn where_inotify_fails_files_are_looked_at_once_a_second() {
+        on_paused_time(async {
+            let directory = tempfile::tempdir().unwrap();
+            // No instance of inotify can be made to fail. Of this one, there is something to read, and it cannot be.
+            let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+            let _connection = UnixStream::connect(directory.path().join("socket")).unwrap();
+            // SAFETY: as above.
+            let failing = unsafe { AsyncFd::register(OwnedFd::from(listener)) }.unwrap();
+            let watcher = Watcher::of(Some(failing));
+            let mut watch = watcher.watch(&source(&directory.path().join("cds")));
+            watch.is_complete = true;
+            let place = Place { name: None, changed: watch.changed.clone() };
+            watcher.0.places.borrow_mut().insert(1, vec![place]);
+            for what in ["at once", "a second later"] {
+                assert!(timeout(PATIENCE, watch.changed()).await.is_ok(), "{what}");
+                watch.renew();
+            }
+        });
     }
 }
