@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use crate::serve::Requests;
 
@@ -37,7 +37,7 @@ impl Progress {
     }
 }
 
-/// Ends a connection, with all that goes on over it.
+/// Ends a connection, with all that goes on over it; or, among the extensions of a response, that one alone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cut(Arc<Mutex<State>>);
 
@@ -48,7 +48,7 @@ struct State {
 }
 
 impl Cut {
-    /// Ends the connection. `false` where somebody has done so.
+    /// Ends it. `false` where somebody has done so.
     pub(crate) fn cut(&self) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let task = state.task.take();
@@ -68,5 +68,11 @@ impl Cut {
             none => *none = Some(context.waker().clone()),
         }
         state.is_cut
+    }
+
+    /// Waits until it is ended. One task at a time.
+    pub(crate) async fn ended(&self) {
+        let poll = |context: &mut Context<'_>| if self.poll(context) { Poll::Ready(()) } else { Poll::Pending };
+        std::future::poll_fn(poll).await;
     }
 }

@@ -11,6 +11,7 @@ mod programmed;
 mod refusal;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod watching;
 mod writer;
 
@@ -20,11 +21,10 @@ use std::time::UNIX_EPOCH;
 use outrigger_proto::outrigger::control::v1::control_server::Control;
 use outrigger_proto::outrigger::control::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListProxiesRequest,
-    ListProxiesResponse, ListRequest, ListResponse, Object, ObjectKey, Proxy, ProxyType, WatchRequest, WatchResponse,
+    ListProxiesResponse, ListRequest, ListResponse, Object, ObjectKey, Proxy, ProxyType, WatchRequest,
 };
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 pub use self::check::Compiled;
@@ -32,15 +32,15 @@ pub use self::counters::{Counters, Method};
 pub use self::programmed::Board;
 use self::programmed::Standing;
 pub use self::refusal::{Refusal, Violation};
+pub use self::waiting::{Events, Waiting};
 pub use self::watching::Selection;
 pub use self::writer::{ApplyOutcome, DeleteOutcome, Doomed, Held, InForce, Writer};
+use crate::connection::Cut;
 use crate::model::{DEFAULT_NAMESPACE, Key, Kind, Name};
 use crate::serve::{LARGEST_MESSAGE, Unread};
 use crate::store::Log;
 use crate::xds::{Protocol, Proxies};
 
-/// Events that wait for a watcher before the log is read on.
-const WATCH_BUFFER: usize = 64;
 /// Watches at a time; further ones get `RESOURCE_EXHAUSTED`.
 const WATCHES: usize = 1000;
 
@@ -61,6 +61,8 @@ pub struct Api {
     pub board: Arc<Board>,
     /// A permit for each watch that may be open: [`WATCHES`].
     pub watches: Arc<Semaphore>,
+    /// What is on its way to them.
+    pub waiting: Arc<Waiting>,
     /// What was ended because its clients did not read.
     pub unread: Arc<Unread>,
     /// When the process was started, RFC 3339.
@@ -82,6 +84,7 @@ impl Api {
             counters: Arc::default(),
             board,
             watches: Arc::new(Semaphore::new(WATCHES)),
+            waiting: Arc::new(Waiting::new(waiting::MOST)),
             unread: Arc::default(),
             started: objects::rfc3339(writer::now()).into(),
         }
@@ -168,22 +171,25 @@ impl Control for Api {
         self.counted(Method::Delete, result)
     }
 
-    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+    type WatchStream = Events;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let Ok(permit) = Arc::clone(&self.watches).try_acquire_owned() else {
             let status = Status::resource_exhausted(format!("{WATCHES} watches are open, and no more are allowed"));
             return self.counted(Method::Watch, Err(status));
         };
-        let (out, events) = mpsc::channel(WATCH_BUFFER);
-        let watch = watching::run(request.into_inner(), self.clone(), out);
+        let (out, pieces) = mpsc::channel(1);
+        let cut = Cut::default();
+        let watch = watching::run(request.into_inner(), self.clone(), out, cut.clone());
         let run = async move {
             watch.await;
             drop(permit);
         };
         #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
         tokio::spawn(run);
-        self.counted(Method::Watch, Ok(ReceiverStream::new(events)))
+        let mut response = self.counted(Method::Watch, Ok(Events::new(pieces)))?;
+        response.extensions_mut().insert(cut);
+        Ok(response)
     }
 
     async fn list_proxies(

@@ -72,7 +72,7 @@ pub enum Refusal {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A watch waited too long for its reader.
-    #[error("the watch was not read for {0:?}: list again and watch from there")]
+    #[error("the watch was not read within {0:?}: list again and watch from there")]
     Slow(std::time::Duration),
     /// The store failed: the process ends, and starts anew from what is on the disk.
     #[error("the store failed, nothing is acknowledged that is not on the disk: {0}")]

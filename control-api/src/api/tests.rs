@@ -1,21 +1,27 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::body::Body;
 use outrigger_engine::config::report::Report;
 use outrigger_engine::source::{Schema, Source, documents};
 use outrigger_engine::xds::Kind;
 use outrigger_proto::CONTROL_DESCRIPTORS;
 use outrigger_proto::envoy::config::core::v3::Node;
 use outrigger_proto::outrigger::control::v1::applied::Outcome;
-use outrigger_proto::outrigger::control::v1::control_server::Control;
+use outrigger_proto::outrigger::control::v1::control_server::{Control, ControlServer};
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
 use outrigger_proto::outrigger::control::v1::*;
+use prost::Message as _;
 use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
+use tonic::codegen::Service as _;
+use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{Api, Writer, objects, watching};
+use super::{Api, Waiting, Writer, objects, watching};
+use crate::serve::{Unread, watch_over};
 use crate::store::{Store, StoreError};
 use crate::xds::Protocol;
 
@@ -452,6 +458,65 @@ async fn a_watch_beyond_the_limit_is_refused_until_another_ends() {
     // Its end is seen before its place is free.
     while bench.api.watch(request()).await.is_err() {
         tokio::task::yield_now().await;
+    }
+}
+
+/// A Service of 200 KiB.
+fn large(name: &str) -> String {
+    let text = "x".repeat(200 << 10);
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{text: {text}}}}}\nspec: {{ports: [{{port: 80}}]}}\n"
+    )
+}
+
+#[tokio::test]
+async fn watches_have_a_bounded_room_and_who_does_not_read_gives_way() {
+    let mut bench = Bench::new();
+    for number in 0..10 {
+        bench.apply(&large(&format!("s{number}"))).await.unwrap();
+    }
+    // From memory, from the log in memory, from the log on the disk.
+    for (after, restart) in [(None, false), (Some(0), false), (Some(0), true)] {
+        if restart {
+            bench.restart(10_000).await;
+        }
+        tokio::time::pause();
+        // Room for five of these objects.
+        bench.api.waiting = Arc::new(Waiting::new(1 << 20));
+        let unread = Arc::<Unread>::default();
+        let mut router =
+            watch_over(Routes::new(ControlServer::new(bench.api.clone())), Arc::clone(&unread)).into_axum_router();
+        let message = WatchRequest { after_revision: after, ..WatchRequest::default() };
+        // Before a message: whether it is compressed, and its length.
+        let length = u32::try_from(message.encoded_len()).unwrap().to_be_bytes();
+        let body = [&[0], length.as_slice(), &message.encode_to_vec()].concat();
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            let request =
+                http::Request::post("/outrigger.control.v1.Control/Watch").header("content-type", "application/grpc");
+            let response = router.call(request.body(Body::from(body.clone())).unwrap()).await.unwrap();
+            let mut body = response.into_body().into_data_stream();
+            if stalled.is_empty() {
+                // The transport has taken a part of the first message and takes no more.
+                body.next().await.unwrap().unwrap();
+            }
+            stalled.push(body);
+        }
+        let mut events = bench.watch(after).await;
+        for number in 0..10 {
+            assert_eq!(name(&next(&mut events).await.unwrap()), format!("s{number}"));
+        }
+        drop(events);
+        assert!(unread.responses.load(Ordering::Relaxed) > 0, "{after:?}: nobody gave way");
+        // The first was in the way for longest: it is reset.
+        let end = loop {
+            match stalled[0].next().await {
+                Some(Ok(_)) => {}
+                end => break end,
+            }
+        };
+        assert!(matches!(end, Some(Err(_))), "{end:?}");
+        tokio::time::resume();
     }
 }
 

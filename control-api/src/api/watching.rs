@@ -2,7 +2,7 @@
 //!
 //! The log and not a queue for each watcher: one that comes back after a break goes on where it stopped, as long as the
 //! log reaches back that far. What is sent comes from one set in force, which a watch holds while its reader takes it;
-//! so a reader that takes nothing for [`SLOW`] has to begin anew.
+//! so a reader that takes nothing for [`SLOW`], or does not come to the end of a set within [`PASS`], has to begin anew.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,19 +12,26 @@ use std::time::Duration;
 
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
 use outrigger_proto::outrigger::control::v1::{Object, WatchRequest, WatchResponse};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Status;
 
 use super::check::conditions;
 use super::refusal::Refusal;
+use super::waiting::{self, Taken};
 use super::{Api, Held, InForce, Standing, left_out, objects};
+use crate::connection::Cut;
 use crate::model::{self, DEFAULT_NAMESPACE, Key, Kind};
-use crate::store::{Change, Entry, Log, LogError};
+use crate::store::{Change, Entry, PIECE, Piece, Position, after};
 
 /// How long a reader may take nothing.
 pub(super) const SLOW: Duration = Duration::from_secs(60);
 
-type Out = mpsc::Sender<Result<WatchResponse, Status>>;
+/// How long a reader may take for all that is in force, or for what has changed since it was last at its end.
+const PASS: Duration = Duration::from_secs(600);
+/// What an object takes beside its bytes, its conditions for instance.
+const AROUND: usize = 512;
+
+type Out = mpsc::Sender<Result<waiting::Piece, Status>>;
 
 /// Which objects are asked for. `None`: all.
 #[derive(Clone, Debug, Default)]
@@ -56,26 +63,75 @@ impl Selection {
     }
 }
 
-/// Sends events into `out` until its reader is gone or slow, the process stops, or the log does not reach back.
-pub(super) async fn run(request: WatchRequest, api: Api, out: Out) {
-    let Err(status) = follow(request, api, &out).await;
+/// Sends events into `out` until its reader is gone or slow, the process stops, or the log does not reach back. `cut` drops
+/// what is on its way.
+pub(super) async fn run(request: WatchRequest, api: Api, out: Out, cut: Cut) {
+    let Err(status) = follow(request, &api, &Reader { api: &api, out: &out, cut }).await;
     // Nothing is held any more while this waits. Where the reader is gone, nobody is left to tell.
     _ = out.send(Err(status)).await;
 }
 
-async fn send(out: &Out, event: WatchResponse) -> Result<(), Status> {
-    match tokio::time::timeout(SLOW, out.send(Ok(event))).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(gone()),
-        Err(_) => Err(Refusal::Slow(SLOW).into()),
+/// Who reads the events.
+struct Reader<'a> {
+    api: &'a Api,
+    out: &'a Out,
+    cut: Cut,
+}
+
+impl Reader<'_> {
+    /// Waits for room for so many bytes.
+    async fn room(&self, bytes: usize) -> Result<Taken, Status> {
+        tokio::select! {
+            taken = self.api.waiting.take(bytes, &self.cut) => Ok(taken),
+            () = self.out.closed() => Err(gone()),
+        }
     }
+
+    async fn send(&self, events: Vec<WatchResponse>, room: Taken) -> Result<(), Status> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        match tokio::time::timeout(SLOW, self.out.send(Ok((events, room)))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => Err(Refusal::Slow(SLOW).into()),
+        }
+    }
+
+    /// Sends an event for each of the objects, piece by piece: none is made before there is room for it.
+    async fn send_each<'s, T>(
+        &self,
+        objects: Box<dyn Iterator<Item = (&'s Key, &'s Held, T)> + Send + '_>,
+        mut event: Box<dyn FnMut(&'s Key, &'s Held, T) -> WatchResponse + Send + '_>,
+    ) -> Result<(), Status> {
+        let mut objects = objects.peekable();
+        while objects.peek().is_some() {
+            let (mut piece, mut bytes) = (Vec::new(), 0);
+            let size = |held: &Held| held.record.bytes.len().saturating_add(AROUND);
+            while let Some(object) =
+                objects.next_if(|(_, held, _)| piece.is_empty() || size(held).saturating_add(bytes) <= PIECE)
+            {
+                bytes = size(object.1).saturating_add(bytes);
+                piece.push(object);
+            }
+            let room = self.room(bytes).await?;
+            let events = piece.into_iter().map(|(key, held, more)| event(key, held, more)).collect();
+            self.send(events, room).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a reader may take so long for.
+async fn pass<T>(pass: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(PASS, pass).await.unwrap_or_else(|_| Err(Refusal::Slow(PASS).into()))
 }
 
 fn gone() -> Status {
     Status::cancelled("the reader is gone")
 }
 
-async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible, Status> {
+async fn follow(request: WatchRequest, api: &Api, reader: &Reader<'_>) -> Result<Infallible, Status> {
     let mut in_force = api.in_force.clone();
     let mut statuses = api.board.changes();
     let namespace = match (request.namespace.as_str(), request.name.as_str()) {
@@ -93,16 +149,20 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
         None => {
             let set = Arc::clone(&in_force.borrow_and_update());
             let standing = api.board.standing(&api.proxies);
-            for (key, held) in set.objects.iter().filter(|(key, _)| selection.holds(key)) {
+            let chosen = set.objects.iter().filter(|(key, _)| selection.holds(key));
+            let chosen = Box::new(chosen.map(|(key, held)| (key, held, ())));
+            let initial = Box::new(|key: &Key, held: &Held, ()| {
                 let status = api.status(&set, key, held, &standing);
                 seen.changes(key, status.as_ref(), &set);
                 let object = api.with_status(&set, key, held, status.as_ref());
-                send(out, event(Event::Initial, held.record.revision, Some(object))).await?;
-            }
-            send(out, event(Event::Synced, set.revision, None)).await?;
+                event(Event::Initial, held.record.revision, Some(object))
+            });
+            pass(reader.send_each(chosen, initial)).await?;
+            reader.send(vec![event(Event::Synced, set.revision, None)], reader.room(AROUND).await?).await?;
             set.revision
         }
     };
+    let mut position = after(revision);
     loop {
         // Seen before the log is read: what comes meanwhile wakes this once more. The log may be ahead; what is not in
         // force yet has no status to show.
@@ -110,32 +170,30 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
         let set = Arc::clone(&in_force.borrow_and_update());
         let changed = api.board.changed(&mut said);
         let standing = api.board.standing(&api.proxies);
-        loop {
-            let mut entries = read(&api.log, revision).await.map_err(Refusal::Log)?;
-            entries.retain(|entry| entry.revision <= set.revision);
-            let Some(last) = entries.last() else { break };
-            revision = last.revision;
-            for entry in entries {
-                let Some(event) = of_entry(&api, &entry, &set, &standing, &selection, &mut seen)? else { continue };
-                send(out, event).await?;
-            }
-        }
-        // Proxies change what was said of a few; a new set may change anything.
         let is_new = looked_at.replace(set.revision) != Some(set.revision);
-        let some = changed.iter().filter_map(|key| set.objects.get_key_value(key));
-        let all = set.objects.iter().filter(|_| is_new);
         // What has no conditions any more is told to who may know them; where it was written since, the log has told it.
         let goes_on = goes_on.take();
         let went = |key: &Key, held: &Held| {
             goes_on.is_some_and(|after| held.record.revision <= after && set.compiled.fell_silent(key, after))
         };
-        for (key, held) in some.filter(|_| !is_new).chain(all).filter(|(key, _)| selection.holds(key)) {
-            let status = api.status(&set, key, held, &standing);
-            if seen.changes(key, status.as_ref(), &set) || went(key, held) {
-                let object = api.with_status(&set, key, held, status.as_ref());
-                send(out, event(Event::Applied, revision, Some(object))).await?;
+        pass(async {
+            while let Some(sent) = changes(api, reader, position, &set, &standing, &selection, &mut seen).await? {
+                (revision, position) = sent;
             }
-        }
+            // Proxies change what was said of a few; a new set may change anything.
+            let some = changed.iter().filter_map(|key| set.objects.get_key_value(key)).filter(|_| !is_new);
+            let all = set.objects.iter().filter(|_| is_new);
+            let chosen = some.chain(all).filter(|(key, _)| selection.holds(key)).filter_map(|(key, held)| {
+                let status = api.status(&set, key, held, &standing);
+                let tell = seen.changes(key, status.as_ref(), &set) || went(key, held);
+                tell.then_some((key, held, status))
+            });
+            let applied = Box::new(|key: &Key, held: &Held, status: Option<model::Status>| {
+                event(Event::Applied, revision, Some(api.with_status(&set, key, held, status.as_ref())))
+            });
+            reader.send_each(Box::new(chosen), applied).await
+        })
+        .await?;
         if is_new {
             seen.0.retain(|key, _| set.objects.contains_key(key));
         }
@@ -146,9 +204,30 @@ async fn follow(request: WatchRequest, api: Api, out: &Out) -> Result<Infallible
             },
             // Its sender is the board, which `api` holds.
             _ = statuses.changed() => {}
-            () = out.closed() => return Err(gone()),
+            () = reader.out.closed() => return Err(gone()),
         }
     }
+}
+
+/// Sends the next changes that are in force. The revision of the last of them, and where those after them begin.
+async fn changes(
+    api: &Api,
+    reader: &Reader<'_>,
+    position: Position,
+    set: &InForce,
+    standing: &Standing,
+    selection: &Selection,
+    seen: &mut Seen,
+) -> Result<Option<(u64, Position)>, Status> {
+    let (piece, copying) = read(api, position).await?;
+    let in_force: Vec<Entry> = piece.entries.into_iter().take_while(|entry| entry.revision <= set.revision).collect();
+    let Some(last) = in_force.last() else { return Ok(None) };
+    let sent = (last.revision, piece.next.min(after(set.revision)));
+    let room = reader.room(in_force.iter().map(|entry| entry.size().saturating_add(AROUND)).sum()).await?;
+    drop(copying);
+    let events = in_force.iter().filter_map(|entry| of_entry(api, entry, set, standing, selection, seen).transpose());
+    reader.send(events.collect::<Result<_, _>>()?, room).await?;
+    Ok(Some(sent))
 }
 
 /// What the reader was told of the conditions of each object: hashes of types, statuses and reasons, and of what is left
@@ -175,14 +254,18 @@ impl Seen {
     }
 }
 
-async fn read(log: &Log, revision: u64) -> Result<Vec<Entry>, LogError> {
-    if let Some(entries) = log.recent(revision) {
-        return Ok(entries);
+/// Reads the log. The permit is to be kept until there is room for what was copied from the disk.
+async fn read(api: &Api, position: Position) -> Result<(Piece, Option<OwnedSemaphorePermit>), Status> {
+    if let Some(piece) = api.log.recent(position) {
+        return Ok((piece, None));
     }
-    let log = log.clone();
-    let read = tokio::task::spawn_blocking(move || log.after(revision)).await;
-    // It was not run: the runtime is going down.
-    read.unwrap_or_else(|_| Ok(Vec::new()))
+    let copying = Arc::clone(&api.waiting.copying).acquire_owned().await.ok();
+    let log = api.log.clone();
+    match tokio::task::spawn_blocking(move || log.from(position)).await {
+        Ok(read) => Ok((read.map_err(Refusal::Log)?, copying)),
+        // It was not run: the runtime is going down.
+        Err(_) => Err(Refusal::Stopping.into()),
+    }
 }
 
 fn of_entry(

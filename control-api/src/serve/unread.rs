@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::service::Routes;
 
-use crate::connection::{Peer, Progress};
+use crate::connection::{Cut, Peer, Progress};
 
 /// How often somebody looks.
 const LOOK: Duration = Duration::from_secs(15);
@@ -48,24 +48,43 @@ pub(crate) fn watch_over(routes: Routes, unread: Arc<Unread>) -> Routes {
         let path = request.uri().path().to_owned();
         async move {
             let progress = peer.as_ref().map(|peer| peer.progress.clone()).unwrap_or_default();
-            let end = move |shared| end(peer.as_ref(), shared, &path, &unread);
-            next.run(request).await.map(|body| Body::new(Watched::new(body, progress, end)))
+            let end = move |why| end(peer.as_ref(), why, &path, &unread);
+            let response = next.run(request).await;
+            let cut = response.extensions().get::<Cut>().cloned();
+            response.map(|body| Body::new(Watched::new(body, progress, cut, end)))
         }
     });
     Routes::from(routes.into_axum_router().layer(watch))
 }
 
-/// A response is given up. `shared`: others of its connection are read.
-fn end(peer: Option<&Peer>, shared: bool, path: &str, unread: &Unread) {
+/// Why a response is given up.
+#[derive(Clone, Copy)]
+enum Why {
+    /// Nothing of it was read. `shared`: others of its connection are read.
+    Unread { shared: bool },
+    /// Its service needs the room that it takes up.
+    Room,
+}
+
+/// A response is given up.
+fn end(peer: Option<&Peer>, why: Why, path: &str, unread: &Unread) {
     let from = peer.and_then(|peer| peer.address).map(|address| format!(" from {address}")).unwrap_or_default();
-    let what = if shared {
-        unread.responses.fetch_add(1, Ordering::Relaxed);
-        "its stream is reset, others of the connection go on"
-    } else if peer.is_some_and(|peer| peer.cut.cut()) {
-        unread.connections.fetch_add(1, Ordering::Relaxed);
-        "its connection is ended"
-    } else {
-        return;
+    let reset = "its stream is reset, others of the connection go on";
+    let what = match why {
+        Why::Room => {
+            unread.responses.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(target: crate::log::BOUNDED, "a client{from} reads {path} too slowly, and others wait for room: {reset}");
+            return;
+        }
+        Why::Unread { shared: true } => {
+            unread.responses.fetch_add(1, Ordering::Relaxed);
+            reset
+        }
+        Why::Unread { .. } if peer.is_some_and(|peer| peer.cut.cut()) => {
+            unread.connections.fetch_add(1, Ordering::Relaxed);
+            "its connection is ended"
+        }
+        Why::Unread { .. } => return,
     };
     tracing::warn!(target: crate::log::BOUNDED, "a client{from} read nothing of {path} for {:?}: {what}", LOOK * LOOKS);
 }
@@ -100,17 +119,30 @@ struct Asked {
 }
 
 impl Watched {
-    fn new(body: Body, progress: Progress, end: impl FnOnce(bool) + Send + 'static) -> Self {
+    /// `cut` asks to give it up.
+    fn new(body: Body, progress: Progress, cut: Option<Cut>, end: impl FnOnce(Why) + Send + 'static) -> Self {
         let left = Arc::new(Mutex::new(Some(Left { body, rest: Bytes::new() })));
         let asked = Arc::new(Asked { looks: AtomicU32::new(0), at: AtomicU64::new(progress.asked()) });
         let (seen, all, given_up, mut tick) = (Arc::clone(&asked), progress.clone(), Arc::clone(&left), ticks());
         let mut looking = JoinSet::new();
         looking.spawn(async move {
-            while seen.looks.fetch_add(1, Ordering::Relaxed) < LOOKS {
-                tick.tick().await;
-            }
+            let unread = async {
+                while seen.looks.fetch_add(1, Ordering::Relaxed) < LOOKS {
+                    tick.tick().await;
+                }
+            };
+            let room = async {
+                match &cut {
+                    Some(cut) => cut.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let why = tokio::select! {
+                () = unread => Why::Unread { shared: all.count() != seen.at.load(Ordering::Relaxed) },
+                () = room => Why::Room,
+            };
             let left = lock(&given_up).take();
-            end(all.count() != seen.at.load(Ordering::Relaxed));
+            end(why);
             drop(left);
         });
         Self { left, progress, asked, tick: ticks(), _looking: looking }

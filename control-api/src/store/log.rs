@@ -1,5 +1,6 @@
 //! Reading what happened since a revision. The last sets are read from memory, which all readers share: with a thousand
-//! watches, a copy for each of what was just written would be all the memory there is. The disk is for who comes back.
+//! watches, a copy for each of what was just written would be all the memory there is. The disk is for who comes back, and
+//! gives a piece at a time: a set may be as large as a message.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -9,8 +10,18 @@ use redb::ReadableDatabase;
 
 use super::{COMPACTED, Change, LOG, META, REVISION, Record, Shared};
 
-/// How many changes are read at once, so that a watcher far behind costs little memory. A set is never cut.
-const CHUNK: usize = 256;
+/// How much is read at once, in bytes of objects, if not the first change alone has more.
+pub(crate) const PIECE: usize = 64 << 10;
+/// And how many changes.
+const CHANGES: usize = 256;
+
+/// A change of the log: the revision of its set, and its place in that.
+pub type Position = (u64, u32);
+
+/// Where what comes after a revision begins.
+pub fn after(revision: u64) -> Position {
+    (revision.saturating_add(1), 0)
+}
 
 /// How much of the last sets is kept in memory, in bytes of their objects, if not the last one alone has more.
 const RECENT: usize = 8 << 20;
@@ -22,6 +33,45 @@ pub struct Entry {
     pub revision: u64,
     /// What became of which key.
     pub change: Change,
+}
+
+impl Entry {
+    /// The bytes of its object.
+    pub fn size(&self) -> usize {
+        match &self.change {
+            Change::Put(_, record) | Change::Remove(_, record) => record.bytes.len(),
+        }
+    }
+}
+
+/// Changes one behind the other.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// None if there are none yet.
+    pub entries: Vec<Entry>,
+    /// Where what comes after them begins.
+    pub next: Position,
+    bytes: usize,
+}
+
+impl Piece {
+    fn new(position: Position) -> Self {
+        Piece { entries: Vec::new(), next: position, bytes: 0 }
+    }
+
+    /// Adds the change of a position, unless it is full. Then it ends there.
+    fn add(&mut self, position: Position, size: usize, entry: impl FnOnce() -> Entry) -> bool {
+        let bytes = self.bytes.saturating_add(size);
+        if !self.entries.is_empty() && (self.entries.len() >= CHANGES || bytes > PIECE) {
+            self.next = position;
+            return false;
+        }
+        self.bytes = bytes;
+        self.entries.push(entry());
+        // As long as nothing else of the set comes.
+        self.next = after(position.0);
+        true
+    }
 }
 
 /// Why the log cannot be read from there.
@@ -73,29 +123,25 @@ impl Recent {
         }
     }
 
-    /// The first changes after `revision`, by whole sets, if they are here.
-    fn after(&self, revision: u64) -> Option<Vec<Entry>> {
-        if !(self.after..=self.newest).contains(&revision) {
+    /// The first changes from a position on, if they are here.
+    fn from(&self, position: Position) -> Option<Piece> {
+        if !(self.after..=self.newest).contains(&position.0.saturating_sub(1)) {
             return None;
         }
-        let mut entries = Vec::new();
-        let is_later = |set: &&Arc<[Entry]>| set.first().is_some_and(|entry| entry.revision > revision);
-        for set in self.sets.iter().filter(is_later) {
-            if entries.len() >= CHUNK {
+        let mut piece = Piece::new(position);
+        let places = self.sets.iter().flat_map(|set| (0_u32..).zip(set.iter()));
+        for (at, entry) in places.map(|(place, entry)| ((entry.revision, place), entry)) {
+            if at >= position && !piece.add(at, entry.size(), || entry.clone()) {
                 break;
             }
-            entries.extend_from_slice(set);
         }
-        Some(entries)
+        Some(piece)
     }
 }
 
 /// The bytes of its objects.
 fn size(set: &[Entry]) -> usize {
-    let bytes = |entry: &Entry| match &entry.change {
-        Change::Put(_, record) | Change::Remove(_, record) => record.bytes.len(),
-    };
-    set.iter().map(bytes).sum()
+    set.iter().map(Entry::size).sum()
 }
 
 /// A reader of the log; its calls block for as long as the disk takes.
@@ -105,52 +151,55 @@ pub struct Log {
 }
 
 impl Log {
-    /// As [`Log::after`], and does not block: `None` where only the disk has them, or says why not.
-    pub fn recent(&self, revision: u64) -> Option<Vec<Entry>> {
-        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).after(revision)
+    /// As [`Log::from`], and does not block: `None` where only the disk has them, or says why not.
+    pub fn recent(&self, position: Position) -> Option<Piece> {
+        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).from(position)
     }
 
-    /// The first changes after `revision`, oldest first, by whole sets; none if it is the newest.
+    /// The first changes from a position on, oldest first; none if there is none yet.
     ///
     /// # Errors
-    /// Where the log does not reach back to the revision, or the revision lies in the future.
-    pub fn after(&self, revision: u64) -> Result<Vec<Entry>, LogError> {
-        let read = self.read(revision).or_else(|_| {
+    /// Where the log does not reach back to the position, or its revision lies in the future.
+    pub fn from(&self, position: Position) -> Result<Piece, LogError> {
+        let revision = position.0.saturating_sub(1);
+        let read = self.read(position).or_else(|_| {
             // Of a write, perhaps, after which it is opened again.
             let _written = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            self.read(revision)
+            self.read(position)
         });
-        let (compacted, newest, entries) = read.map_err(|error| LogError::Database(Box::new(error)))?;
+        let (compacted, newest, piece) = read.map_err(|error| LogError::Database(Box::new(error)))?;
         if revision < compacted {
             return Err(LogError::TooOld { oldest: compacted });
         }
         if revision > newest {
             return Err(LogError::Future { newest });
         }
-        Ok(entries)
+        Ok(piece)
     }
 
-    fn read(&self, revision: u64) -> Result<(u64, u64, Vec<Entry>), redb::Error> {
+    fn read(&self, position: Position) -> Result<(u64, u64, Piece), redb::Error> {
         let open = self.shared.opened();
         let transaction = open.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?;
         let meta = transaction.open_table(META)?;
         let number = |name| meta.get(name).map(|found| found.map_or(0, |number| number.value()));
         let (compacted, newest) = (number(COMPACTED)?, number(REVISION)?);
-        let mut entries: Vec<Entry> = Vec::new();
-        for row in transaction.open_table(LOG)?.range((revision.saturating_add(1), 0)..)? {
-            let (place, value) = row?;
-            let (revision, _) = place.value();
-            if entries.len() >= CHUNK && entries.last().is_some_and(|last| last.revision != revision) {
+        let mut piece = Piece::new(position);
+        for row in transaction.open_table(LOG)?.range(position..)? {
+            let (at, value) = row?;
+            let (revision, _) = at.value();
+            let (removed, key, created, generation, created_at, bytes) = value.value();
+            let entry = || {
+                let key = Arc::from(key);
+                let bytes = Bytes::copy_from_slice(bytes);
+                let record = Arc::new(Record { revision, created, generation, created_at, bytes });
+                let change = if removed { Change::Remove(key, record) } else { Change::Put(key, record) };
+                Entry { revision, change }
+            };
+            if !piece.add(at.value(), bytes.len(), entry) {
                 break;
             }
-            let (removed, key, created, generation, created_at, bytes) = value.value();
-            let key = Arc::from(key);
-            let bytes = Bytes::copy_from_slice(bytes);
-            let record = Arc::new(Record { revision, created, generation, created_at, bytes });
-            let change = if removed { Change::Remove(key, record) } else { Change::Put(key, record) };
-            entries.push(Entry { revision, change });
         }
-        Ok((compacted, newest, entries))
+        Ok((compacted, newest, piece))
     }
 }
 
@@ -164,8 +213,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, _) = Store::open(directory.path(), 10_000).unwrap();
         let log = store.log();
-        assert!(log.after(0).unwrap().is_empty());
-        assert!(matches!(log.after(1), Err(LogError::Future { newest: 0 })));
+        assert!(log.from(after(0)).unwrap().entries.is_empty());
+        assert!(matches!(log.from(after(1)), Err(LogError::Future { newest: 0 })));
         let record = |revision| {
             Arc::new(Record { revision, created: 1, generation: revision, created_at: 7, bytes: Bytes::from("x") })
         };
@@ -174,28 +223,46 @@ mod tests {
         store.commit(std::slice::from_ref(&first)).unwrap();
         store.commit(std::slice::from_ref(&second)).unwrap();
         let (first, second) = (Entry { revision: 1, change: first }, Entry { revision: 2, change: second });
-        assert_eq!(log.after(0).unwrap(), [first, second.clone()]);
-        assert_eq!(log.after(1).unwrap(), [second]);
-        assert!(log.after(2).unwrap().is_empty());
+        assert_eq!(log.from(after(0)).unwrap().entries, [first, second.clone()]);
+        assert_eq!(log.from(after(1)).unwrap().entries, [second]);
+        assert!(log.from(after(2)).unwrap().entries.is_empty());
     }
 
     #[test]
-    fn a_reader_far_behind_gets_whole_sets_piece_by_piece() {
+    fn a_reader_far_behind_gets_a_piece_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, _) = Store::open(directory.path(), 10_000).unwrap();
-        let (log, bytes) = (store.log(), Bytes::from("x"));
+        let bytes = Bytes::from("x".repeat(PIECE / 10));
+        let record = |revision, bytes| Arc::new(Record { revision, created: 1, generation: 1, created_at: 7, bytes });
         for revision in 1..=3 {
-            let record = Arc::new(Record { revision, created: 1, generation: 1, created_at: 7, bytes: bytes.clone() });
-            let set: Vec<Change> =
-                (0..200).map(|name| Change::Put(name.to_string().into(), Arc::clone(&record))).collect();
-            store.commit(&set).unwrap();
+            let put = |name: u32| Change::Put(name.to_string().into(), record(revision, bytes.clone()));
+            store.commit(&(0..12).map(put).collect::<Vec<_>>()).unwrap();
         }
-        let (mut revision, mut lengths) = (0, Vec::new());
-        while let Some(last) = log.after(revision).unwrap().last() {
-            lengths.push(log.after(revision).unwrap().len());
-            revision = last.revision;
-        }
-        assert_eq!(lengths, [400, 200]);
+        // One alone that is larger, and many small ones.
+        store.commit(&[Change::Put("large".into(), record(4, "x".repeat(PIECE + 1).into()))]).unwrap();
+        let put = |name: usize| Change::Put(name.to_string().into(), record(5, Bytes::new()));
+        store.commit(&(0..=CHANGES).map(put).collect::<Vec<_>>()).unwrap();
+        let pieces = |read: &dyn Fn(Position) -> Piece| {
+            let (mut position, mut pieces, mut all) = (after(0), Vec::new(), Vec::new());
+            loop {
+                let Piece { entries, next, .. } = read(position);
+                if entries.is_empty() {
+                    return (pieces, all);
+                }
+                position = next;
+                pieces.push((entries.len(), next));
+                all.extend(entries);
+            }
+        };
+        let log = store.log();
+        let (read, all) = pieces(&|position| log.from(position).unwrap());
+        // A piece may begin and end within a set; one that ends with it does not need it any more.
+        let changes = CHANGES as u32;
+        let expected =
+            [(10, (1, 10)), (10, (2, 8)), (10, (3, 6)), (6, (4, 0)), (1, (5, 0)), (CHANGES, (5, changes)), (1, (6, 0))];
+        assert_eq!(read, expected);
+        assert_eq!(all.len(), 36 + 1 + CHANGES + 1);
+        assert_eq!(pieces(&|position| log.recent(position).unwrap()), (read, all));
     }
 
     #[test]
@@ -211,25 +278,27 @@ mod tests {
         for revision in 1..=3 {
             store.commit(&set(revision, 10)).unwrap();
             // The log has three changes, so one set, or the last one and a half.
-            assert_eq!(log.recent(revision - 1).unwrap(), log.after(revision - 1).unwrap());
-            assert!(log.recent(revision).unwrap().is_empty() && log.recent(revision + 1).is_none());
+            assert_eq!(log.recent(after(revision - 1)).unwrap(), log.from(after(revision - 1)).unwrap());
+            assert!(
+                log.recent(after(revision)).unwrap().entries.is_empty() && log.recent(after(revision + 1)).is_none()
+            );
         }
-        assert!(log.recent(1).is_none() && matches!(log.after(1), Err(LogError::TooOld { oldest: 2 })));
-        let record = |entries: &[Entry]| match &entries[0].change {
+        assert!(log.recent(after(1)).is_none() && matches!(log.from(after(1)), Err(LogError::TooOld { oldest: 2 })));
+        let record = |piece: Piece| match &piece.entries[0].change {
             Change::Put(_, record) | Change::Remove(_, record) => Arc::clone(record),
         };
-        assert!(Arc::ptr_eq(&record(&log.recent(2).unwrap()), &record(&log.recent(2).unwrap())));
+        assert!(Arc::ptr_eq(&record(log.recent(after(2)).unwrap()), &record(log.recent(after(2)).unwrap())));
 
         drop((store, log));
         let (mut store, _) = Store::open(directory.path(), 10_000).unwrap();
         let log = store.log();
-        assert!(log.recent(2).is_none() && log.after(2).unwrap().len() == 2, "the disk has it");
+        assert!(log.recent(after(2)).is_none() && log.from(after(2)).unwrap().entries.len() == 2, "the disk has it");
         for revision in 4..=6 {
             store.commit(&set(revision, RECENT / 4)).unwrap();
         }
-        assert!(log.recent(3).is_none() && log.recent(4).unwrap().len() == 4);
-        assert_eq!(log.after(3).unwrap().len(), 6);
+        assert!(log.recent(after(3)).is_none() && log.recent(after(4)).is_some());
+        assert_eq!(log.from(after(3)).unwrap().entries[0].revision, 4);
         store.commit(&set(7, RECENT)).unwrap();
-        assert!(log.recent(5).is_none() && log.recent(6).unwrap().len() == 2, "the last one, however large");
+        assert!(log.recent(after(5)).is_none() && log.recent(after(6)).is_some(), "the last one, however large");
     }
 }

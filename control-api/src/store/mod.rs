@@ -25,8 +25,9 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableM
 
 pub use self::error::StoreError;
 pub(crate) use self::error::is_full;
+pub(crate) use self::log::PIECE;
 use self::log::Recent;
-pub use self::log::{Entry, Log, LogError};
+pub use self::log::{Entry, Log, LogError, Piece, Position, after};
 
 /// key -> (revision, created, generation, created at, object)
 const CURRENT: TableDefinition<'_, &str, (u64, u64, u64, u64, &[u8])> = TableDefinition::new("current");
@@ -464,7 +465,7 @@ mod tests {
         fn sync_data(&self) -> io::Result<()> {
             if let Some(log) = READER.take() {
                 let (sender, read) = std::sync::mpsc::channel();
-                std::thread::spawn(move || sender.send(log.after(0).unwrap().len()));
+                std::thread::spawn(move || sender.send(log.from(after(0)).unwrap().entries.len()));
                 assert_eq!(read.recv_timeout(Duration::from_secs(20)), Ok(0), "it does not wait for the write");
             }
             let dirty = DIRTY.take();
@@ -588,12 +589,12 @@ mod tests {
         }
         // A set of its own is never cut, even if it alone is longer.
         let log = store.log();
-        assert_eq!(log.after(2).unwrap().len(), 2);
-        assert!(matches!(log.after(1), Err(LogError::TooOld { oldest: 2 })));
+        assert_eq!(log.from(after(2)).unwrap().entries.len(), 2);
+        assert!(matches!(log.from(after(1)), Err(LogError::TooOld { oldest: 2 })));
         let set = ["a", "b", "c", "d"].map(|name| Change::Put(key(name), record(4, 1, "x")));
         store.commit(&set).unwrap();
-        assert_eq!(log.after(3).unwrap().len(), 4);
-        assert!(matches!(log.after(2), Err(LogError::TooOld { oldest: 3 })));
+        assert_eq!(log.from(after(3)).unwrap().entries.len(), 4);
+        assert!(matches!(log.from(after(2)), Err(LogError::TooOld { oldest: 3 })));
     }
 
     #[test]
@@ -608,17 +609,17 @@ mod tests {
         for _ in 1..=9 {
             write(&mut store, 299);
         }
-        assert!(matches!(store.log().after(5), Err(LogError::TooOld { oldest: 6 })));
-        assert_eq!(store.log().after(6).unwrap().len(), 3);
+        assert!(matches!(store.log().from(after(5)), Err(LogError::TooOld { oldest: 6 })));
+        assert_eq!(store.log().from(after(6)).unwrap().entries.len(), 3);
         // Also what was written before a restart counts, and a set is kept however long it is.
         drop(store);
         let (mut store, _) = Store::open(directory.path(), LOG_ENTRIES).unwrap();
         store.log_bytes = 1_000;
         write(&mut store, 399);
-        assert!(matches!(store.log().after(6), Err(LogError::TooOld { oldest: 7 })));
+        assert!(matches!(store.log().from(after(6)), Err(LogError::TooOld { oldest: 7 })));
         write(&mut store, 5_000);
-        assert!(matches!(store.log().after(9), Err(LogError::TooOld { oldest: 10 })));
-        assert_eq!(store.log().after(10).unwrap().len(), 1);
+        assert!(matches!(store.log().from(after(9)), Err(LogError::TooOld { oldest: 10 })));
+        assert_eq!(store.log().from(after(10)).unwrap().entries.len(), 1);
         write(&mut store, 299);
         assert_eq!(store.logged, 300);
     }
