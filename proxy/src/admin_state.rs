@@ -1,11 +1,12 @@
 //! What the admin interface sees of the process.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use outrigger_engine::balance::{ClusterState, Health, Member};
+use outrigger_engine::balance::{ClusterState, Health, HostSet, Member};
 use outrigger_engine::config::cluster::{Discovery, Thresholds};
 use outrigger_engine::config::endpoint::HealthStatus;
 use outrigger_engine::resilience::breaker::{Breakers, Resource, RoutingPriority};
@@ -20,7 +21,7 @@ use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_proto::envoy::config::cluster::v3 as cluster_proto;
 use outrigger_proto::envoy::config::core::v3 as core;
 
-use crate::admin::{AdminState, DrainListeners, certs};
+use crate::admin::{AdminState, DrainListeners, VisitCluster, certs};
 use crate::configuration::record::Record;
 use crate::process::Process;
 use crate::telemetry::log;
@@ -108,14 +109,16 @@ impl AdminState for Process {
         self.started_at
     }
 
-    fn clusters(&self, visit: &mut dyn FnMut(ClusterStatus)) {
-        let snapshot = self.snapshot.load();
+    fn clusters(&self, visit: VisitCluster<'_>) -> fmt::Result {
+        let snapshot = self.snapshot.load_full();
         let mut clusters: Vec<_> = snapshot.clusters.values().collect();
         clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
         for cluster in clusters {
             let added_via_api = self.record.contains(Kind::Cluster, &cluster.config.name);
-            visit(ClusterStatus { added_via_api, ..cluster_status(cluster) });
+            let hosts = cluster.hosts.load_full();
+            visit(ClusterStatus { added_via_api, ..cluster_status(cluster) }, &mut host_statuses(&hosts))?;
         }
+        Ok(())
     }
 
     fn record(&self) -> &Record {
@@ -183,20 +186,6 @@ fn cluster_status(cluster: &ClusterState) -> ClusterStatus {
         max_retries: Some(thresholds.max_retries),
         ..Default::default()
     };
-    let hosts = cluster.hosts.load();
-    let mut host_statuses = Vec::with_capacity(hosts.len());
-    for (priority, hosts) in hosts.priorities.iter().enumerate() {
-        for (locality, info) in hosts.localities.iter().enumerate() {
-            let locality_message = core::Locality {
-                region: info.locality.region.to_string(),
-                zone: info.locality.zone.to_string(),
-                sub_zone: info.locality.sub_zone.to_string(),
-            };
-            for member in hosts.all.locality(locality) {
-                host_statuses.push(host_status(member, priority, &locality_message));
-            }
-        }
-    }
     ClusterStatus {
         name: config.name.to_string(),
         observability_name: config.stat_name().to_string(),
@@ -204,7 +193,6 @@ fn cluster_status(cluster: &ClusterState) -> ClusterStatus {
             Discovery::Eds(eds) => eds.service_name.to_string(),
             Discovery::Static(_) | Discovery::StrictDns(_) | Discovery::LogicalDns(_) => String::new(),
         },
-        host_statuses,
         circuit_breakers: Some(cluster_proto::CircuitBreakers {
             thresholds: vec![
                 thresholds(0, &config.circuit_breakers.default),
@@ -214,6 +202,19 @@ fn cluster_status(cluster: &ClusterState) -> ClusterStatus {
         }),
         ..Default::default()
     }
+}
+
+fn host_statuses(hosts: &HostSet) -> impl Iterator<Item = HostStatus> {
+    hosts.priorities.iter().enumerate().flat_map(|(priority, hosts)| {
+        hosts.localities.iter().enumerate().flat_map(move |(index, info)| {
+            let locality = core::Locality {
+                region: info.locality.region.to_string(),
+                zone: info.locality.zone.to_string(),
+                sub_zone: info.locality.sub_zone.to_string(),
+            };
+            hosts.all.locality(index).iter().map(move |member| host_status(member, priority, &locality))
+        })
+    })
 }
 
 fn host_status(member: &Member, priority: usize, locality: &core::Locality) -> HostStatus {

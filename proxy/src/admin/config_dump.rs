@@ -66,7 +66,7 @@ pub(super) fn config_dump(state: &dyn AdminState, query: &Query) -> Response {
 }
 
 fn plain(status: u16, body: String) -> Response {
-    Response { status, content_type: "text/plain", body: body.into() }
+    Response::new(status, "text/plain", body)
 }
 
 /// Every part, cut down to a mask; a part that the mask does not fit is left out.
@@ -255,14 +255,15 @@ impl Dumps<'_> {
     /// The endpoints as they are in force.
     fn endpoints(&self, state: &dyn AdminState) -> EndpointsConfigDump {
         let mut dump = EndpointsConfigDump::default();
-        state.clusters(&mut |cluster| {
+        // It fails where a visit does.
+        _ = state.clusters(&mut |cluster, hosts| {
             if !self.wants(&cluster.name) || !cluster.eds_service_name.is_empty() {
-                return;
+                return Ok(());
             }
             let policy = cluster_load_assignment::Policy { overprovisioning_factor: Some(140), ..Default::default() };
             let mut assignment =
                 ClusterLoadAssignment { cluster_name: cluster.name, policy: Some(policy), ..Default::default() };
-            for host in cluster.host_statuses {
+            for host in hosts {
                 let locality = host.locality.clone().unwrap_or_default();
                 let health_status = host.health_status.map_or(0, |status| status.eds_health_status);
                 let endpoint = Endpoint { address: host.address, hostname: host.hostname, ..Default::default() };
@@ -286,6 +287,7 @@ impl Dumps<'_> {
             }
             let endpoint_config = Some(any(&assignment));
             dump.static_endpoint_configs.push(StaticEndpointConfig { endpoint_config, last_updated: None });
+            Ok(())
         });
         for (name, status) in arrived(state.record(), Kind::Endpoints) {
             if !self.wants(&name) {

@@ -1,7 +1,8 @@
 //! The admin interface: Envoy's endpoints with Envoy's answers, for operators, `istioctl`, pilot-agent and scrapers.
 //!
 //! [`handle`] knows nothing of transports: the control thread serves it through the same codec as any listener. Long
-//! answers (`/stats`, `/config_dump`) take milliseconds to make, so it is called on a thread that may be busy. What
+//! answers (`/stats`, `/config_dump`) take milliseconds to make, so it is called on a thread that may be busy; what may be
+//! far longer than what it tells of is written in [`Parts`]. What
 //! changes something is POST only, so that a link or a crawler cannot do it.
 #![cfg_attr(
     not(test),
@@ -18,6 +19,7 @@ pub(crate) mod certs;
 mod config_dump;
 mod csds;
 mod json;
+mod parts;
 mod query;
 pub mod server;
 mod stats;
@@ -26,15 +28,18 @@ pub(crate) mod status;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 use outrigger_engine::stream_info::Address;
 use outrigger_proto::envoy::admin::v3::{
-    Certificate, ClusterStatus, CommandLineOptions, server_info::State as ServerState, unready_targets_dumps,
+    Certificate, ClusterStatus, CommandLineOptions, HostStatus, server_info::State as ServerState,
+    unready_targets_dumps,
 };
 use outrigger_proto::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_proto::envoy::config::core::v3::Node;
 
+pub use self::parts::Parts;
 use self::query::Query;
 use crate::configuration::record::Record;
 use crate::telemetry::log;
@@ -67,8 +72,11 @@ pub trait AdminState: Send + Sync {
     /// When the bootstrap was applied.
     fn bootstrap_time(&self) -> std::time::SystemTime;
 
-    /// Hands out every cluster, in the order of their names, one at a time.
-    fn clusters(&self, visit: &mut dyn FnMut(ClusterStatus));
+    /// Hands out every cluster without its hosts, in the order of their names, and its hosts, one at a time.
+    ///
+    /// # Errors
+    /// That of the first visit that fails, which is the last one.
+    fn clusters(&self, visit: VisitCluster<'_>) -> fmt::Result;
 
     /// What became of each resource that came from outside.
     fn record(&self) -> &Record;
@@ -98,6 +106,9 @@ pub trait AdminState: Send + Sync {
     fn quit(&self);
 }
 
+/// Takes a cluster and its hosts.
+pub type VisitCluster<'v> = &'v mut dyn FnMut(ClusterStatus, &mut dyn Iterator<Item = HostStatus>) -> fmt::Result;
+
 /// How listeners are to be drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainListeners {
@@ -110,33 +121,55 @@ pub struct DrainListeners {
 }
 
 /// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The status code.
     pub status: u16,
     /// `content-type`.
     pub content_type: &'static str,
     /// The body.
-    pub body: Bytes,
+    pub body: Body,
 }
+
+/// What an answer has after its head.
+pub enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// Who writes it. It fails only where nobody reads it any more.
+    Parts(Write),
+}
+
+/// Writes a body.
+pub type Write = Box<dyn FnOnce(&dyn AdminState, &mut Parts<'_>) -> fmt::Result + Send>;
 
 /// What every answer has besides its content type.
 pub const HEADERS: [(&str, &str); 2] =
     [("cache-control", "no-cache, max-age=0"), ("x-content-type-options", "nosniff")];
 
 const TEXT: &str = "text/plain; charset=UTF-8";
+const JSON: &str = "application/json";
 
 impl Response {
+    fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Response { status, content_type, body: Body::Whole(body.into()) }
+    }
+
     fn text(body: impl Into<Bytes>) -> Self {
-        Response { status: 200, content_type: TEXT, body: body.into() }
+        Response::new(200, TEXT, body)
     }
 
     fn error(status: u16, body: impl Into<Bytes>) -> Self {
-        Response { status, content_type: TEXT, body: body.into() }
+        Response::new(status, TEXT, body)
     }
 
     fn json(body: impl Into<Bytes>) -> Self {
-        Response { status: 200, content_type: "application/json", body: body.into() }
+        Response::new(200, JSON, body)
+    }
+
+    fn parts(
+        content_type: &'static str,
+        write: impl FnOnce(&dyn AdminState, &mut Parts<'_>) -> fmt::Result + Send + 'static,
+    ) -> Self {
+        Response { status: 200, content_type, body: Body::Parts(Box::new(write)) }
     }
 }
 
@@ -242,7 +275,7 @@ const ENDPOINTS: &[Endpoint] = &[
     get("/ready", "print server state, return 200 if LIVE, otherwise return 503", &[], |state, _| {
         let server_state = state.server_state();
         let status = if server_state == ServerState::Live { 200 } else { 503 };
-        Response { status, content_type: TEXT, body: format!("{}\n", server_state.as_str_name()).into() }
+        Response::new(status, TEXT, format!("{}\n", server_state.as_str_name()))
     }),
     post("/reopen_logs", "reopen access logs", &[], |state, _| {
         state.reopen_logs();
@@ -264,7 +297,7 @@ const ENDPOINTS: &[Endpoint] = &[
             ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
             ("histogram_buckets", "Histogram bucket display mode; One of (summary)"),
         ],
-        stats::stats,
+        |_, query| stats::stats(query),
     ),
     get(
         "/stats/prometheus",
@@ -275,7 +308,7 @@ const ENDPOINTS: &[Endpoint] = &[
             ("text_readouts", "Render text_readouts as new gauges with value 0"),
             ("histogram_buckets", "Histogram bucket display mode; One of (cumulative)"),
         ],
-        stats::prometheus,
+        |_, query| stats::prometheus(query),
     ),
     // As the annotation of the service's method says; by gRPC, see `csds`.
     get(
@@ -322,7 +355,7 @@ fn home() -> Response {
         page.push_str(&format!("<tr><td>{command}</td><td>{help}</td></tr>\n"));
     }
     page.push_str("</table>\n</body>\n</html>\n");
-    Response { status: 200, content_type: "text/html; charset=UTF-8", body: page.into() }
+    Response::new(200, "text/html; charset=UTF-8", page)
 }
 
 /// Changes levels as the query says, and shows them.

@@ -20,11 +20,11 @@ use outrigger_engine::message::{Headers, Protocol, ResponseHead};
 use outrigger_engine::stream_info::Address;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::{Instant, timeout};
 
-use super::{AdminState, Response, csds, handle};
+use super::{AdminState, Body as Answer, Parts, Response, Write, csds, handle};
 use crate::http::codec::{Body, Exchange, Frame, Responder, StreamError, h1, h2};
 use crate::io::Io;
 use crate::listener::socket::unix;
@@ -140,8 +140,7 @@ async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn
             }
             h1::Incoming::Malformed { status, mut responder, .. } => {
                 responder.close_after();
-                let response = Response { status, content_type: "text/plain", body: Bytes::new() };
-                if respond(&mut responder, response).await.is_err() {
+                if respond(&mut responder, Response::new(status, "text/plain", ""), &state).await.is_err() {
                     return;
                 }
             }
@@ -205,17 +204,13 @@ async fn request(exchange: Exchange, state: &Arc<dyn AdminState>) -> Result<(), 
     let method = head.method.as_str().to_owned();
     // A probe does not wait for other answers.
     if target == "/ready" {
-        return respond(&mut responder, handle(&**state, &method, &target, &form)).await;
+        return respond(&mut responder, handle(&**state, &method, &target, &form), state).await;
     }
     let worker = state.clone();
     // Long answers take milliseconds; this thread also has connections, signals and timers to serve.
     let response = spawn_blocking(move || handle(&*worker, &method, &target, &form)).await;
-    let response = response.unwrap_or(Response {
-        status: 500,
-        content_type: "text/plain; charset=UTF-8",
-        body: Bytes::from_static(b"the answer could not be made\n"),
-    });
-    respond(&mut responder, response).await
+    let response = response.unwrap_or_else(|_| Response::error(500, "the answer could not be made\n"));
+    respond(&mut responder, response, state).await
 }
 
 fn poll_form(task: &mut Context<'_>, body: &mut Body, form: &mut BytesMut) -> Poll<Result<(), StreamError>> {
@@ -230,32 +225,94 @@ fn poll_form(task: &mut Context<'_>, body: &mut Body, form: &mut BytesMut) -> Po
     Poll::Ready(Ok(()))
 }
 
-async fn respond(responder: &mut Responder, response: Response) -> Result<(), StreamError> {
+async fn respond(
+    responder: &mut Responder,
+    response: Response,
+    state: &Arc<dyn AdminState>,
+) -> Result<(), StreamError> {
+    let Response { status, content_type, body } = response;
     let mut headers = Headers::with_capacity(5);
-    headers.append(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
+    headers.append(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.append(CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
     headers.append(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.append(CONTENT_LENGTH, HeaderValue::from(response.body.len()));
-    let head = ResponseHead {
-        status: StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        protocol: Protocol::Http11,
-        headers,
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut head = ResponseHead { status, protocol: Protocol::Http11, headers };
+    let (first, rest) = match body {
+        Answer::Whole(body) => (body, None),
+        Answer::Parts(write) => {
+            let mut written = Written::start(write, Arc::clone(state));
+            let first = written.next().await?.unwrap_or_default();
+            let second = written.next().await?;
+            (first, second.map(|second| (second, written)))
+        }
     };
-    let end = response.body.is_empty();
-    responder.send_head(head, end)?;
-    if !end {
-        in_time(ANSWER, poll_fn(|task| responder.poll_ready(task))).await?;
-        responder.send_data(response.body, true)?;
+    let Some((mut part, mut written)) = rest else {
+        head.headers.append(CONTENT_LENGTH, HeaderValue::from(first.len()));
+        let end = first.is_empty();
+        responder.send_head(head, end)?;
+        if !end {
+            in_time(ANSWER, poll_fn(|task| responder.poll_ready(task))).await?;
+            responder.send_data(first, true)?;
+        }
+        return in_time(ANSWER, poll_fn(|task| responder.poll_flush(task))).await;
+    };
+    let send = async {
+        responder.send_head(head, false)?;
+        poll_fn(|task| responder.poll_ready(task)).await?;
+        responder.send_data(first, false)?;
+        loop {
+            poll_fn(|task| responder.poll_ready(task)).await?;
+            let next = written.next().await?;
+            responder.send_data(part, next.is_none())?;
+            match next {
+                Some(next) => part = next,
+                None => break poll_fn(|task| responder.poll_flush(task)).await,
+            }
+        }
+    };
+    in_time(ANSWER, send).await
+}
+
+/// The parts of an answer, as a thread writes them that waits for who reads them.
+struct Written {
+    parts: mpsc::Receiver<Bytes>,
+    /// Is there until it has ended.
+    writer: Option<JoinHandle<std::fmt::Result>>,
+}
+
+impl Written {
+    fn start(write: Write, state: Arc<dyn AdminState>) -> Self {
+        let (sender, parts) = mpsc::channel(1);
+        let writer = spawn_blocking(move || {
+            let mut send = |part| sender.blocking_send(part).is_ok();
+            let mut out = Parts::new(&mut send);
+            write(&*state, &mut out)?;
+            out.finish()
+        });
+        Self { parts, writer: Some(writer) }
     }
-    in_time(ANSWER, poll_fn(|task| responder.poll_flush(task))).await
+
+    /// The next one; fails where the writer did, for then it was not the last.
+    async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
+        if let Some(part) = self.parts.recv().await {
+            return Ok(Some(part));
+        }
+        match self.writer.take() {
+            None => Ok(None),
+            Some(writer) => match writer.await {
+                Ok(Ok(())) => Ok(None),
+                _ => Err(StreamError::Local),
+            },
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
-    use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::admin::parts::PART;
     use crate::admin::tests::Fake;
     use crate::testing::on_paused_time;
 
@@ -303,6 +360,33 @@ mod tests {
             let (mut client, serving) = connect(64);
             client.write_all(b"GET /help HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
             assert!(ends(serving).await >= 300);
+        });
+    }
+
+    #[test]
+    fn a_long_answer_comes_in_parts_as_it_is_read_and_whole() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        runtime.unwrap().block_on(async {
+            let fake = Fake::new();
+            let _scope = fake.stats().cluster(&"n".repeat(1 << 20));
+            let (status, expected) = fake.answer("GET", "/stats");
+            assert!(status == 200 && expected.len() > 20 << 20, "a name in every line");
+            let (mut client, io) = duplex(64 << 10);
+            spawn_local(connection(Io::Pipe(io), settings(), Arc::new(fake)));
+            client.write_all(b"GET /stats HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            let answer = String::from_utf8(answer).unwrap();
+            let (head, mut rest) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("transfer-encoding: chunked"), "{head}");
+            let mut body = String::new();
+            while let Some((size, tail)) = rest.split_once("\r\n") {
+                let size = usize::from_str_radix(size, 16).unwrap();
+                assert!(size <= PART);
+                body.push_str(&tail[..size]);
+                rest = &tail[size + 2..];
+            }
+            assert!(body == expected, "{} bytes of {}", body.len(), expected.len());
         });
     }
 

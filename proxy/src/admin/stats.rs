@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use regex::Regex;
 use serde_json::json;
 
 use super::query::Query;
-use super::{AdminState, Response, TEXT};
-use crate::telemetry::stats::{Sample, Snapshot, Unit, Value};
+use super::{AdminState, JSON, Parts, Response, TEXT};
+use crate::telemetry::stats::{Sample, SampleName, Snapshot, Unit, Value};
 
 /// The quantiles that Envoy shows.
 const QUANTILES: [(f64, &str); 10] = [
@@ -114,7 +114,7 @@ impl Wanted {
             Value::Histogram(_, snapshot) => self.histograms && !(self.used_only && snapshot.count() == 0),
             Value::Text(text) => self.texts && !(self.used_only && text.is_empty()),
         };
-        of_type && self.filter.as_ref().is_none_or(|filter| filter.is_match(&sample.full_name()))
+        of_type && self.filter.as_ref().is_none_or(|filter| filter.is_match(&sample.name.to_string()))
     }
 }
 
@@ -127,81 +127,104 @@ fn shown(unit: Unit, value: f64) -> f64 {
 }
 
 /// `/stats`
-pub(super) fn stats(state: &dyn AdminState, query: &Query) -> Response {
-    let render = match query.get("format") {
-        None | Some("" | "text") => text,
-        Some("json") => json,
-        Some("prometheus") => return prometheus(state, query),
+pub(super) fn stats(query: &Query) -> Response {
+    let as_json = match query.get("format") {
+        None | Some("" | "text") => false,
+        Some("json") => true,
+        Some("prometheus") => return prometheus(query),
         Some(_) => return Response::error(400, "usage: /stats?format=(json|prometheus|text)\n\n"),
     };
     let wanted = match Wanted::parse(query, SUMMARY) {
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
-    let (mut texts, mut numbers, mut histograms) = (Vec::new(), Vec::new(), Vec::new());
-    visit(state, &mut |sample| {
-        if wanted.wants(&sample) {
-            let name = sample.full_name();
-            match sample.value {
-                Value::Counter(n) | Value::Gauge(n) => numbers.push((name, n)),
-                Value::Histogram(unit, snapshot) => histograms.push((name, unit, snapshot)),
-                Value::Text(text) => texts.push((name, text)),
-            }
-        }
-    });
-    texts.sort_unstable();
-    numbers.sort_unstable();
-    histograms.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
-    render(&texts, &numbers, &histograms)
+    Response::parts(if as_json { JSON } else { TEXT }, move |state, out| {
+        let all = All::collect(state, &wanted);
+        if as_json { all.json(out) } else { all.text(out) }
+    })
 }
 
-type Texts = [(String, Arc<str>)];
-type Histograms = [(String, Unit, Snapshot)];
-
-/// Envoy's lines. A pair in a histogram's line is the value of the last interval and that since the start; no interval
-/// is kept here, which is what `nan` says.
-fn text(texts: &Texts, numbers: &[(String, u64)], histograms: &Histograms) -> Response {
-    let mut text = String::with_capacity(numbers.len().saturating_mul(64));
-    for (name, word) in texts {
-        let _ = writeln!(text, "{name}: \"{word}\"");
-    }
-    for (name, number) in numbers {
-        let _ = writeln!(text, "{name}: {number}");
-    }
-    for (name, unit, snapshot) in histograms {
-        text.push_str(name);
-        text.push(':');
-        if snapshot.count() == 0 {
-            text.push_str(" No recorded values");
-        } else {
-            for (quantile, label) in QUANTILES {
-                let value = snapshot.quantile(quantile).map_or(f64::NAN, |value| shown(*unit, value));
-                let _ = write!(text, " {label}(nan,{value})");
-            }
-        }
-        text.push('\n');
-    }
-    Response::text(text)
+/// Samples in the order in which they are shown. Names share their scopes: each written out would be far longer.
+#[derive(Default)]
+struct All {
+    texts: Vec<(SampleName, Arc<str>)>,
+    numbers: Vec<(SampleName, u64)>,
+    histograms: Vec<(SampleName, Unit, Snapshot)>,
 }
 
-fn json(texts: &Texts, numbers: &[(String, u64)], histograms: &Histograms) -> Response {
-    let texts = texts.iter().map(|(name, value)| json!({"name": name, "value": &**value}));
-    let numbers = numbers.iter().map(|(name, value)| json!({"name": name, "value": value}));
-    let mut stats = texts.chain(numbers).collect::<Vec<_>>();
-    if !histograms.is_empty() {
-        let computed = histograms.iter().map(|(name, unit, snapshot)| {
+impl All {
+    fn collect(state: &dyn AdminState, wanted: &Wanted) -> Self {
+        let mut all = All::default();
+        visit(state, &mut |sample| {
+            if wanted.wants(&sample) {
+                match sample.value {
+                    Value::Counter(n) | Value::Gauge(n) => all.numbers.push((sample.name, n)),
+                    Value::Histogram(unit, snapshot) => all.histograms.push((sample.name, unit, snapshot)),
+                    Value::Text(text) => all.texts.push((sample.name, text)),
+                }
+            }
+        });
+        all.texts.sort_unstable();
+        all.numbers.sort_unstable();
+        all.histograms.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
+        all
+    }
+
+    /// Envoy's lines. A pair in a histogram's line is the value of the last interval and that since the start; no interval
+    /// is kept here, which is what `nan` says.
+    fn text(&self, out: &mut Parts<'_>) -> fmt::Result {
+        for (name, word) in &self.texts {
+            writeln!(out, "{name}: \"{word}\"")?;
+        }
+        for (name, number) in &self.numbers {
+            writeln!(out, "{name}: {number}")?;
+        }
+        for (name, unit, snapshot) in &self.histograms {
+            write!(out, "{name}:")?;
+            if snapshot.count() == 0 {
+                out.write_str(" No recorded values")?;
+            } else {
+                for (quantile, label) in QUANTILES {
+                    let value = snapshot.quantile(quantile).map_or(f64::NAN, |value| shown(*unit, value));
+                    write!(out, " {label}(nan,{value})")?;
+                }
+            }
+            out.write_char('\n')?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, out: &mut Parts<'_>) -> fmt::Result {
+        let texts = self.texts.iter().map(|(name, value)| json!({"name": name.to_string(), "value": &**value}));
+        let numbers = self.numbers.iter().map(|(name, value)| json!({"name": name.to_string(), "value": value}));
+        let quantiles = json!({"supported_quantiles": QUANTILES.map(|(quantile, _)| quantile * 100.0)});
+        let computed = self.histograms.iter().map(|(name, unit, snapshot)| {
             let values = QUANTILES.map(|(quantile, _)| {
                 let value = snapshot.quantile(quantile).map(|value| shown(*unit, value));
                 json!({"interval": null, "cumulative": value})
             });
-            json!({"name": name, "values": values})
+            json!({"name": name.to_string(), "values": values})
         });
-        stats.push(json!({"histograms": {
-            "supported_quantiles": QUANTILES.map(|(quantile, _)| quantile * 100.0),
-            "computed_quantiles": computed.collect::<Vec<_>>(),
-        }}));
+        out.write_str("{\"stats\":[")?;
+        list(out, texts.chain(numbers))?;
+        if !self.histograms.is_empty() {
+            let comma = if self.texts.is_empty() && self.numbers.is_empty() { "" } else { "," };
+            let quantiles = quantiles.to_string();
+            let open = quantiles.strip_suffix('}').unwrap_or_default();
+            write!(out, "{comma}{{\"histograms\":{open},\"computed_quantiles\":[")?;
+            list(out, computed)?;
+            out.write_str("]}}")?;
+        }
+        out.write_str("]}")
     }
-    Response::json(json!({"stats": stats}).to_string())
+}
+
+/// Elements of a list in JSON.
+fn list(out: &mut Parts<'_>, elements: impl Iterator<Item = serde_json::Value>) -> fmt::Result {
+    for (place, element) in elements.enumerate() {
+        write!(out, "{}{element}", if place == 0 { "" } else { "," })?;
+    }
+    Ok(())
 }
 
 /// The series of one metric.
@@ -226,36 +249,43 @@ fn visit(state: &dyn AdminState, visit: &mut dyn FnMut(Sample)) {
     let (counts, refused) = state.record().refused(REFUSED);
     for (kind, count) in counts {
         let (scope, value) = (Some(kind.service().into()), Value::Gauge(count));
-        visit(Sample { family: "xds", scope, metric: Cow::Borrowed("rejected_resources"), value });
+        visit(Sample { name: SampleName { family: "xds", scope, metric: Cow::Borrowed("rejected_resources") }, value });
     }
     for (kind, name, details) in refused {
         let scope = Some(format!("{}.{name}", kind.service()).into());
         let mut reason = details.replace('\n', "; ");
         reason.truncate(reason.floor_char_boundary(REASON));
         let value = Value::Text(reason.into());
-        visit(Sample { family: "xds", scope, metric: Cow::Borrowed("resource_rejected"), value });
+        visit(Sample { name: SampleName { family: "xds", scope, metric: Cow::Borrowed("resource_rejected") }, value });
     }
 }
 
 /// `/stats/prometheus`: Envoy's metric names, with its default tags as labels. A word is a label of a gauge: those of
 /// Envoy where they are asked for (`text_readouts`), and always why a resource is refused.
-pub(super) fn prometheus(state: &dyn AdminState, query: &Query) -> Response {
+pub(super) fn prometheus(query: &Query) -> Response {
     let wanted = match Wanted::parse(query, CUMULATIVE) {
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
+    let texts = query.has("text_readouts");
+    Response::parts(TEXT, move |state, out| {
+        metrics(state, &wanted, texts).iter().try_for_each(|metric| metric.print(out))
+    })
+}
+
+/// In the order in which they are shown.
+fn metrics(state: &dyn AdminState, wanted: &Wanted, texts: bool) -> Vec<Metric> {
     let mut metrics = Vec::<Metric>::new();
     let mut names = HashMap::new();
     // Samples of one scope come together, and share their labels.
     let mut labels = Labels::default();
-    let texts = query.has("text_readouts");
     visit(state, &mut |mut sample| {
         if !wanted.wants(&sample) {
             return;
         }
-        let (metric, mut own) = tagged(sample.metric.clone());
+        let (metric, mut own) = tagged(sample.name.metric.clone());
         if let Value::Text(text) = &sample.value {
-            let is_state = sample.family == "xds";
+            let is_state = sample.name.family == "xds";
             if !is_state && !texts {
                 return;
             }
@@ -263,13 +293,13 @@ pub(super) fn prometheus(state: &dyn AdminState, query: &Query) -> Response {
             sample.value = Value::Gauge(is_state.into());
         }
         let label = labels.of(&sample, own);
-        let index = *names.entry((sample.family, labels.part, metric)).or_insert_with_key(|(.., metric)| {
+        let index = *names.entry((sample.name.family, labels.part, metric)).or_insert_with_key(|(.., metric)| {
             let kind = match sample.value {
                 Value::Counter(_) => Kind::Counter,
                 Value::Gauge(_) | Value::Text(_) => Kind::Gauge,
                 Value::Histogram(..) => Kind::Histogram,
             };
-            let name = sanitized(&format!("envoy_{}{}_{metric}", sample.family, labels.part));
+            let name = sanitized(&format!("envoy_{}{}_{metric}", sample.name.family, labels.part));
             let index = metrics.len();
             metrics.push(Metric { name, kind, series: Vec::new() });
             index
@@ -279,43 +309,38 @@ pub(super) fn prometheus(state: &dyn AdminState, query: &Query) -> Response {
         }
     });
     metrics.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
-    let series: usize = metrics.iter().map(|metric| metric.series.len()).sum();
-    let mut text = String::with_capacity(series.saturating_mul(96));
-    for metric in &metrics {
-        metric.print(&mut text);
-    }
-    Response { status: 200, content_type: TEXT, body: text.into() }
+    metrics
 }
 
 impl Metric {
-    fn print(&self, text: &mut String) {
+    fn print(&self, text: &mut Parts<'_>) -> fmt::Result {
         let Metric { name, kind, series } = self;
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "# TYPE {name} {kind}");
+        writeln!(text, "# TYPE {name} {kind}")?;
         for (labels, value) in series {
-            let _ = match value {
-                Value::Counter(n) | Value::Gauge(n) => writeln!(text, "{name}{{{labels}}} {n}"),
+            match value {
+                Value::Counter(n) | Value::Gauge(n) => writeln!(text, "{name}{{{labels}}} {n}")?,
                 Value::Histogram(unit, snapshot) => {
                     let comma = if labels.is_empty() { "" } else { "," };
                     for bound in BUCKETS {
                         let raw = bound / shown(*unit, 1.0);
                         let count = snapshot.at_most(raw);
-                        let _ = writeln!(text, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
+                        writeln!(text, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}")?;
                     }
                     let (count, sum) = (snapshot.count(), shown(*unit, snapshot.sum()));
-                    let _ = writeln!(text, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
-                    let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}");
-                    writeln!(text, "{name}_count{{{labels}}} {count}")
+                    writeln!(text, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}")?;
+                    writeln!(text, "{name}_sum{{{labels}}} {sum}")?;
+                    writeln!(text, "{name}_count{{{labels}}} {count}")?;
                 }
                 // It has become a label.
-                Value::Text(_) => Ok(()),
-            };
+                Value::Text(_) => {}
+            }
         }
+        Ok(())
     }
 }
 
@@ -351,16 +376,16 @@ struct Labels {
 impl Labels {
     /// `own`: the label of the metric itself.
     fn of(&mut self, sample: &Sample, own: Option<String>) -> Arc<str> {
-        if (self.family, &self.scope) != (sample.family, &sample.scope) {
-            let scope = sample.scope.as_deref();
-            let (separator, part) = match sample.family {
+        if (self.family, &self.scope) != (sample.name.family, &sample.name.scope) {
+            let scope = sample.name.scope.as_deref();
+            let (separator, part) = match sample.name.family {
                 "listener" => (".http.", "_http"),
                 "http" => (".rds.", "_rds"),
                 _ => ("\n", ""),
             };
             let parts = scope.and_then(|scope| scope.split_once(separator));
             let prefix = |prefix| label("envoy_http_conn_manager_prefix", prefix);
-            self.labels = match (sample.family, scope, parts) {
+            self.labels = match (sample.name.family, scope, parts) {
                 ("listener", _, Some((address, manager))) => {
                     format!("{},{}", prefix(manager), label("envoy_listener_address", address))
                 }
@@ -379,8 +404,8 @@ impl Labels {
             }
             .into();
             self.part = if parts.is_some() { part } else { "" };
-            self.family = sample.family;
-            self.scope.clone_from(&sample.scope);
+            self.family = sample.name.family;
+            self.scope.clone_from(&sample.name.scope);
         }
         match own {
             None => Arc::clone(&self.labels),

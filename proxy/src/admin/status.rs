@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::json::{JsonError, Printer, pretty};
 use super::query::Query;
-use super::{AdminState, Response};
+use super::{AdminState, Parts, Response, TEXT};
 use crate::telemetry::memory;
 
 fn message<M: Message + Name>(message: &M, all: bool) -> Response {
@@ -138,22 +138,35 @@ pub(super) fn clusters(state: &dyn AdminState, query: &Query) -> Response {
         Ok(filter) => filter,
         Err(error) => return Response::error(400, format!("Invalid regex: {error}")),
     };
-    let mut text = String::new();
+    let wanted = move |cluster: &ClusterStatus| filter.as_ref().is_none_or(|filter| filter.is_match(&cluster.name));
+    if !json {
+        return Response::parts(TEXT, move |state, out| {
+            state.clusters(&mut |cluster, hosts| {
+                if !wanted(&cluster) {
+                    return Ok(());
+                }
+                cluster_text(out, &cluster)?;
+                for host in hosts {
+                    host_text(out, &cluster.name, &host)?;
+                }
+                Ok(())
+            })
+        });
+    }
     let mut clusters = Clusters::default();
-    state.clusters(&mut |cluster| {
-        if filter.as_ref().is_some_and(|filter| !filter.is_match(&cluster.name)) {
-        } else if json {
+    // It fails where a visit does.
+    _ = state.clusters(&mut |mut cluster, hosts| {
+        if wanted(&cluster) {
+            cluster.host_statuses = hosts.collect();
             clusters.cluster_statuses.push(cluster);
-        } else {
-            // Writing to a string cannot fail.
-            let _ = cluster_text(&mut text, &cluster);
         }
+        Ok(())
     });
-    if json { message(&clusters, false) } else { Response::text(text) }
+    message(&clusters, false)
 }
 
-/// Envoy's lines of a cluster.
-fn cluster_text(text: &mut String, cluster: &ClusterStatus) -> std::fmt::Result {
+/// Envoy's lines of a cluster, without its hosts'.
+fn cluster_text(text: &mut Parts<'_>, cluster: &ClusterStatus) -> std::fmt::Result {
     let name = &cluster.name;
     let shown = if cluster.observability_name.is_empty() { name } else { &cluster.observability_name };
     writeln!(text, "{name}::observability_name::{shown}")?;
@@ -177,10 +190,10 @@ fn cluster_text(text: &mut String, cluster: &ClusterStatus) -> std::fmt::Result 
     if !cluster.eds_service_name.is_empty() {
         writeln!(text, "{name}::eds_service_name::{}", cluster.eds_service_name)?;
     }
-    cluster.host_statuses.iter().try_for_each(|host| host_text(text, name, host))
+    Ok(())
 }
 
-fn host_text(text: &mut String, cluster: &str, host: &HostStatus) -> std::fmt::Result {
+fn host_text(text: &mut Parts<'_>, cluster: &str, host: &HostStatus) -> std::fmt::Result {
     let address = match host.address.as_ref().and_then(|address| address.address.as_ref()) {
         Some(core::address::Address::SocketAddress(socket)) => {
             let port = match &socket.port_specifier {

@@ -36,8 +36,26 @@ impl Fake {
     }
 
     fn get(&self, target: &str) -> (u16, String) {
-        let response = handle(self, "GET", target, b"");
-        (response.status, String::from_utf8(response.body.to_vec()).unwrap())
+        self.answer("GET", target)
+    }
+
+    pub(super) fn answer(&self, method: &str, target: &str) -> (u16, String) {
+        let Response { status, body, .. } = handle(self, method, target, b"");
+        let body = match body {
+            Body::Whole(body) => body.to_vec(),
+            Body::Parts(write) => {
+                let mut body = Vec::new();
+                let mut send = |part: Bytes| {
+                    body.extend_from_slice(&part);
+                    true
+                };
+                let mut parts = Parts::new(&mut send);
+                write(self, &mut parts).unwrap();
+                parts.finish().unwrap();
+                body
+            }
+        };
+        (status, String::from_utf8(body).unwrap())
     }
 
     fn json(&self, target: &str) -> serde_json::Value {
@@ -118,7 +136,7 @@ impl AdminState for Fake {
         UNIX_EPOCH + Duration::from_secs(1_795_274_094)
     }
 
-    fn clusters(&self, visit: &mut dyn FnMut(ClusterStatus)) {
+    fn clusters(&self, visit: VisitCluster<'_>) -> fmt::Result {
         let address = status::core_address(&Address::Ip("10.0.0.1:80".parse().unwrap()));
         let host = HostStatus {
             address: Some(address),
@@ -132,14 +150,14 @@ impl AdminState for Fake {
             ..Default::default()
         };
         let thresholds = vec![Thresholds { max_connections: Some(1024), ..Default::default() }];
-        visit(ClusterStatus {
+        let app = ClusterStatus {
             name: "app".into(),
             observability_name: "app".into(),
-            host_statuses: vec![host],
             circuit_breakers: Some(CircuitBreakers { thresholds, ..Default::default() }),
             ..Default::default()
-        });
-        visit(ClusterStatus { name: "db".into(), ..Default::default() });
+        };
+        visit(app, &mut [host].into_iter())?;
+        visit(ClusterStatus { name: "db".into(), ..Default::default() }, &mut std::iter::empty())
     }
 
     fn listeners(&self) -> Vec<(String, Vec<Address>)> {
@@ -191,8 +209,7 @@ fn only_a_post_changes_anything() {
     }
     assert!(fake.done.lock().unwrap().is_empty());
     for target in ["/drain_listeners?inboundonly&graceful", "/healthcheck/fail", "/healthcheck/ok", "/quitquitquit"] {
-        let response = handle(&fake, "POST", target, b"");
-        assert_eq!((response.status, &*response.body), (200, &b"OK\n"[..]), "{target}");
+        assert_eq!(fake.answer("POST", target), (200, "OK\n".to_owned()), "{target}");
     }
     let drain = DrainListeners { inbound_only: true, graceful: true, skip_exit: false };
     let done = fake.done.lock().unwrap();
@@ -423,11 +440,9 @@ fn the_rest_answers_as_envoy_does() {
 fn a_wrong_level_is_refused_with_usage() {
     let fake = Fake::new();
     for query in ["level=loud", "nobody=info", "paths=http", "paths=http:loud"] {
-        let response = handle(&fake, "POST", &format!("/logging?{query}"), b"");
-        let text = String::from_utf8(response.body.to_vec()).unwrap();
-        assert_eq!(response.status, 400, "{query}");
+        let (status, text) = fake.answer("POST", &format!("/logging?{query}"));
+        assert_eq!(status, 400, "{query}");
         assert!(text.starts_with("error: ") && text.contains("usage: /logging?level=<level>"), "{text}");
     }
-    let shown = handle(&fake, "POST", "/logging", b"");
-    assert!(shown.body.starts_with(b"active loggers:\n  admin: "));
+    assert!(fake.answer("POST", "/logging").1.starts_with("active loggers:\n  admin: "));
 }

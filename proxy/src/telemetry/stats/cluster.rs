@@ -163,7 +163,7 @@ mod tests {
             if let Value::Counter(n) = sample.value
                 && n > 0
             {
-                counters.insert(sample.metric.into_owned(), n);
+                counters.insert(sample.name.metric.into_owned(), n);
             }
         });
         let expected = [
@@ -201,7 +201,7 @@ mod tests {
         let scope = stats.cluster("a");
         scope.shared.membership_total.set(3);
         let mut names = Vec::new();
-        scope.visit("cluster", &mut |sample| names.push(sample.metric.into_owned()));
+        scope.visit("cluster", &mut |sample| names.push(sample.name.metric.into_owned()));
         assert!(names.iter().any(|name| name == "membership_total"));
         assert!(names.iter().any(|name| name == "circuit_breakers.high.rq_open"));
         assert!(!names.iter().any(|name| name == "upstream_rq_total"));

@@ -29,7 +29,7 @@ pub use histogram::{Histogram, Snapshot};
 pub use http::{HttpStats, RdsShared, RdsStats};
 pub use listener::{ListenerHttpStats, ListenerStats, TcpStats};
 pub use metric::{Counter, Gauge, SharedCounter, Text};
-pub use scope::{Family, Merge, Metrics, Sample, Scope, Single, Unit, Value};
+pub use scope::{Family, Merge, Metrics, Sample, SampleName, Scope, Single, Unit, Value};
 pub use server::{
     ClusterManagerStats, ControlPlaneStats, FileStats, GrpcAccessLogStats, ListenerManagerStats, ServerStats,
     SubscriptionStats, XdsShared, XdsStats,
@@ -184,7 +184,7 @@ mod tests {
 
     fn all(stats: &Stats) -> Vec<(String, Value)> {
         let mut samples = Vec::new();
-        stats.visit(&mut |sample| samples.push((sample.full_name(), sample.value)));
+        stats.visit(&mut |sample| samples.push((sample.name.to_string(), sample.value)));
         samples
     }
 
@@ -206,6 +206,24 @@ mod tests {
         scope.shard(1).downstream_cx_active.dec();
         assert_eq!(number(&stats, "http.ingress.downstream_rq_total"), Some(4));
         assert_eq!(number(&stats, "http.ingress.downstream_cx_active"), Some(0));
+    }
+
+    #[test]
+    fn names_are_ordered_as_they_are_shown() {
+        let stats = Stats::new();
+        let names = ["a", "a-b", "a.b", "ab", "a.rds.b", "b", ""];
+        let held = names.map(|name| (stats.cluster(name), stats.http(name), stats.rds(name, "r")));
+        let mut samples = Vec::new();
+        stats.visit(&mut |sample| samples.push(sample.name));
+        // Scopes that are not the same object are compared as well.
+        let other = Stats::new();
+        let _scope = other.cluster("a");
+        other.visit(&mut |sample| samples.push(sample.name));
+        let mut shown: Vec<String> = samples.iter().map(ToString::to_string).collect();
+        shown.sort();
+        samples.sort();
+        assert_eq!(samples.iter().map(ToString::to_string).collect::<Vec<_>>(), shown);
+        drop(held);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Scopes and their shards: who holds which numbers, and how they are added up.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::histogram::Snapshot;
@@ -28,27 +30,72 @@ pub enum Value {
     Text(Arc<str>),
 }
 
-/// One metric of one scope, added up over the workers.
+/// The name of a metric of one scope, shown as `cluster.backend.upstream_rq_total`. They are ordered as what is shown.
 #[derive(Clone, Debug)]
-pub struct Sample {
+pub struct SampleName {
     /// `http`, `cluster`, ...
     pub family: &'static str,
     /// The scope's name, sanitized; `None` where the family has one scope only.
     pub scope: Option<Arc<str>>,
     /// `upstream_rq_total`
     pub metric: Cow<'static, str>,
-    /// The value.
-    pub value: Value,
 }
 
-impl Sample {
-    /// `cluster.backend.upstream_rq_total`
-    pub fn full_name(&self) -> String {
+impl SampleName {
+    fn bytes(&self) -> impl Iterator<Item = u8> {
+        let scope = self.scope.iter().flat_map(|scope| scope.bytes().chain([b'.']));
+        self.family.bytes().chain([b'.']).chain(scope).chain(self.metric.bytes())
+    }
+}
+
+impl fmt::Display for SampleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.scope {
-            Some(scope) => format!("{}.{}.{}", self.family, scope, self.metric),
-            None => format!("{}.{}", self.family, self.metric),
+            Some(scope) => write!(f, "{}.{scope}.{}", self.family, self.metric),
+            None => write!(f, "{}.{}", self.family, self.metric),
         }
     }
+}
+
+impl Ord for SampleName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self.family == other.family
+            && let (Some(one), Some(two)) = (&self.scope, &other.scope)
+        {
+            // Most are of one scope, however long its name, or of two of which neither begins with the other.
+            if Arc::ptr_eq(one, two) {
+                return self.metric.cmp(&other.metric);
+            }
+            let differs = one.bytes().zip(two.bytes()).find(|(one, two)| one != two);
+            if let Some((one, two)) = differs {
+                return one.cmp(&two);
+            }
+        }
+        self.bytes().cmp(other.bytes())
+    }
+}
+
+impl PartialOrd for SampleName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for SampleName {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for SampleName {}
+
+/// One metric of one scope, added up over the workers.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Its name.
+    pub name: SampleName,
+    /// The value.
+    pub value: Value,
 }
 
 /// A struct of metrics; the macro `metric_structs` implements it.
@@ -74,7 +121,8 @@ impl Merge<'_> {
         if let (Value::Counter(n), Some(baseline)) = (&mut value, self.baseline) {
             *n = n.wrapping_sub(baseline.get(&metric).copied().unwrap_or(0));
         }
-        (self.visit)(Sample { family: self.family, scope: self.scope.clone(), metric, value });
+        let name = SampleName { family: self.family, scope: self.scope.clone(), metric };
+        (self.visit)(Sample { name, value });
     }
 }
 
@@ -136,7 +184,7 @@ impl<T: Metrics> Scope<T> {
         let shards = inner.shards.iter().flatten().cloned().collect::<Vec<_>>();
         let mut note = |sample: Sample| {
             if let Value::Counter(n) = sample.value {
-                baseline.insert(sample.metric, n);
+                baseline.insert(sample.name.metric, n);
             }
         };
         T::merge(&shards, &self.shared, &mut Merge { family: "", scope: None, baseline: None, visit: &mut note });

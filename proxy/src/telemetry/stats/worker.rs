@@ -127,7 +127,7 @@ mod tests {
         let mut seen = Vec::new();
         stats.visit(&mut |sample| {
             if let crate::telemetry::stats::Value::Counter(3) = sample.value {
-                seen.push(sample.full_name());
+                seen.push(sample.name.to_string());
             }
         });
         let names = [
