@@ -7,6 +7,7 @@ mod differences;
 mod incremental_tests;
 pub(crate) mod left_out;
 pub mod objects;
+mod paging;
 mod programmed;
 mod refusal;
 #[cfg(test)]
@@ -23,7 +24,6 @@ use outrigger_proto::outrigger::control::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListProxiesRequest,
     ListProxiesResponse, ListRequest, ListResponse, Object, ObjectKey, Proxy, ProxyType, WatchRequest,
 };
-use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status};
 
@@ -37,7 +37,7 @@ pub use self::watching::Selection;
 pub use self::writer::{ApplyOutcome, DeleteOutcome, Doomed, Held, InForce, Writer};
 use crate::connection::Cut;
 use crate::model::{DEFAULT_NAMESPACE, Key, Kind, Name};
-use crate::serve::{LARGEST_MESSAGE, Unread};
+use crate::serve::Unread;
 use crate::store::Log;
 use crate::xds::{Protocol, Proxies};
 
@@ -128,11 +128,29 @@ impl Api {
 
     fn list_objects(&self, request: &ListRequest) -> Result<ListResponse, Status> {
         let selection = Selection::new(&request.kind, &request.namespace, "")?;
+        let most = match usize::try_from(request.page_size) {
+            Ok(0) => usize::MAX,
+            Ok(most) => most,
+            Err(_) => {
+                let reason =
+                    format!("page_size {}: must be a number, 0 (as many as have place) or more", request.page_size);
+                return Err(Status::invalid_argument(reason));
+            }
+        };
         let set = self.current();
-        let chosen = set.objects.iter().filter(|(key, _)| selection.holds(key));
+        let (revision, last) = match request.page_token.as_str() {
+            "" => (set.revision, None),
+            token => paging::read(token).map(|(revision, last)| (revision, Some(last)))?,
+        };
         let standing = self.board.standing(&self.proxies);
-        let objects = chosen.map(|(key, held)| self.shown(&set, key, held, &standing)).collect();
-        fits(ListResponse { objects, revision: set.revision }, LARGEST_MESSAGE)
+        let mut page = paging::Page::new(most);
+        let after = set.objects.from(|key| last.as_ref().is_some_and(|last| key <= last));
+        for (key, held) in after.filter(|(key, _)| selection.holds(key)) {
+            if !page.add(key, self.shown(&set, key, held, &standing)) {
+                break;
+            }
+        }
+        Ok(page.response(revision))
     }
 
     async fn apply_objects(&self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
@@ -223,19 +241,6 @@ fn proxy(proxy: crate::xds::Proxy) -> Proxy {
         address: proxy.address.map(|address| address.to_string()).unwrap_or_default(),
         types: types.collect(),
     }
-}
-
-/// The response, unless the transport would refuse it with words that tell nobody what to do.
-fn fits(response: ListResponse, most: usize) -> Result<ListResponse, Status> {
-    let length = response.encoded_len();
-    if length <= most {
-        return Ok(response);
-    }
-    Err(Status::resource_exhausted(format!(
-        "the {} objects of the list take {length} bytes, and a message has {most} at most: list one kind or one namespace at \
-         a time, or use Watch (`outrigger get KIND --watch`), which sends one by one",
-        response.objects.len()
-    )))
 }
 
 fn key(key: Option<ObjectKey>) -> Result<Key, Status> {

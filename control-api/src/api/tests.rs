@@ -520,14 +520,49 @@ async fn watches_have_a_bounded_room_and_who_does_not_read_gives_way() {
     }
 }
 
-#[test]
-fn a_list_that_is_too_long_for_a_message_says_what_to_do() {
-    let list = ListResponse { objects: vec![Object::default(); 50], revision: 0 };
-    assert_eq!(super::fits(list.clone(), 100).unwrap().objects.len(), 50);
-    let refused = super::fits(list, 99).unwrap_err();
-    assert_eq!(refused.code(), Code::ResourceExhausted);
-    let text = refused.message();
-    assert!(text.starts_with("the 50 objects of the list take 100 bytes") && text.contains("--watch"), "{text}");
+#[tokio::test]
+async fn a_list_comes_page_by_page() {
+    let bench = Bench::new();
+    // 24 of 200 KiB, and two kinds of others.
+    for number in (0..24).step_by(2) {
+        bench.apply(&(large(&format!("s{number:02}")) + &large(&format!("s{:02}", number + 1)))).await.unwrap();
+    }
+    let workload =
+        "---\napiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {name: w}\nspec: {addresses: [10.0.0.1]}\n";
+    let began = bench.apply(workload).await.unwrap().revision;
+    let list = async |page_size, page_token: &str| {
+        let request = ListRequest { page_size, page_token: page_token.to_owned(), ..ListRequest::default() };
+        bench.api.list(Request::new(request)).await.map(tonic::Response::into_inner)
+    };
+    let mut pages = Vec::new();
+    let (mut token, mut names) = (String::new(), Vec::new());
+    loop {
+        let page = list(0, &token).await.unwrap();
+        assert!(page.encoded_len() < 4 << 20, "what clients take");
+        assert_eq!(page.revision, began, "where a watch is to begin");
+        pages.push(page.objects.len());
+        names.extend(page.objects.iter().map(|object| objects::metadata(object).unwrap().name.clone()));
+        // What goes and comes meanwhile takes nothing else from the list.
+        if pages.len() == 1 {
+            bench.delete(vec![key("Service", names.last().unwrap())]).await.unwrap();
+        }
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    let expected: Vec<_> = (0..24).map(|number| format!("s{number:02}")).chain(["w".to_owned()]).collect();
+    assert_eq!((pages, names), (vec![10, 10, 5], expected));
+
+    let page = list(3, "").await.unwrap();
+    assert_eq!((page.objects.len(), page.next_page_token.is_empty()), (3, false));
+    assert_eq!(list(3, &page.next_page_token).await.unwrap().objects.len(), 3);
+    for (size, token, named) in
+        [(-1, "", "page_size -1"), (0, "7/Nothing/a/b", "page_token \"7/Nothing/a/b\""), (0, "x", "page_token \"x\"")]
+    {
+        let refused = list(size, token).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().starts_with(named), "{refused}");
+    }
 }
 
 #[tokio::test]

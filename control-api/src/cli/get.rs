@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
+use outrigger_proto::outrigger::control::v1::control_client::ControlClient;
 use outrigger_proto::outrigger::control::v1::watch_response::Event;
 use outrigger_proto::outrigger::control::v1::{GetRequest, ListRequest, Object, ObjectKey, WatchRequest};
 use serde_json::{Value, json};
 use tonic::Code;
+use tonic::transport::Channel;
 
 use super::table::{Columns, Table};
 use super::{Failure, NamespaceArgs, Output, ServerArgs, kind_and_names, print, qualified, request, yaml};
@@ -52,8 +54,7 @@ pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
     let mut found = Vec::new();
     if names.is_empty() {
         let namespace = if args.all_namespaces { "" } else { args.namespace.name() };
-        let message = ListRequest { kind: kind.as_str().to_owned(), namespace: namespace.to_owned() };
-        found = client.list(request(message)).await?.into_inner().objects;
+        found = list(&mut client, kind, namespace).await?;
     }
     let mut missing = Vec::new();
     for name in &names {
@@ -77,6 +78,21 @@ pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
         return Ok(());
     }
     print(&show(&args, kind, names.len() == 1, &found))
+}
+
+/// All pages of a list.
+async fn list(client: &mut ControlClient<Channel>, kind: Kind, namespace: &str) -> Result<Vec<Object>, Failure> {
+    let mut message =
+        ListRequest { kind: kind.as_str().to_owned(), namespace: namespace.to_owned(), ..ListRequest::default() };
+    let mut found = Vec::new();
+    loop {
+        let page = client.list(request(message.clone())).await?.into_inner();
+        found.extend(page.objects);
+        if page.next_page_token.is_empty() {
+            return Ok(found);
+        }
+        message.page_token = page.next_page_token;
+    }
 }
 
 fn key(kind: Kind, namespace: &str, name: &str) -> ObjectKey {
