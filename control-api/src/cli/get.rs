@@ -1,24 +1,23 @@
 //! `outrigger get`.
 
-use std::collections::BTreeSet;
-
 use clap::Args;
 use outrigger_proto::outrigger::control::v1::control_client::ControlClient;
-use outrigger_proto::outrigger::control::v1::watch_response::Event;
-use outrigger_proto::outrigger::control::v1::{GetRequest, ListRequest, Object, ObjectKey, WatchRequest};
+use outrigger_proto::outrigger::control::v1::{GetRequest, ListRequest, Object, ObjectKey};
 use serde_json::{Value, json};
 use tonic::Code;
 use tonic::transport::Channel;
 
 use super::table::{Columns, Table};
-use super::{Failure, NamespaceArgs, Output, ServerArgs, kind_and_names, print, qualified, request, yaml};
+use super::{
+    Failure, NamespaceArgs, Output, ServerArgs, kind_and_names, names, print, qualified, request, watch, yaml,
+};
 use crate::api::objects;
 use crate::model::{Key, Kind};
 
 /// Flags of `get`.
 #[derive(Clone, Debug, Args)]
 pub struct GetArgs {
-    /// KIND [NAME...], or KIND/NAME...
+    /// KIND [NAME...], or KIND/NAME..., or `all` for the objects of all kinds.
     #[arg(value_name = "KIND NAME", required = true)]
     pub objects: Vec<String>,
     /// How objects are shown.
@@ -42,19 +41,27 @@ pub struct GetArgs {
     pub server: ServerArgs,
 }
 
+impl GetArgs {
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.output, Output::Table | Output::Wide)
+    }
+}
+
 pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
+    if args.objects.first().is_some_and(|word| word == "all") {
+        return all(&args).await;
+    }
     let (kind, names) = kind_and_names(&args.objects)?;
     if args.all_namespaces && !names.is_empty() {
         return Err(Failure("an object by its name is in one namespace: use -n".to_owned()));
     }
     if args.watch {
-        return watch(&args, kind, names).await;
+        return watch::watch(&args, kind, names).await;
     }
     let mut client = args.server.connect().await?;
     let mut found = Vec::new();
     if names.is_empty() {
-        let namespace = if args.all_namespaces { "" } else { args.namespace.name() };
-        found = list(&mut client, kind, namespace).await?;
+        found = list(&mut client, &args, kind.as_str()).await?;
     }
     let mut missing = Vec::new();
     for name in &names {
@@ -71,19 +78,61 @@ pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
         }
         return Err(Failure(missing.join("\n")));
     }
-    if found.is_empty() && matches!(args.output, Output::Table | Output::Wide) {
-        let place =
-            if args.all_namespaces { String::new() } else { format!(" in namespace {:?}", args.namespace.name()) };
-        eprintln!("no {} found{place}", kind.as_str());
+    if found.is_empty() && args.is_table() {
+        none(&args, kind.as_str());
         return Ok(());
     }
     print(&show(&args, kind, names.len() == 1, &found))
 }
 
-/// All pages of a list.
-async fn list(client: &mut ControlClient<Channel>, kind: Kind, namespace: &str) -> Result<Vec<Object>, Failure> {
-    let mut message =
-        ListRequest { kind: kind.as_str().to_owned(), namespace: namespace.to_owned(), ..ListRequest::default() };
+/// The objects of all kinds: a table for each, with names as `get` takes them.
+async fn all(args: &GetArgs) -> Result<(), Failure> {
+    let kinds = || Kind::ALL.map(|kind| names(kind).first().copied().unwrap_or_default()).join(", ");
+    if args.objects.len() > 1 {
+        return Err(Failure(format!("`all` takes no names: name one of {} before them", kinds())));
+    }
+    if args.watch {
+        return Err(Failure(format!("a watch follows one kind: name one of {}", kinds())));
+    }
+    let found = list(&mut args.server.connect().await?, args, "").await?;
+    if !args.is_table() {
+        // Every kind is shown in the same way.
+        return print(&show(args, Kind::Service, false, &found));
+    }
+    let mut tables = Vec::new();
+    for kind in Kind::ALL {
+        let columns = Columns::new(kind, args.all_namespaces, args.output == Output::Wide);
+        let mut table = Table::new(columns.heads());
+        let objects = found.iter().filter(|object| Key::of(object).is_some_and(|key| key.kind == kind));
+        let mut is_empty = true;
+        for object in objects {
+            let mut row = columns.row(&objects::json(object));
+            if let Some(name) = row.get_mut(usize::from(args.all_namespaces)) {
+                *name = format!("{}/{name}", qualified(kind));
+            }
+            table.add(row);
+            is_empty = false;
+        }
+        if !is_empty {
+            tables.push(table.text());
+        }
+    }
+    if tables.is_empty() {
+        none(args, "objects");
+    }
+    print(&tables.join("\n"))
+}
+
+/// Says that there is nothing.
+fn none(args: &GetArgs, what: &str) {
+    let place = if args.all_namespaces { String::new() } else { format!(" in namespace {:?}", args.namespace.name()) };
+    eprintln!("no {what} found{place}");
+}
+
+/// All pages of a list; of all kinds, if none is named.
+async fn list(client: &mut ControlClient<Channel>, args: &GetArgs, kind: &str) -> Result<Vec<Object>, Failure> {
+    let namespace = if args.all_namespaces { "" } else { args.namespace.name() };
+    let mut message = ListRequest { kind: kind.to_owned(), namespace: namespace.to_owned(), ..ListRequest::default() };
     let mut found = Vec::new();
     loop {
         let page = client.list(request(message.clone())).await?.into_inner();
@@ -125,87 +174,11 @@ fn show(args: &GetArgs, kind: Kind, single: bool, found: &[Object]) -> String {
     }
 }
 
-fn name(object: &Object) -> String {
+pub(super) fn name(object: &Object) -> String {
     Key::of(object).map(|key| format!("{}/{}\n", qualified(key.kind), key.name.name)).unwrap_or_default()
-}
-
-/// What kubectl calls the event. `there`: the objects that there are.
-fn event_type(event: Event, key: Key, there: &mut BTreeSet<Key>) -> &'static str {
-    if event == Event::Deleted {
-        there.remove(&key);
-        "DELETED"
-    } else if there.insert(key) {
-        "ADDED"
-    } else {
-        "MODIFIED"
-    }
 }
 
 /// As JSON, indented.
 pub(super) fn json_text(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
-}
-
-async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(), Failure> {
-    if names.len() > 1 {
-        return Err(Failure("a watch follows one object or all of a kind: name one".to_owned()));
-    }
-    if args.output_watch_events && !matches!(args.output, Output::Json | Output::Yaml) {
-        return Err(Failure("--output-watch-events is for -o json and -o yaml; a table has a column EVENT".to_owned()));
-    }
-    let namespace = if args.all_namespaces { "" } else { args.namespace.name() };
-    let message = WatchRequest {
-        kind: kind.as_str().to_owned(),
-        namespace: namespace.to_owned(),
-        name: names.pop().unwrap_or_default(),
-        after_revision: None,
-    };
-    let mut client = args.server.connect().await?;
-    // Without a limit in time.
-    let mut events = client.watch(message).await?.into_inner();
-    let columns = Columns::new(kind, args.all_namespaces, args.output == Output::Wide);
-    let mut heads = vec!["EVENT"];
-    heads.extend(columns.heads());
-    let mut table = Table::new(heads);
-    for (head, longest) in [("EVENT", "applied"), ("HEALTH", "Unhealthy"), ("AGE", "9m59s")] {
-        table.expect(head, longest);
-    }
-    let mut synced = false;
-    let mut there = BTreeSet::new();
-    while let Some(response) = events.message().await? {
-        let event = response.event();
-        let word = match event {
-            Event::Applied => "applied",
-            Event::Deleted => "deleted",
-            Event::Initial | Event::Synced | Event::Unspecified => "",
-        };
-        if event == Event::Synced {
-            synced = true;
-            if matches!(args.output, Output::Table | Output::Wide) {
-                print(&table.text())?;
-            }
-            continue;
-        }
-        let Some(object) = response.object else { continue };
-        let mut shown = objects::json(&object);
-        if args.output_watch_events {
-            let Some(key) = Key::of(&object) else { continue };
-            shown = json!({"type": event_type(event, key, &mut there), "object": shown});
-        }
-        match args.output {
-            Output::Yaml => print(&format!("---\n{}", yaml::text(&shown)))?,
-            Output::Json => print(&json_text(&shown))?,
-            Output::Name => print(&name(&object))?,
-            Output::Table | Output::Wide => {
-                let mut row = vec![word.to_owned()];
-                row.extend(columns.row(&shown));
-                if synced {
-                    print(&table.later(row))?;
-                } else {
-                    table.add(row);
-                }
-            }
-        }
-    }
-    Err(Failure("the control plane has ended the watch".to_owned()))
 }

@@ -9,6 +9,7 @@ mod get;
 mod proxies;
 mod read;
 mod table;
+mod watch;
 mod yaml;
 
 use std::error::Error;

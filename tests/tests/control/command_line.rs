@@ -147,6 +147,55 @@ fn a_watch_follows_what_others_do() {
 }
 
 #[test]
+fn a_watch_goes_on_when_the_control_plane_comes_back() {
+    let (plane, directory) = plane();
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let mut watch = plane.command(&["get", "svc", "--watch"]);
+    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = BufReader::new(watch.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut next = || lines.next().unwrap().split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
+    for expected in [["EVENT", "NAME"], ["users", "ClusterIP"], ["users-v2", "ClusterIP"]] {
+        assert_eq!(next(), expected);
+    }
+    plane.run(&["delete", "svc", "users-v2"]).unwrap();
+    assert_eq!(next(), ["deleted", "users-v2"]);
+    // Killed.
+    drop(plane);
+    let broke = said.next().unwrap();
+    assert!(broke.ends_with("connecting again, to go on after revision 1"), "{broke}");
+    let plane = Plane::start(directory.path());
+    assert_eq!(said.next().unwrap(), "connected again");
+    // What was shown before does not come again.
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    assert_eq!(next(), ["applied", "users-v2"]);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn all_kinds_are_shown_in_tables_of_their_own() {
+    let (plane, _directory) = plane();
+    assert_eq!(plane.run(&["get", "all"]).unwrap(), "");
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let shown = plane.run(&["get", "all"]).unwrap();
+    let first = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    let names: Vec<String> = shown.lines().map(first).collect();
+    let route = "httproute.gateway.networking.k8s.io/canary";
+    assert_eq!(names, ["NAME", "service/users", "service/users-v2", "", "NAME", route], "{shown}");
+    let names = plane.run(&["get", "all", "-A", "-o", "name"]).unwrap();
+    assert_eq!(names, format!("service/users\nservice/users-v2\n{route}\n"));
+    plane.write("all.yaml", &plane.run(&["get", "all", "-o", "yaml"]).unwrap());
+    plane.run(&["apply", "-f", "all.yaml"]).unwrap();
+    for (arguments, what) in
+        [(["get", "all", "users"], "`all` takes no names"), (["get", "all", "-w"], "a watch follows one kind")]
+    {
+        let refused = plane.run(&arguments).unwrap_err();
+        assert!(refused.contains(what) && refused.contains("service, workload, httproute, servicepolicy"), "{refused}");
+    }
+}
+
+#[test]
 fn a_watch_in_json_tells_what_was_deleted() {
     let (plane, _directory) = plane();
     plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
@@ -197,14 +246,17 @@ fn it_stops_when_told_and_says_how_it_is() {
     assert!(!second.status.success() && reason.contains("another process has it open: stop that one"), "{reason}");
 
     let mut watch =
-        plane.command(&["get", "svc", "--watch"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        plane.command(&["get", "svc", "--watch"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().starts_with("EVENT"));
     plane.process.terminate();
     let status = plane.process.wait(PATIENCE).unwrap_or_else(|| panic!("{}", plane.process.output()));
     assert!(status.success(), "{}", plane.process.output());
     assert!(!plane.socket().exists());
-    assert_eq!(watch.wait().unwrap().code(), Some(1));
+    let said = BufReader::new(watch.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    assert!(said.contains("the control plane is stopping") && said.contains("connecting again"), "{said}");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
     let nobody = plane.run(&["proxies"]).unwrap_err();
     assert!(
         nobody.contains("start one by `outrigger serve`, or say where it is by --server or OUTRIGGER_SERVER"),

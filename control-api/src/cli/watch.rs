@@ -1,0 +1,165 @@
+//! `outrigger get --watch`: what is, then every change. Where the control plane or the connection ends, it goes on as soon
+//! as there is one again.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use outrigger_proto::outrigger::control::v1::watch_response::Event;
+use outrigger_proto::outrigger::control::v1::{Object, WatchRequest, WatchResponse};
+use prost::Message as _;
+use serde_json::json;
+use tonic::{Code, Status};
+
+use super::get::{GetArgs, json_text, name};
+use super::table::{Columns, Table};
+use super::{Failure, Output, print, yaml};
+use crate::api::objects;
+use crate::model::{Key, Kind};
+
+/// How long it waits before it connects again: twice as long each time, up to the second.
+const BACK_OFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(10)];
+
+pub(super) async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) -> Result<(), Failure> {
+    if names.len() > 1 {
+        return Err(Failure("a watch follows one object or all of a kind: name one".to_owned()));
+    }
+    if args.output_watch_events && !matches!(args.output, Output::Json | Output::Yaml) {
+        return Err(Failure("--output-watch-events is for -o json and -o yaml; a table has a column EVENT".to_owned()));
+    }
+    let namespace = if args.all_namespaces { "" } else { args.namespace.name() };
+    let mut message = WatchRequest {
+        kind: kind.as_str().to_owned(),
+        namespace: namespace.to_owned(),
+        name: names.pop().unwrap_or_default(),
+        after_revision: None,
+    };
+    let mut shown = Shown::new(args, kind);
+    let [first, longest] = BACK_OFF;
+    // While there is no control plane: how long it waited last.
+    let mut waited = None;
+    loop {
+        let ended = follow(&message, &mut shown, &mut waited).await?;
+        let Some(revision) = shown.whole else { return Err(ended) };
+        message.after_revision = Some(revision);
+        let wait = waited.map_or(first, |waited: Duration| waited.saturating_mul(2).min(longest));
+        if waited.replace(wait).is_none() {
+            eprintln!("{}: connecting again, to go on after revision {revision}", ended.0);
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Shows events until none come any more: why, if it may go on.
+async fn follow(
+    message: &WatchRequest,
+    shown: &mut Shown<'_>,
+    waited: &mut Option<Duration>,
+) -> Result<Failure, Failure> {
+    let mut client = match shown.args.server.connect().await {
+        Ok(client) => client,
+        Err(failure) => return Ok(failure),
+    };
+    // Without a limit in time.
+    let mut events = match client.watch(message.clone()).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return broken(status),
+    };
+    if waited.take().is_some() {
+        eprintln!("connected again");
+    }
+    loop {
+        match events.message().await {
+            Ok(Some(response)) => shown.show(response)?,
+            Ok(None) => return Ok(Failure("the control plane has ended the watch".to_owned())),
+            Err(status) => return broken(status),
+        }
+    }
+}
+
+/// Whether a watch may go on that ended with this.
+fn broken(status: Status) -> Result<Failure, Failure> {
+    // A source: it is not the control plane that said so, but the connection.
+    let may = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || status.source().is_some();
+    let failure = Failure::from(status);
+    if may { Ok(failure) } else { Err(failure) }
+}
+
+/// What was shown.
+struct Shown<'a> {
+    args: &'a GetArgs,
+    columns: Columns,
+    table: Table,
+    /// The newest revision of which everything came; none before all that was in force has come.
+    whole: Option<u64>,
+    /// The revision of the last event.
+    last: u64,
+    /// The objects that there are, and hashes of what was shown of them: a watch that goes on may send it once more.
+    there: BTreeMap<Key, u64>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(args: &'a GetArgs, kind: Kind) -> Self {
+        let columns = Columns::new(kind, args.all_namespaces, args.output == Output::Wide);
+        let mut heads = vec!["EVENT"];
+        heads.extend(columns.heads());
+        let mut table = Table::new(heads);
+        for (head, longest) in [("EVENT", "applied"), ("HEALTH", "Unhealthy"), ("AGE", "9m59s")] {
+            table.expect(head, longest);
+        }
+        Self { args, columns, table, whole: None, last: 0, there: BTreeMap::new() }
+    }
+
+    fn show(&mut self, response: WatchResponse) -> Result<(), Failure> {
+        let event = response.event();
+        if event == Event::Synced {
+            (self.whole, self.last) = (Some(response.revision), response.revision);
+            return if self.args.is_table() { print(&self.table.text()) } else { Ok(()) };
+        }
+        // Events of a set come one behind the other: the one before is whole.
+        if self.whole.is_some() && response.revision > self.last {
+            self.whole = Some(std::mem::replace(&mut self.last, response.revision));
+        }
+        let Some(object) = response.object else { return Ok(()) };
+        let Some(kind) = Key::of(&object).and_then(|key| self.news(event, key, &object)) else { return Ok(()) };
+        let mut value = objects::json(&object);
+        if self.args.output_watch_events {
+            value = json!({"type": kind, "object": value});
+        }
+        match self.args.output {
+            Output::Yaml => print(&format!("---\n{}", yaml::text(&value))),
+            Output::Json => print(&json_text(&value)),
+            Output::Name => print(&name(&object)),
+            Output::Table | Output::Wide => {
+                let word = match event {
+                    Event::Applied => "applied",
+                    Event::Deleted => "deleted",
+                    Event::Initial | Event::Synced | Event::Unspecified => "",
+                };
+                let mut row = vec![word.to_owned()];
+                row.extend(self.columns.row(&value));
+                if self.whole.is_some() {
+                    return print(&self.table.later(row));
+                }
+                self.table.add(row);
+                Ok(())
+            }
+        }
+    }
+
+    /// What kubectl calls the event; none if it was shown before.
+    fn news(&mut self, event: Event, key: Key, object: &Object) -> Option<&'static str> {
+        if event == Event::Deleted {
+            return self.there.remove(&key).map(|_| "DELETED");
+        }
+        let mut hash = DefaultHasher::new();
+        object.encode_to_vec().hash(&mut hash);
+        let hash = hash.finish();
+        match self.there.insert(key, hash) {
+            None => Some("ADDED"),
+            Some(before) if before == hash => None,
+            Some(_) => Some("MODIFIED"),
+        }
+    }
+}
