@@ -9,8 +9,10 @@
 
 pub mod admin;
 pub mod client;
+pub mod management;
 pub mod named;
 pub mod peers;
+pub mod plane;
 pub mod ports;
 pub mod process;
 pub mod tls;

@@ -36,11 +36,20 @@ pub fn shipped(name: &str) -> Option<PathBuf> {
 /// The sidecar, to be given its arguments: the release binary, or where that is not set `mesh`, the suites' own
 /// program.
 pub fn proxy(mesh: &str) -> Command {
-    match shipped("outrigger-proxy") {
+    ours("outrigger-proxy", mesh, "proxy")
+}
+
+/// As [`proxy`], the control plane and its command line.
+pub fn control(mesh: &str) -> Command {
+    ours("outrigger", mesh, "control")
+}
+
+fn ours(name: &str, mesh: &str, role: &str) -> Command {
+    match shipped(name) {
         Some(program) => Command::new(program),
         None => {
             let mut command = Command::new(mesh);
-            command.arg("proxy");
+            command.arg(role);
             command
         }
     }

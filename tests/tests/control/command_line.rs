@@ -1,11 +1,14 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::plane::{PATIENCE, Plane, SHOP, control};
+use outrigger_tests::peers;
+use outrigger_tests::plane::Plane;
+
+use crate::shop::{MESH, PATIENCE, SHOP};
 
 fn plane() -> (Plane, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let plane = Plane::start(directory.path());
+    let plane = Plane::start(MESH, directory.path());
     plane.write("shop.yaml", SHOP);
     (plane, directory)
 }
@@ -164,7 +167,7 @@ fn a_watch_goes_on_when_the_control_plane_comes_back() {
     drop(plane);
     let broke = said.next().unwrap();
     assert!(broke.ends_with("connecting again, to go on after revision 1"), "{broke}");
-    let plane = Plane::start(directory.path());
+    let plane = Plane::start(MESH, directory.path());
     assert_eq!(said.next().unwrap(), "connected again");
     // What was shown before does not come again.
     plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
@@ -237,9 +240,9 @@ fn it_stops_when_told_and_says_how_it_is() {
         assert!(metrics.contains(sample), "{sample}: {metrics}");
     }
     // A second one on the same files is refused.
-    let second = control()
+    let second = peers::control(MESH)
         .args(["serve", "--http", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--data"])
-        .arg(plane.directory.join("data"))
+        .arg(plane.data())
         .output()
         .unwrap();
     let reason = String::from_utf8(second.stderr).unwrap();

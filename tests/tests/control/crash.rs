@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::plane::{PATIENCE, Plane};
+use outrigger_tests::plane::Plane;
+
+use crate::shop::{MESH, PATIENCE};
 
 /// How often it is killed, however long that takes: only a single step may not take too long.
 const KILLS: usize = 100;
@@ -76,7 +78,7 @@ async fn stored(socket: PathBuf) -> (BTreeMap<String, u64>, u64) {
 
 /// Kills it after `writes` acknowledged ones, others being under way.
 async fn killed(directory: &Path, known: &mut [Known], writes: usize, newest: &mut u64) {
-    let plane = Plane::start(directory);
+    let plane = Plane::start(MESH, directory);
     let (counts, revision) = stored(plane.socket()).await;
     assert!(revision >= *newest, "revision {newest} was acknowledged, {revision} is stored");
     for (writer, Known { acknowledged, sent }) in known.iter().enumerate() {

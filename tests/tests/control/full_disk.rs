@@ -2,7 +2,9 @@
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::plane::{Plane, SHOP};
+use outrigger_tests::plane::Plane;
+
+use crate::shop::{MESH, SHOP};
 
 /// A Service that takes as much as one may.
 fn large(name: &str) -> String {
@@ -21,7 +23,7 @@ fn limit(plane: &Plane, bytes: Option<u64>) {
 #[test]
 fn a_write_without_room_is_refused_and_the_next_one_with_room_is_taken() {
     let directory = tempfile::tempdir().unwrap();
-    let mut plane = Plane::start(directory.path());
+    let mut plane = Plane::start(MESH, directory.path());
     plane.write("shop.yaml", SHOP);
     plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
     let size = std::fs::metadata(directory.path().join("data/outrigger.redb")).unwrap().len();
@@ -53,6 +55,6 @@ fn a_write_without_room_is_refused_and_the_next_one_with_room_is_taken() {
     assert_eq!(after.lines().count(), 3 + taken.len(), "{after}");
     assert!(plane.process.ended().is_none());
     drop(plane);
-    let again = Plane::start(directory.path());
+    let again = Plane::start(MESH, directory.path());
     assert_eq!(names(&again), after);
 }

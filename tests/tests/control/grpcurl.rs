@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use outrigger_tests::peers;
+use outrigger_tests::plane::Plane;
 
-use crate::plane::Plane;
+use crate::shop::MESH;
 
 struct Grpcurl {
     program: PathBuf,
@@ -52,7 +53,7 @@ fn without_space(text: &str) -> String {
 fn grpcurl_lists_describes_applies_and_watches() {
     let Some(program) = peers::find("grpcurl", "grpcurl_lists_describes_applies_and_watches") else { return };
     let directory = tempfile::tempdir().unwrap();
-    let plane = Plane::start(directory.path());
+    let plane = Plane::start(MESH, directory.path());
     let grpcurl = Grpcurl { program, socket: plane.socket() };
 
     let services = grpcurl.run(&[], &["list"]).unwrap();

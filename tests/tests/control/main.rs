@@ -10,5 +10,5 @@ mod command_line;
 mod crash;
 mod full_disk;
 mod grpcurl;
-mod plane;
 mod security;
+mod shop;

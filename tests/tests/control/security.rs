@@ -6,11 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use outrigger_tests::plane::Plane;
 use outrigger_tests::process::Process;
 use outrigger_tests::tls::material;
 use outrigger_tests::{admin, peers};
 
-use crate::plane::{PATIENCE, Plane, control};
+use crate::shop::{MESH, PATIENCE};
 
 /// Files of everybody's certificates, in the plane's directory.
 fn write_material(directory: &Path) {
@@ -35,7 +36,7 @@ fn mutual() -> (Plane, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     write_material(directory.path());
     let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key", "--tls-client-ca", "ca.pem"];
-    let plane = Plane::start_at(directory.path(), "127.0.0.1:0", &tls);
+    let plane = Plane::start_at(MESH, directory.path(), "127.0.0.1:0", &tls);
     (plane, directory)
 }
 
@@ -78,7 +79,7 @@ fn only_whoever_shows_a_certificate_of_the_authority_is_answered() {
 fn who_calls_plaintext_by_tls_is_told_so() {
     let directory = tempfile::tempdir().unwrap();
     write_material(directory.path());
-    let plane = Plane::start_at(directory.path(), "127.0.0.1:0", &[]);
+    let plane = Plane::start_at(MESH, directory.path(), "127.0.0.1:0", &[]);
     let refused = plane.run(&["get", "services", "--tls-ca", "ca.pem"]).unwrap_err();
     assert!(refused.contains("it speaks no TLS there: call it without --tls-ca"), "{refused}");
 }
@@ -115,7 +116,7 @@ fn what_other_machines_reach_is_not_served_in_plaintext_unless_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     write_material(directory.path());
     let serve = |flags: &[&str]| {
-        let mut command = control();
+        let mut command = peers::control(MESH);
         command.args(["serve", "--data", "data", "--http", "127.0.0.1:0", "--listen", "0.0.0.0:0"]).args(flags);
         command.current_dir(directory.path());
         command
@@ -141,14 +142,14 @@ fn what_other_machines_reach_is_not_served_in_plaintext_unless_asked_for() {
     assert_eq!(output.status.code(), Some(1));
     assert!(reason.contains("--tls-client-ca empty.pem: holds no certificate"), "{reason}");
 
-    let plane = Plane::start_at(directory.path(), "0.0.0.0:0", &["--allow-plaintext"]);
+    let plane = Plane::start_at(MESH, directory.path(), "0.0.0.0:0", &["--allow-plaintext"]);
     assert!(plane.process.output().contains("gRPC on 0.0.0.0:"), "{}", plane.process.output());
 }
 
 #[test]
 fn a_socket_file_is_for_its_owner_alone() {
     let directory = tempfile::tempdir().unwrap();
-    let plane = Plane::start(directory.path());
+    let plane = Plane::start(MESH, directory.path());
     assert_eq!(plane.socket().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     plane.run(&["get", "services"]).unwrap();
 }
@@ -157,7 +158,7 @@ fn a_socket_file_is_for_its_owner_alone() {
 fn connects_by_tls(mut command: Command) {
     let (plane, directory) = mutual();
     let address = plane.address();
-    let flags = ["bootstrap", "--service", "orders", "--id", "orders-1", "--control", &address];
+    let flags = ["bootstrap", "--service", "orders", "--id", "orders-1", "--control", address];
     let yaml = plane.run(&[&flags[..], &CLIENT].concat()).unwrap();
     // A socket file, so that the port is nobody else's.
     let socket = directory.path().join("admin");

@@ -14,7 +14,7 @@
 mod generator;
 mod instance;
 mod ledger;
-mod plane;
+mod objects;
 mod updates;
 
 use std::path::Path;
@@ -26,10 +26,10 @@ use clap::Parser;
 use generator::{Generator, Outcome, Pace};
 use ledger::Ledger;
 use outrigger_control::bootstrap::{BootstrapArgs, bootstrap};
+use outrigger_tests::plane::Plane;
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
 use outrigger_tests::{admin, peers};
-use plane::Plane;
 use updates::{Changes, Updater};
 
 /// Longer than anything here takes, on a busy machine too.
@@ -104,7 +104,7 @@ struct Flags {
 
 /// A sidecar that calls the Service `shop` on this port.
 fn sidecar(directory: &Path, plane: &Plane, port: u16) -> Process {
-    let flags = ["bootstrap", "--service", "caller", "--control", &plane.address()].map(ToOwned::to_owned);
+    let flags = ["bootstrap", "--service", "caller", "--control", plane.address()].map(ToOwned::to_owned);
     let flags = Flags::parse_from(flags.into_iter().chain([format!("--to=shop=127.0.0.1:{port}")]));
     let yaml = bootstrap(flags.args).unwrap();
     // A socket file, so that the port is nobody else's.
@@ -133,7 +133,7 @@ fn run(form: &Form, with_outage: bool) {
     let _alone = form.is_full.then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner));
     let directory = tempfile::tempdir().unwrap();
     let ledger = Arc::new(Ledger::new());
-    let mut plane = Plane::start(directory.path());
+    let mut plane = Plane::start(env!("CARGO_BIN_EXE_mesh"), directory.path());
     let port = Reserved::new().unwrap();
     let mut proxy = sidecar(directory.path(), &plane, port.port());
     let admin = directory.path().join("admin");
@@ -150,7 +150,7 @@ fn run(form: &Form, with_outage: bool) {
             let writes = scope.spawn(|| updater.update(form.updates[1], form.updates_per_second));
             drop(plane);
             thread::park_timeout(form.outage);
-            let plane = Plane::start(directory.path());
+            let plane = Plane::start(env!("CARGO_BIN_EXE_mesh"), directory.path());
             writes.join().unwrap();
             plane
         });

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use outrigger_proto::outrigger::control::v1::control_client::ControlClient;
 use outrigger_proto::outrigger::control::v1::{ApplyRequest, DeleteRequest, Object, ObjectKey};
 use outrigger_tests::admin;
+use outrigger_tests::plane::Plane;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -22,7 +23,7 @@ use tonic::{Code, Status};
 
 use crate::instance::{Instance, Served};
 use crate::ledger::Ledger;
-use crate::plane::{Plane, key, route, service, workload};
+use crate::objects::{key, route, service, workload};
 use crate::{PATIENCE, eventually};
 
 /// From the proxy's acknowledgement to the stop of who left.
@@ -110,7 +111,7 @@ impl Updater {
     /// Applies the shop: each route leads to two instances.
     pub(crate) fn start(plane: &Plane, admin: &Path, ledger: &Arc<Ledger>, routes: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let channel = Endpoint::from_shared(plane.address()).unwrap();
+        let channel = Endpoint::from_shared(plane.address().to_owned()).unwrap();
         let client = ControlClient::new(runtime.block_on(async { channel.connect_lazy() }));
         let (publish, hosts) = watch::channel(HashSet::new());
         let looked_at = admin.to_owned();

@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 use cases::{CASES, OF, SHARES, Share};
 use clap::Parser;
 use echo::Echo;
-use mesh::{Control, compile};
+use mesh::compile;
 use outrigger_control::bootstrap::{BootstrapArgs, bootstrap};
+use outrigger_tests::management::Management;
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
 use outrigger_tests::{admin, peers};
@@ -107,7 +108,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 fn routes_have_their_effect(command: Command, delta: bool) {
     let (one, two) = (Echo::start("one").address, Echo::start("two").address);
-    let control = Control::start(compile(&cases::objects(one, two)));
+    let control = Management::start(0, compile(&cases::objects(one, two)));
     let ports = Reserved::new().unwrap();
     let inbound = Reserved::new().unwrap();
     let flags: Vec<String> = [
@@ -177,7 +178,7 @@ fn services_have_their_effect(command: Command, delta: bool) {
             flags.push(format!("--to={}=127.0.0.1:{}", to.replace("NAME", name), port.port()));
         }
     }
-    let control = Control::start(compile(&yaml.join("---\n")));
+    let control = Management::start(0, compile(&yaml.join("---\n")));
     flags.push(format!("--control={}", control.address));
     let proxy = Proxy::start(command, &flags, delta);
     let scenes: Vec<_> = started

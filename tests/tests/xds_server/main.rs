@@ -6,7 +6,7 @@
     reason = "a suite reports what went wrong by failing"
 )]
 
-mod control;
+mod resources;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use control::{Control, view};
 use outrigger_engine::xds::Kind;
+use outrigger_tests::management::Management;
 use outrigger_tests::ports::Reserved;
 use outrigger_tests::process::Process;
 use outrigger_tests::{admin, named, peers};
+use resources::view;
 use serde_json::{Value, json};
 
 /// Longer than anything here takes, on a busy machine too.
@@ -146,7 +147,7 @@ fn drives_envoy(test: &str, api_type: &str, ads: bool) {
     let reserved = Reserved::new().unwrap();
     let port = reserved.port();
 
-    let control = Control::start(
+    let control = Management::start(
         0,
         view(&[cluster("one", "1s", &source), endpoints("one", one), listener(port, "in", &source), routes("one")]),
     );
@@ -197,7 +198,7 @@ fn drives_envoy(test: &str, api_type: &str, ads: bool) {
     // A server that comes back with the same resources has nothing to say by delta but what changes.
     let address = control.address;
     drop(control);
-    let control = Control::start(address.port(), moved("changed", "2s", one));
+    let control = Management::start(address.port(), moved("changed", "2s", one));
     until("the stream", || control.proxies.list().iter().any(|proxy| ads || proxy.kinds.len() == 4));
     control.update(moved("changed", "2s", two));
     until("the endpoint after the restart", || get(port) == Some((200, "two".to_owned())));

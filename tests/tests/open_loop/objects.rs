@@ -1,51 +1,11 @@
-//! The control plane in a process of its own, and what people write to it.
+//! What people write to the control plane.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use outrigger_proto::outrigger::control::v1 as pb;
 use outrigger_proto::outrigger::control::v1::object::Kind;
 use outrigger_proto::prost_types::Value;
 use outrigger_proto::prost_types::value::Kind as ValueKind;
-use outrigger_tests::peers;
-use outrigger_tests::process::Process;
-
-use crate::eventually;
-
-/// `outrigger serve`. Dropping it kills it by -9.
-pub(crate) struct Plane {
-    pub(crate) socket: PathBuf,
-    _process: Process,
-}
-
-impl Plane {
-    /// Starts one on the directory's files, and waits until it says where it listens.
-    pub(crate) fn start(directory: &Path) -> Self {
-        let mut command = match peers::shipped("outrigger") {
-            Some(program) => Command::new(program),
-            None => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
-                command.arg("control");
-                command
-            }
-        };
-        let socket = directory.join("control.sock");
-        command.args(["serve", "--http", "127.0.0.1:0", "--log-level", "info", "--data"]);
-        command.arg(directory.join("data")).arg("--listen").arg(format!("unix:{}", socket.display()));
-        let mut process = Process::start(command, &directory.join("control.log")).unwrap();
-        eventually("the control plane listens", || {
-            assert!(process.ended().is_none(), "{}", process.output());
-            process.output().contains("gRPC on")
-        });
-        Self { socket, _process: process }
-    }
-
-    /// As flags take it.
-    pub(crate) fn address(&self) -> String {
-        format!("unix:{}", self.socket.display())
-    }
-}
 
 fn meta(name: &str, labels: &[(&str, &str)]) -> Option<pb::ObjectMeta> {
     let labels: BTreeMap<_, _> = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
