@@ -15,16 +15,16 @@ use std::mem::size_of;
 
 /// What is added to the nice value of the thread that builds. One worker that has all it asks for leaves it a tenth of a
 /// core, so that a configuration comes into force on a machine without idle time too.
-const NICER: libc::c_int = 10;
+pub(crate) const NICER: libc::c_int = 10;
 
 /// The least time slice that the kernel has, in nanoseconds.
 const SLICE: u64 = 100_000;
 
 /// The thread that calls gives way to the others, for good: so do all threads that it starts.
-pub(crate) fn give_way() {
+pub(crate) fn give_way(nicer: libc::c_int) {
     // SAFETY: takes no pointer. The value is this thread's on Linux.
     unsafe {
-        libc::nice(NICER);
+        libc::nice(nicer);
     }
 }
 
@@ -65,7 +65,7 @@ mod tests {
     fn who_gives_way_is_nicer_and_nobody_else_is() {
         let before = attributes();
         let nicer = std::thread::spawn(|| {
-            give_way();
+            give_way(NICER);
             attributes()
         });
         // The least priority that there is.

@@ -11,10 +11,12 @@ use outrigger_engine::config::cluster::Cluster;
 use outrigger_engine::config::config_source::Origin;
 use outrigger_engine::config::hcm::RouteSource;
 use outrigger_engine::config::listener::{Listener, NetworkFilter};
+use outrigger_engine::route::RouteTable;
 use outrigger_engine::snapshot::{Applied, Reference, Warmer};
 use outrigger_engine::xds::{Kind, Rejection, Resource, Update};
 
 pub(super) use self::in_force::Wanted;
+use super::builder::Builder;
 use super::graveyard::Graveyard;
 use super::resource::{self, Reasons};
 use super::sockets::Sockets;
@@ -39,11 +41,17 @@ const SERIES: Duration = Duration::from_secs(10);
 const SLICE_TIME: Duration = Duration::from_millis(5);
 pub(super) const SLICE: usize = 256;
 
+/// Route tables of more bytes are made beside the steps: ten thousand routes take thirty milliseconds.
+pub(super) const LARGE_TABLE: usize = 64 << 10;
+
 /// An update that is being applied.
 #[derive(Debug)]
 pub(super) struct Progress {
     origin: Origin,
     left: std::vec::IntoIter<Resource>,
+    /// Route tables to be made beside the steps before it goes on, and those that were, by name.
+    to_make: Vec<Resource>,
+    made: HashMap<String, Result<Arc<RouteTable>, Reasons>>,
     /// Names to be removed when nothing is left of the resources.
     removed: std::vec::IntoIter<String>,
     /// Whether it frees much.
@@ -60,6 +68,20 @@ impl Progress {
     /// Of all of it.
     pub(super) fn kind(&self) -> Kind {
         self.rest.kind
+    }
+
+    /// Whether [`Progress::make_tables`] comes before the next slice.
+    pub(super) fn waits_for_tables(&self) -> bool {
+        !self.to_make.is_empty()
+    }
+
+    /// Makes the large tables, which takes long.
+    pub(super) fn make_tables(mut self) -> Self {
+        for resource in std::mem::take(&mut self.to_make) {
+            let table = resource::routes(&resource);
+            self.made.insert(resource.name, table);
+        }
+        self
     }
 }
 
@@ -97,8 +119,8 @@ pub(super) struct Applier {
 }
 
 impl Applier {
-    /// Nothing is configured.
-    pub(super) fn new(process: Arc<Process>) -> Self {
+    /// Nothing is configured. `pieces` frees what takes long.
+    pub(super) fn new(process: Arc<Process>, pieces: Builder) -> Self {
         Applier {
             process,
             warmer: Warmer::new(CLUSTER_WAIT),
@@ -114,7 +136,7 @@ impl Applier {
             sockets_changed: false,
             tls_changed: false,
             in_part: false,
-            old: Graveyard::default(),
+            old: Graveyard::new(pieces),
             trim: None,
         }
     }
@@ -150,18 +172,28 @@ impl Applier {
         if rest.kind == Kind::Listener {
             removed.drain(..).for_each(|name| self.remove(rest.kind, &origin, &name));
         }
-        let (left, removed) = (changed.into_iter(), removed.into_iter());
-        Progress { origin, left, removed, large, rest, unreadable, rejections: Vec::new(), started, now }
+        let is_to_be_made = |resource: &&Resource| {
+            let reference = || Reference { name: resource.name.as_str().into(), origin: origin.clone() };
+            rest.kind == Kind::Routes
+                && resource.body.len() > LARGE_TABLE
+                && self.warmer.wants_routes(&reference(), resource::fingerprint(resource))
+        };
+        let to_make = changed.iter().filter(is_to_be_made).cloned().collect();
+        let (left, removed, made, rejections) = (changed.into_iter(), removed.into_iter(), HashMap::new(), Vec::new());
+        Progress { origin, left, to_make, made, removed, large, rest, unreadable, rejections, started, now }
     }
 
     /// Applies the next slice, each resource by itself. All that were rejected, if nothing is left.
     pub(super) fn advance(&mut self, progress: &mut Progress) -> Option<Vec<Rejection>> {
-        let Progress { origin, left, removed, large, rest, unreadable, rejections, started, now } = progress;
+        if progress.waits_for_tables() {
+            return None;
+        }
+        let Progress { origin, left, made, removed, large, rest, unreadable, rejections, started, now, .. } = progress;
         let (kind, origin, now) = (rest.kind, &*origin, *now);
         let until = Instant::now() + SLICE_TIME;
         for resource in left.take(SLICE) {
             let reference = Reference { name: resource.name.as_str().into(), origin: origin.clone() };
-            let outcome = self.set(kind, &reference, &resource);
+            let outcome = self.set(kind, &reference, &resource, made);
             if kind == Kind::Routes {
                 self.count_routes(&reference, &outcome);
             }
@@ -263,7 +295,13 @@ impl Applier {
         }
     }
 
-    fn set(&mut self, kind: Kind, reference: &Reference, resource: &Resource) -> Result<Applied, Reasons> {
+    fn set(
+        &mut self,
+        kind: Kind,
+        reference: &Reference,
+        resource: &Resource,
+        made: &mut HashMap<String, Result<Arc<RouteTable>, Reasons>>,
+    ) -> Result<Applied, Reasons> {
         let name = resource.name.as_str();
         let version = resource::fingerprint(resource);
         match kind {
@@ -300,7 +338,9 @@ impl Applier {
                 }
                 applied
             }
-            Kind::Routes => self.warmer.set_routes(reference, version, Instant::now(), || resource::routes(resource)),
+            Kind::Routes => self.warmer.set_routes(reference, version, Instant::now(), || {
+                made.remove(name).unwrap_or_else(|| resource::routes(resource))
+            }),
         }
     }
 

@@ -5,7 +5,7 @@ use outrigger_engine::config::config_source::Origin;
 use outrigger_engine::xds::{Interest, Kind, Rejection, Update};
 use tokio::sync::{mpsc, oneshot};
 
-use super::builder::Builder;
+use super::builder::Builders;
 
 /// Pushes that may wait before a source has to.
 const WAITING: usize = 16;
@@ -41,7 +41,7 @@ pub enum Content {
 #[derive(Clone, Debug)]
 pub struct Feed {
     pushes: mpsc::Sender<Push>,
-    builder: Builder,
+    builders: Builders,
 }
 
 impl Feed {
@@ -68,8 +68,8 @@ impl Feed {
     }
 
     /// Where what takes long to read is read.
-    pub(crate) fn builder(&self) -> &Builder {
-        &self.builder
+    pub(crate) fn builders(&self) -> &Builders {
+        &self.builders
     }
 
     /// Whether a push waits to be looked at.
@@ -90,10 +90,10 @@ impl Feed {
     }
 }
 
-/// The channel of pushes: for sources, which have what takes long done by `builder`, and for the configuration task.
-pub(crate) fn pushes(builder: Builder) -> (Feed, mpsc::Receiver<Push>) {
+/// The channel of pushes: for sources, which have what takes long done by `builders`, and for the configuration task.
+pub(crate) fn pushes(builders: Builders) -> (Feed, mpsc::Receiver<Push>) {
     let (pushes, receive) = mpsc::channel(WAITING);
-    (Feed { pushes, builder }, receive)
+    (Feed { pushes, builders }, receive)
 }
 
 /// The channel of interests: for the configuration task, and for the xDS client. Names come in the order in which they

@@ -6,7 +6,7 @@
 //!
 //! [`watch`]: super::watch
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::rc::{Rc, Weak};
@@ -34,8 +34,6 @@ pub(super) struct Files {
     feed: Feed,
     stats: Arc<Stats>,
     watcher: Watcher,
-    /// Parses them, whole: a large one takes longer than anything else may wait. From the first file on.
-    parser: OnceCell<Builder>,
     /// Those that hold resources which are wanted by name.
     named: RefCell<HashMap<(Kind, Arc<FileSource>), Rc<Named>>>,
 }
@@ -68,17 +66,7 @@ struct Watched {
 impl Files {
     /// Nothing is watched yet.
     pub(super) fn new(feed: Feed, stats: Arc<Stats>) -> Self {
-        Files { feed, stats, watcher: Watcher::new(), parser: OnceCell::new(), named: RefCell::default() }
-    }
-
-    fn parser(&self) -> Builder {
-        let start = || {
-            Builder::start("file_parser").unwrap_or_else(|error| {
-                tracing::warn!(target: "config", "files hold up other updates: cannot start a thread for them: {error}");
-                self.feed.builder().clone()
-            })
-        };
-        self.parser.get_or_init(start).clone()
+        Files { feed, stats, watcher: Watcher::new(), named: RefCell::default() }
     }
 
     /// Keeps every resource of a file in force: what is not in it any more is removed. Where there is nothing to be
@@ -248,8 +236,15 @@ async fn apply_wanted(
 
 impl Watched {
     fn new(kind: Kind, source: &FileSource, files: &Files) -> Self {
-        let (path, watch, parser) = (source.path.clone(), files.watcher.watch(source), files.parser());
-        Watched { kind, path, watch, parser, content: None, failure: None, faulty: None }
+        Watched {
+            kind,
+            path: source.path.clone(),
+            watch: files.watcher.watch(source),
+            parser: files.feed.builders().pieces.clone(),
+            content: None,
+            failure: None,
+            faulty: None,
+        }
     }
 
     /// The content of the file when it is another than before, or why it cannot be read when that is news. Nothing is
@@ -290,8 +285,7 @@ impl Watched {
         let read = spawn_blocking(move || read(&path, before)).await;
         let Some((content, text)) = read.unwrap_or_else(|error| Err(error.to_string()))? else { return Ok(None) };
         let path = self.path.clone();
-        let parsed = self.parser.run(move || read_discovery(&Source::new(&path, &text), kind)).await;
-        let file = parsed.unwrap_or_else(|| Err(format!("{}: parsing it panicked", self.path)))?;
+        let file = self.parser.run(move || read_discovery(&Source::new(&path, &text), kind)).await?;
         Ok(Some((content, file)))
     }
 }
@@ -315,6 +309,7 @@ mod tests {
     use tokio::sync::mpsc;
     use tokio::task::LocalSet;
 
+    use super::super::builder::Builders;
     use super::super::channel::{Content, Push, pushes};
     use super::*;
     use crate::testing::on_paused_time;
@@ -347,11 +342,11 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("eds");
             write(&path, &["a"]);
-            let builder = Builder::start("busy").unwrap();
-            let (feed, mut pushes) = pushes(builder.clone());
+            let builders = Builders::start().unwrap();
+            let (feed, mut pushes) = pushes(builders.clone());
             let files = Files::new(feed, Arc::new(Stats::new()));
             let (done, wait) = std::sync::mpsc::channel::<()>();
-            let mut busy = pin!(builder.run(move || wait.recv().is_err()));
+            let mut busy = pin!(builders.steps.run(move || wait.recv().is_err()));
             let Origin::Path(source) = Origin::file(path.to_str().unwrap()) else { unreachable!() };
             files.watch_all(Kind::Endpoints, source, None);
             tokio::select! {
@@ -361,7 +356,7 @@ mod tests {
                 () = sleep(Duration::from_secs(20)) => panic!("the file waits for the builder"),
             }
             drop(done);
-            assert_eq!(busy.await, Some(true));
+            assert!(busy.await);
         };
         LocalSet::new().run_until(run).await;
     }
@@ -371,7 +366,7 @@ mod tests {
         let run = async {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("eds");
-            let (feed, mut pushes) = pushes(Builder::start("builder").unwrap());
+            let (feed, mut pushes) = pushes(Builders::start().unwrap());
             let files = Files::new(feed, Arc::new(Stats::new()));
             let source =
                 Arc::new(ConfigSource { origin: Origin::file(path.to_str().unwrap()), initial_fetch_timeout: None });
@@ -407,7 +402,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("eds");
             write(&path, &["a"]);
-            let (feed, mut pushes) = pushes(Builder::start("builder").unwrap());
+            let (feed, mut pushes) = pushes(Builders::start().unwrap());
             let files = Files::new(feed, Arc::new(Stats::new()));
             let Origin::Path(source) = Origin::file(path.to_str().unwrap()) else { unreachable!() };
             files.watch_all(Kind::Endpoints, source, None);

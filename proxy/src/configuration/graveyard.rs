@@ -1,10 +1,15 @@
 //! What has been replaced and may still be in use by a worker: a route table by a request, a cluster by a pool. To free
 //! ten thousand clusters takes milliseconds, and a worker that happens to be the last one to let go shall not spend
-//! them. So the configuration keeps each of them until nobody else does, and frees it beside the control thread.
+//! them. So the configuration keeps each of them until nobody else does, and frees it beside the control thread: route
+//! tables, each of which may be large, where large ones are made.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use outrigger_engine::route::RouteTable;
+
+use super::builder::Builder;
 
 /// How long after a look the next one is. Workers let go when they hear of an exchange; a request may take longer.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -13,8 +18,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 const PART: Duration = Duration::from_millis(5);
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Graveyard {
+    pieces: Builder,
     /// Not looked at yet.
     unseen: Vec<Arc<dyn Any + Send + Sync>>,
     /// In use when they were looked at.
@@ -24,6 +30,11 @@ pub(super) struct Graveyard {
 }
 
 impl Graveyard {
+    /// Nothing is kept. `pieces` frees route tables.
+    pub(super) fn new(pieces: Builder) -> Self {
+        Graveyard { pieces, unseen: Vec::new(), used: Vec::new(), next: None }
+    }
+
     /// Keeps `old`, of which nobody makes new references any more.
     pub(super) fn bury(&mut self, old: Arc<dyn Any + Send + Sync>) {
         self.unseen.push(old);
@@ -45,6 +56,7 @@ impl Graveyard {
         // What went last was in what went before it: a snapshot holds its clusters.
         while let Some(last) = self.unseen.pop() {
             match Arc::strong_count(&last) {
+                1 if last.is::<RouteTable>() => self.pieces.begin(move || drop(last)),
                 1 => drop(last),
                 _ => self.used.push(last),
             }
@@ -65,7 +77,12 @@ impl Graveyard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::builder::Builders;
     use super::*;
+
+    fn empty() -> Graveyard {
+        Graveyard::new(Builders::start().unwrap().pieces)
+    }
 
     /// Each part, however little it does on a busy machine.
     fn clear(old: &mut Graveyard, now: Instant) {
@@ -76,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_is_used_is_kept_until_it_is_not() {
-        let (mut old, now) = (Graveyard::default(), Instant::now());
+        let (mut old, now) = (empty(), Instant::now());
         let (used, unused) = (Arc::new(1), Arc::new(2));
         let (weak_used, weak_unused) = (Arc::downgrade(&used), Arc::downgrade(&unused));
         old.bury(used.clone());
@@ -102,7 +119,7 @@ mod tests {
                 }
             }
         }
-        let (mut old, rest) = (Graveyard::default(), Arc::new(1));
+        let (mut old, rest) = (empty(), Arc::new(1));
         let weak = Arc::downgrade(&rest);
         old.bury(rest);
         old.bury(Arc::new(Long));

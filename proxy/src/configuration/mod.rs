@@ -31,7 +31,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep_until;
 
 use self::apply::{Applier, Wanted};
-use self::builder::Builder;
+use self::builder::Builders;
 use self::channel::{Content, Feed, Push};
 use self::file::Files;
 use self::queue::{Job, Queue};
@@ -76,11 +76,10 @@ impl Configuration {
         dynamic: &DynamicResources,
         interests: mpsc::UnboundedSender<Interest>,
     ) -> Result<Self, StartError> {
-        let mut applier = Applier::new(process.clone());
+        let builders = Builders::start().map_err(|source| StartError::System { what: "builder thread", source })?;
+        let mut applier = Applier::new(process.clone(), builders.pieces.clone());
         applier.start(clusters, listeners)?;
-        let builder =
-            Builder::start("builder").map_err(|source| StartError::System { what: "builder thread", source })?;
-        let (feed, pushes) = channel::pushes(builder);
+        let (feed, pushes) = channel::pushes(builders);
         let sources = [(Kind::Cluster, &dynamic.clusters), (Kind::Listener, &dynamic.listeners)];
         let (mut awaited, mut files) = (Vec::new(), Vec::new());
         for (kind, source) in sources {
@@ -109,28 +108,35 @@ impl Configuration {
             watched.watch_all(kind, path, limit);
         }
         let (ready, mut readies) = mpsc::unbounded_channel();
+        let (made, mut back) = mpsc::unbounded_channel();
         let mut accepting = false;
         let mut begun = Some(begun);
         let (mut queue, mut resolved) = (Queue::default(), Vec::new());
         loop {
             let (job, resolved_now) = (queue.next(), std::mem::take(&mut resolved));
             let (has_more, news) = (!queue.is_empty(), feed.clone());
-            let step = feed.builder().run(move || {
+            let step = feed.builders().steps.run(move || {
                 // Every change of threads is at the cost of the workers, where they share a core.
-                let gives_way = || has_more || news.has_waiting() || news.builder().has_waiting();
+                let gives_way = || has_more || news.has_waiting() || news.builders().steps.has_waiting();
                 let step = one_step(&mut applier, job, &resolved_now, accepting || dynamic, gives_way);
                 (applier, step)
             });
             let Step { wanted, left, answered };
-            (applier, Step { wanted, left, answered }) = match step.await {
-                Some(back) => back,
-                None => {
-                    tracing::error!(target: "config", "the configuration does not change any more: a step of it panicked");
-                    return;
-                }
-            };
+            (applier, Step { wanted, left, answered }) = step.await;
             process.access_logs.start_writers();
-            left.into_iter().for_each(|job| queue.put_back(job));
+            match left {
+                Some(Job::Begun(progress, outcome)) if progress.waits_for_tables() => {
+                    queue.wait();
+                    let (pieces, made) = (feed.builders().pieces.clone(), made.clone());
+                    spawn_local(async move {
+                        let progress = pieces.run(move || progress.make_tables()).await;
+                        // Fails only while the process ends.
+                        _ = made.send(Job::Begun(progress, outcome));
+                    });
+                }
+                Some(job) => queue.put_back(job),
+                None => {}
+            }
             if let Some(begun) = begun.take() {
                 // Who does not wait need not know.
                 _ = begun.send(());
@@ -161,6 +167,9 @@ impl Configuration {
             while let Ok(cluster) = readies.try_recv() {
                 resolved.push(cluster);
             }
+            while let Ok(job) = back.try_recv() {
+                queue.put_back(job);
+            }
             if !queue.is_empty() || !resolved.is_empty() || applier.is_untidy(Instant::now()) {
                 continue;
             }
@@ -168,6 +177,7 @@ impl Configuration {
             tokio::select! {
                 Some(push) = pushes.recv() => queue.add(push),
                 Some(cluster) = readies.recv() => resolved.push(cluster),
+                Some(job) = back.recv() => queue.put_back(job),
                 () = sleep_until(deadline.into()) => {}
             }
         }
@@ -202,7 +212,7 @@ fn one_step(
     if let Some((mut progress, outcome)) = begun {
         let rejections = loop {
             let rejections = applier.advance(&mut progress);
-            if rejections.is_some() || gives_way() {
+            if rejections.is_some() || progress.waits_for_tables() || gives_way() {
                 break rejections;
             }
         };

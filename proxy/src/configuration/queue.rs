@@ -37,6 +37,8 @@ pub(super) struct Queue {
     endpoints: VecDeque<Job>,
     /// One after the other.
     others: VecDeque<Job>,
+    /// One of those is with somebody who makes a piece of it, and will be put back.
+    is_away: bool,
     /// Endpoints had the last turn.
     had_turn: bool,
 }
@@ -55,17 +57,34 @@ impl Queue {
     pub(super) fn put_back(&mut self, job: Job) {
         match job.kind() {
             Kind::Endpoints => self.endpoints.push_back(job),
-            Kind::Cluster | Kind::Listener | Kind::Routes => self.others.push_front(job),
+            Kind::Cluster | Kind::Listener | Kind::Routes => {
+                self.others.push_front(job);
+                self.is_away = false;
+            }
         }
+    }
+
+    /// What was taken out last, which is not endpoints, comes back later: what is behind it waits.
+    pub(super) fn wait(&mut self) {
+        self.is_away = true;
+    }
+
+    fn has_others(&self) -> bool {
+        !self.is_away && !self.others.is_empty()
     }
 
     /// Whose turn it is: that of endpoints, and after each of theirs that of the others.
     pub(super) fn next(&mut self) -> Option<Job> {
-        self.had_turn = !self.endpoints.is_empty() && (!self.had_turn || self.others.is_empty());
-        if self.had_turn { self.endpoints.pop_front() } else { self.others.pop_front() }
+        self.had_turn = !self.endpoints.is_empty() && (!self.had_turn || !self.has_others());
+        match self.had_turn {
+            true => self.endpoints.pop_front(),
+            false if self.has_others() => self.others.pop_front(),
+            false => None,
+        }
     }
 
+    /// Whether there is nothing to be taken out.
     pub(super) fn is_empty(&self) -> bool {
-        self.endpoints.is_empty() && self.others.is_empty()
+        self.endpoints.is_empty() && !self.has_others()
     }
 }

@@ -1,13 +1,17 @@
 use std::net::SocketAddr;
 
+use outrigger_engine::config::hcm::RouteSource;
+use outrigger_engine::config::listener::NetworkFilter;
+use outrigger_engine::source::{Source, read_discovery};
 use outrigger_engine::xds::{Rejection, Resource, Update};
 use outrigger_proto::envoy::config::cluster::v3::{Cluster as Message, cluster};
 use outrigger_proto::envoy::config::core::v3 as core;
 use outrigger_proto::envoy::config::endpoint::v3 as eds;
+use outrigger_proto::envoy::config::route::v3 as rds;
 use outrigger_proto::prost::Message as _;
 use tokio::task::yield_now;
 
-use super::apply::SLICE;
+use super::apply::{LARGE_TABLE, SLICE};
 use super::channel::Feed;
 use super::*;
 use crate::process::Process;
@@ -128,6 +132,101 @@ fn endpoints_are_picked_while_clusters_are_applied() {
             let port = if number == 0 || number == MANY - 2 { 2 } else { 1 };
             assert_eq!(hosts(&process, number), [address(port)]);
         }
+    });
+}
+
+/// A listener that takes its routes by RDS.
+fn listener() -> Update {
+    let listener = "resources:
+- '@type': type.googleapis.com/envoy.config.listener.v3.Listener
+  name: l
+  address: { socket_address: { address: 127.0.0.1, port_value: 0 } }
+  filter_chains:
+  - filters:
+    - name: http
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: l
+        rds: { route_config_name: routes, config_source: { ads: {}, resource_api_version: V3 } }
+        http_filters:
+        - name: router
+          typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }";
+    let file = read_discovery(&Source::new("listener", listener), Kind::Listener).unwrap();
+    assert_eq!(file.unreadable, []);
+    Update { changed: file.resources, ..Update::empty(Kind::Listener) }
+}
+
+/// Routes to each cluster, and as many bytes as `LARGE_TABLE` has at least.
+fn routes() -> Update {
+    let route = |number: usize| rds::Route {
+        name: "x".repeat(LARGE_TABLE / MANY),
+        r#match: Some(rds::RouteMatch {
+            path_specifier: Some(rds::route_match::PathSpecifier::Prefix("/".to_owned())),
+            ..Default::default()
+        }),
+        action: Some(rds::route::Action::Route(rds::RouteAction {
+            cluster_specifier: Some(rds::route_action::ClusterSpecifier::Cluster(number.to_string())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let routes = (0..MANY).map(route).collect();
+    let host = rds::VirtualHost { name: "all".to_owned(), domains: vec!["*".to_owned()], routes, ..Default::default() };
+    let table = rds::RouteConfiguration { name: "routes".to_owned(), virtual_hosts: vec![host], ..Default::default() };
+    Update { changed: vec![resource("routes", table.encode_to_vec())], ..Update::empty(Kind::Routes) }
+}
+
+/// To how many clusters the listener's routes in force lead.
+fn routed(process: &Process) -> usize {
+    let snapshot = process.snapshot.load();
+    let NetworkFilter::Http(manager) = &snapshot.listeners["l"].filter_chains[0].filter else { unreachable!() };
+    let RouteSource::Rds(rds) = &manager.routes else { unreachable!() };
+    rds.table.get().unwrap().load().cluster_names().count()
+}
+
+#[test]
+fn endpoints_are_picked_while_a_large_route_table_is_made() {
+    on_paused_time(async {
+        let (process, feed) = with_clusters().await;
+        assert_eq!(apply(&feed, listener()).await, []);
+        // Who makes the table has something else to do first.
+        let pieces = &feed.builders().pieces;
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        pieces.begin(move || _ = wait.recv());
+        while pieces.has_waiting() {
+            yield_now().await;
+        }
+        let begin = |update| {
+            let feed = feed.clone();
+            spawn_local(async move { apply(&feed, update).await })
+        };
+        let table = begin(routes());
+        while !pieces.has_waiting() {
+            yield_now().await;
+        }
+        let behind = begin(clusters(1));
+        assert_eq!(apply(&feed, endpoints(0..1, 2)).await, []);
+        assert_eq!(hosts(&process, 0), [address(2)]);
+        assert_eq!(process.stats.cluster_manager.cluster_modified.get(), 0, "what is no endpoint keeps its order");
+
+        drop(go);
+        assert_eq!((table.await.unwrap(), behind.await.unwrap()), (vec![], vec![]));
+        assert_eq!(routed(&process), MANY);
+    });
+}
+
+#[test]
+fn what_is_wrong_with_a_large_route_table_is_told_as_ever() {
+    on_paused_time(async {
+        let (process, feed) = with_clusters().await;
+        assert_eq!(apply(&feed, listener()).await, []);
+        assert_eq!(apply(&feed, routes()).await, []);
+        let mut update = routes();
+        update.changed[0].body = [&update.changed[0].body[..], &[0xff]].concat().into();
+        let rejected = apply(&feed, update).await;
+        assert_eq!(rejected.len(), 1);
+        assert!(rejected[0].reasons[0].starts_with("cannot be decoded as"), "{rejected:?}");
+        assert_eq!(routed(&process), MANY);
     });
 }
 

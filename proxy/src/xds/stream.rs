@@ -173,11 +173,10 @@ impl Stream {
                 }
                 Event::Message(message) => {
                     let response = match message.len() {
-                        0..LARGE => Some(Response::decode(variant, &message)),
-                        _ => self.feed.builder().run(move || Response::decode(variant, &message)).await,
+                        0..LARGE => Response::decode(variant, &message),
+                        _ => self.feed.builders().steps.run(move || Response::decode(variant, &message)).await,
                     };
-                    let response = response.map(|response| response.map_err(|error| error.to_string()));
-                    match response.unwrap_or_else(|| Err("decoding it panicked".to_owned())) {
+                    match response {
                         Ok(response) => {
                             if let Link::Up { responded, .. } = &mut link {
                                 *responded = true;
@@ -185,7 +184,7 @@ impl Stream {
                             self.receive(&mut client, response);
                         }
                         Err(error) => {
-                            let error = CallError::Malformed(error);
+                            let error = CallError::Malformed(error.to_string());
                             link = self.broken(&mut client, &mut reconnect, &link, &error);
                         }
                     }

@@ -47,8 +47,13 @@ impl Configuration {
 }
 
 impl Warmer {
-    /// The route table has this version: the one that `make` makes, which is called only if it is another than
-    /// before, and if some listener uses it.
+    /// Whether a route table of this version is another than before, and some listener uses it.
+    pub fn wants_routes(&self, routes: &Reference, version: u64) -> bool {
+        self.configurations.get(routes).is_some_and(|configuration| configuration.version != Some(version))
+    }
+
+    /// The route table has this version: the one that `make` makes, which is called only if the table is wanted
+    /// ([`Warmer::wants_routes`]).
     pub fn set_routes<E>(
         &mut self,
         routes: &Reference,
@@ -56,10 +61,10 @@ impl Warmer {
         now: Instant,
         make: impl FnOnce() -> Result<Arc<RouteTable>, E>,
     ) -> Result<Applied, E> {
-        let Some(configuration) = self.configurations.get_mut(routes) else { return Ok(Applied::Unchanged) };
-        if configuration.version == Some(version) {
-            return Ok(Applied::Unchanged);
-        }
+        let configuration = match self.configurations.get_mut(routes) {
+            Some(configuration) if configuration.version != Some(version) => configuration,
+            _ => return Ok(Applied::Unchanged),
+        };
         let table = make()?;
         let known = configuration.version.replace(version);
         // One that takes the place of another that waits has no more time than that had: however often there is a new
