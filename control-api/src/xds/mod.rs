@@ -15,6 +15,7 @@ mod stream;
 #[cfg(test)]
 mod stream_tests;
 mod subscription;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

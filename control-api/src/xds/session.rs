@@ -18,16 +18,17 @@ use outrigger_engine::xds::Kind;
 use outrigger_proto::envoy::config::cluster::v3::{Cluster, cluster};
 use prost::Message;
 
-use super::subscription::{InFlight, Last, Resources, Subscription, Told};
+use super::subscription::{InFlight, Resources, Subscription};
+use super::told::{AllTold, Last, Told};
 use super::{Resource, View};
 
 /// How long other kinds wait for the answer to a response: Envoy's default `initial_fetch_timeout`, after which a
 /// cluster stops warming.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A response in parts is full when its resources have so many bytes (what does not exist has none). A proxy reads and
+/// A response in parts is full when its resources weigh so much ([`super::subscription::weight`]). A proxy reads and
 /// applies them in some ten milliseconds.
-pub(super) const PART: usize = 64 << 10;
+pub(super) const PART: usize = 128 << 10;
 
 /// The two ways to say what changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +113,7 @@ pub(super) struct Past {
     accepted: Arc<str>,
     /// The one that it had not answered, and may have accepted since.
     unanswered: Option<Arc<str>>,
-    clusters: BTreeMap<Arc<str>, Told>,
+    clusters: AllTold,
     refused: BTreeMap<Kind, BTreeMap<Arc<str>, u64>>,
 }
 
@@ -197,11 +198,11 @@ impl Session {
         if Arc::ptr_eq(&self.view, &view) {
             return;
         }
-        self.view = view;
+        let before = std::mem::replace(&mut self.view, view);
         let none = Resources::new();
         for (kind, subscription) in &mut self.subscriptions {
             if subscription.opened {
-                subscription.refresh(self.view.get(kind).unwrap_or(&none));
+                subscription.follow(before.get(kind).unwrap_or(&none), self.view.get(kind).unwrap_or(&none));
             }
         }
     }
@@ -211,6 +212,7 @@ impl Session {
         let none = Resources::new();
         let resources = self.view.get(&kind).unwrap_or(&none);
         let Some(subscription) = self.subscriptions.get_mut(&kind) else { return Answer::None };
+        let comes_back = !subscription.opened;
         let mut answer = Answer::None;
         if let Some(sent) = subscription.in_flight.take_if(|sent| sent.nonce.as_ref() == request.nonce) {
             let version = sent.version.clone();
@@ -228,6 +230,15 @@ impl Session {
                 subscription.change(kind, subscribe, unsubscribe, versions, resources);
             }
             Names::All(names) => subscription.replace(kind, names, resources),
+        }
+        // Clusters are sent as soon as they are asked for, which is before a client says which endpoints it has.
+        if kind == Kind::Endpoints
+            && comes_back
+            && subscription.told.len() > 0
+            && let Some(clusters) = self.subscriptions.get(&Kind::Cluster)
+        {
+            let sent: Vec<_> = clusters.told.iter().filter_map(|(_, told)| sent(told)).collect();
+            self.owe_endpoints(&sent);
         }
         answer
     }
@@ -256,7 +267,7 @@ impl Session {
         let has_all = match subscription.gone.is_empty() {
             // All that it was told of is there.
             true => subscription.told.len() == there.len(),
-            false => there.keys().all(|name| subscription.told.contains_key(name)),
+            false => there.keys().all(|name| subscription.told.contains(name)),
         };
         subscription.opened && (!made_for_it || has_all)
     }
@@ -266,7 +277,7 @@ impl Session {
     pub(super) fn held(&self, kind: Kind) -> Option<Arc<str>> {
         let subscription = self.subscriptions.get(&kind)?;
         let waits = subscription.in_flight.is_some() || subscription.due() || !subscription.gone.is_empty();
-        (!waits && !subscription.told.is_empty()).then(|| subscription.version())
+        (!waits && subscription.told.len() > 0).then(|| subscription.told.version().text())
     }
 
     /// Whether the client came with other resources of the kind than it is to have. `version`: what it says to have of
@@ -396,7 +407,7 @@ impl Session {
                 let since = subscription.told.get(&name).map_or(self.nonces + 1, |told| told.since);
                 subscription.told.insert(name, Told { since, last: Last::Sent(resource.clone()) });
                 resources.push(resource.clone());
-            } else if !subscription.told.contains_key(&name) {
+            } else if !subscription.told.contains(&name) {
                 subscription.refused.remove(&name);
                 removed.push(name);
             } else {
@@ -414,14 +425,14 @@ impl Session {
             }
         }
 
-        let version = subscription.version();
+        let version = subscription.told.version().text();
         let warming = resources.clone();
         let whole = matches!(kind, Kind::Cluster | Kind::Listener) && self.protocol == Protocol::StateOfTheWorld;
         if whole {
             // What is gone and not yet to be removed is among them.
-            resources = subscription.told.values().filter_map(sent).collect();
+            resources = subscription.told.iter().filter_map(|(_, told)| sent(told)).collect();
             let Subscription { refused, told, .. } = subscription;
-            refused.retain(|name, _| told.contains_key(name));
+            refused.retain(|name, _| told.contains(name));
         }
         if self.protocol == Protocol::StateOfTheWorld {
             removed.clear();

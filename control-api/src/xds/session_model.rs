@@ -265,7 +265,7 @@ proptest! {
     #[test]
     fn a_client_ends_with_what_the_view_says(
         world in any::<bool>(),
-        part in 1..30_usize,
+        part in 1..1000_usize,
         steps in prop::collection::vec(step(), 0..60),
     ) {
         let mut client = Client::new(if world { Protocol::StateOfTheWorld } else { Protocol::Delta }, part);

@@ -177,7 +177,7 @@ proptest! {
     #[test]
     fn a_listener_in_force_never_lacks_its_cluster(
         world in any::<bool>(),
-        part in 1..30_usize,
+        part in 1..1000_usize,
         steps in prop::collection::vec(step(), 0..80),
     ) {
         let mut client = Client::new(if world { Protocol::StateOfTheWorld } else { Protocol::Delta }, part);

@@ -13,6 +13,13 @@ use crate::{Proxy, ask, cases, envoy, outrigger, until};
 
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
 
+/// Changes a cluster and nothing else.
+const SLOWER: &str = "
+apiVersion: outrigger.dev/v1alpha1
+kind: ServicePolicy
+metadata: {name: slower}
+spec: {targetRefs: [{kind: Service, name: one}], connection: {connectTimeout: 7s}}";
+
 fn apply(plane: &Plane, yaml: &str) {
     plane.write("objects.yaml", yaml);
     plane.run(&["apply", "-f", "objects.yaml"]).unwrap();
@@ -98,5 +105,23 @@ fn after_a_restart_nothing_is_sent_that_is_unchanged() {
     until("the instance that moved", || reaches("GET /exact", "\nthree "));
     let count = u64::try_from(ids.len()).unwrap();
     assert_eq!(sent(&plane), [("ClusterLoadAssignment".to_owned(), count)].into());
+
+    // A cluster changes while they are cut off, and its endpoints do not. Envoy says that it has those before it has
+    // warmed the cluster, and warms it until they come.
+    drop(plane);
+    let elsewhere = format!("unix:{}", directory.path().join("elsewhere.sock").display());
+    let apart = Plane::start_at(MESH, directory.path(), &elsewhere, &[]);
+    apply(&apart, SLOWER);
+    drop(apart);
+    let plane = Plane::start(MESH, directory.path());
+    until("they have the changed cluster", || {
+        counts(&plane, "outrigger_control_xds_accepted_total").get("Cluster") == Some(&count)
+    });
+    until("it is in force", || running.iter().all(|(_, proxy, ..)| is_warm(proxy)));
+    assert_eq!(sent(&plane), ["Cluster", "ClusterLoadAssignment"].map(|kind| (kind.to_owned(), count)).into());
+    for (_, proxy, ..) in &running {
+        let (_, text) = admin::request(&proxy.admin(), "GET", "/stats?filter=init_fetch_timeout").unwrap();
+        assert!(text.lines().all(|line| line.ends_with(": 0")), "{text}");
+    }
     running.iter().for_each(|(_, proxy, ..)| proxy.rejects_nothing());
 }
