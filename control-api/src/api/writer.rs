@@ -22,8 +22,8 @@ use crate::store::{Change, Record, Records, Store, StoreError};
 use crate::versioned::Map;
 use crate::xds::{View, Views};
 
-/// How many writes wait before a caller has to.
-const QUEUE: usize = 64;
+/// How many writes wait without their callers: who goes away while it waits takes its set along.
+const QUEUE: usize = 1;
 
 /// An object in force.
 #[derive(Clone, Debug)]

@@ -2,10 +2,11 @@
 //!
 //! One that is longer than a message may be the transport refuses with a text that says neither what to do nor that nothing
 //! was done; the length stands before the message, so somebody else can say it first. One that never ends would be under
-//! way for ever, and so would watches of the health, as many as somebody opens.
+//! way for ever, and so would watches of the health, as many as somebody opens. Those that wait for the thread that writes
+//! are in memory whole, each as large as a message.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use axum::middleware::{Next, from_fn};
 use bytes::Bytes;
 use http_body::Frame;
 use outrigger_proto::outrigger::control::v1::control_server::SERVICE_NAME;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::service::Routes;
@@ -27,19 +28,27 @@ use super::idle::With;
 const PREFIX: usize = 5;
 /// How long a request may take to come, but for streams of xDS.
 const RECEIVE: Duration = Duration::from_secs(60);
+/// The bytes of the requests to the control API that are under way: a few sets of the largest size.
+const UNDER_WAY: u32 = 256 << 20;
 /// Watches of the health at a time.
 const HEALTH_WATCHES: usize = 1000;
 
 /// Bounds the requests to `routes`.
 pub(super) fn bound(routes: Routes) -> Routes {
+    bound_by(routes, UNDER_WAY)
+}
+
+fn bound_by(routes: Routes, under_way: u32) -> Routes {
+    let all = Arc::new(Semaphore::new(under_way as usize));
     let watches = Arc::new(Semaphore::new(HEALTH_WATCHES));
     let look = from_fn(move |request: Request, next: Next| {
         let watches = Arc::clone(&watches);
+        let room = Room { most: under_way, all: Arc::clone(&all), taken: Arc::default() };
         async move {
             let mut path = request.uri().path().split('/').skip(1);
             let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
-            // Each is one message.
-            let prefix = (service == SERVICE_NAME).then(Vec::new);
+            // Each is one message, and is there until it is answered.
+            let message = (service == SERVICE_NAME).then(|| Message { prefix: Vec::new(), room: room.clone() });
             let is_health_watch = service == "grpc.health.v1.Health" && method == "Watch";
             // They have bounds of their own.
             let is_xds_stream = service.starts_with("envoy.service.") && !method.starts_with("Fetch");
@@ -47,11 +56,11 @@ pub(super) fn bound(routes: Routes) -> Routes {
                 true => request,
                 false => {
                     let end = Box::pin(tokio::time::sleep(RECEIVE));
-                    request.map(|body| Body::new(Bounded { body, prefix, end }))
+                    request.map(|body| Body::new(Bounded { body, message, end }))
                 }
             };
             if !is_health_watch {
-                return next.run(request).await;
+                return next.run(request).await.map(|body| Body::new(With { body, kept: room }));
             }
             let Ok(kept) = watches.try_acquire_owned() else {
                 let reason = format!("{HEALTH_WATCHES} health watches are open, and no more are allowed: use Check");
@@ -66,16 +75,52 @@ pub(super) fn bound(routes: Routes) -> Routes {
 /// The body of a request.
 struct Bounded {
     body: Body,
-    /// Its first bytes, where their length is looked at.
-    prefix: Option<Vec<u8>>,
+    /// What is looked at, of one to the control API.
+    message: Option<Message>,
     /// By when it has to be there.
     end: Pin<Box<Sleep>>,
 }
 
-impl Bounded {
+/// The one message of a request.
+struct Message {
+    /// Its first bytes.
+    prefix: Vec<u8>,
+    room: Room,
+}
+
+/// What a request takes of what all have.
+#[derive(Clone)]
+struct Room {
+    most: u32,
+    all: Arc<Semaphore>,
+    taken: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
+
+impl Room {
+    /// Takes so many more bytes, if there are so many.
+    fn take(&self, bytes: usize) -> bool {
+        let Ok(bytes) = u32::try_from(bytes) else { return false };
+        let Ok(more) = Arc::clone(&self.all).try_acquire_many_owned(bytes) else { return false };
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *taken {
+            Some(taken) => taken.merge(more),
+            none => *none = Some(more),
+        }
+        true
+    }
+}
+
+impl Message {
     /// Looks at what came. An error ends the request with its status.
     fn look(&mut self, data: &Bytes) -> Result<(), Status> {
-        let Some(prefix) = &mut self.prefix else { return Ok(()) };
+        if !self.room.take(data.len()) {
+            return Err(Status::resource_exhausted(format!(
+                "nothing was done: the requests that are under way take {} bytes together, and there is no room for this one: send \
+                 it again",
+                self.room.most
+            )));
+        }
+        let prefix = &mut self.prefix;
         let missing = PREFIX.saturating_sub(prefix.len());
         prefix.extend(data.iter().take(missing));
         let [_, length @ ..] = prefix.as_slice() else { return Ok(()) };
@@ -102,7 +147,8 @@ impl http_body::Body for Bounded {
             return Poll::Ready(Some(Err(axum::Error::new(Status::deadline_exceeded(late)))));
         };
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref())
-            && let Err(status) = this.look(data)
+            && let Some(message) = &mut this.message
+            && let Err(status) = message.look(data)
         {
             return Poll::Ready(Some(Err(axum::Error::new(status))));
         }
@@ -129,14 +175,20 @@ mod tests {
 
     /// What `Apply` answers to such a body.
     async fn answer(body: Body) -> Status {
-        let directory = tempfile::tempdir().unwrap();
+        apply(&mut router(&tempfile::tempdir().unwrap(), UNDER_WAY), body).await
+    }
+
+    async fn apply(router: &mut axum::Router, body: Body) -> Status {
+        let response = router.call(request(&format!("/{SERVICE_NAME}/Apply"), body)).await.unwrap();
+        Status::from_header_map(response.headers()).unwrap()
+    }
+
+    fn router(directory: &tempfile::TempDir, under_way: u32) -> axum::Router {
         let (store, records) = Store::open(directory.path(), 10).unwrap();
         let log = store.log();
         let (writer, in_force, _failure) = Writer::start(store, records).unwrap();
         let server = ControlServer::new(Api::new(writer, in_force, log, Arc::default()));
-        let mut router = bound(Routes::new(server.max_decoding_message_size(LARGEST_MESSAGE))).into_axum_router();
-        let response = router.call(request(&format!("/{SERVICE_NAME}/Apply"), body)).await.unwrap();
-        Status::from_header_map(response.headers()).unwrap()
+        bound_by(Routes::new(server.max_decoding_message_size(LARGEST_MESSAGE)), under_way).into_axum_router()
     }
 
     fn request(path: &str, body: Body) -> Request {
@@ -174,6 +226,47 @@ mod tests {
             assert!(status.message().starts_with("nothing was done: "), "{status}");
         }
         assert_eq!(began.elapsed(), 3 * RECEIVE);
+    }
+
+    #[tokio::test]
+    async fn requests_under_way_have_a_bounded_room_together() {
+        /// The beginning of a message of 60 bytes, and a whole one that is wrong.
+        const BEGINNING: &[&[u8]] = &[&[0, 0, 0, 0, 60], &[0; 50]];
+        const WRONG: &[&[u8]] = &[&[0, 0, 0, 0, 50], &[0xff; 50]];
+        let directory = tempfile::tempdir().unwrap();
+        let mut router = router(&directory, 100);
+        let first = request(
+            &format!("/{SERVICE_NAME}/Apply"),
+            Body::from_stream(pieces(BEGINNING).chain(tokio_stream::pending())),
+        );
+        let mut first = Box::pin(router.call(first));
+        // It takes what there is, and waits for the rest.
+        assert!(settled(&mut first).await.is_none());
+        let refused = apply(&mut router, Body::from_stream(pieces(WRONG))).await;
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(
+            refused.message().contains("nothing was done: ") && refused.message().ends_with("send it again"),
+            "{refused}"
+        );
+        drop(first);
+        // There is room again, for one after the other.
+        for _ in 0..3 {
+            let refused = apply(&mut router, Body::from_stream(pieces(WRONG))).await;
+            assert_ne!(refused.code(), Code::ResourceExhausted, "{refused}");
+        }
+    }
+
+    /// What a future has when nothing moves it any more.
+    async fn settled<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        for _ in 0..100 {
+            if let Poll::Ready(output) =
+                std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
+            {
+                return Some(output);
+            }
+            tokio::task::yield_now().await;
+        }
+        None
     }
 
     #[tokio::test]
