@@ -17,7 +17,7 @@ use outrigger_engine::config::config_source::{FileSource, Origin};
 use outrigger_engine::source::{DiscoveryFile, Source, read_discovery};
 use outrigger_engine::xds::{Interest, Kind, Update};
 use tokio::sync::Notify;
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::builder::Builder;
@@ -53,8 +53,11 @@ struct Named {
 struct Watched {
     kind: Kind,
     path: Arc<str>,
-    watch: Watch,
+    watch: Arc<Watch>,
     parser: Builder,
+    /// What is being read. A file keeps its reader waiting if it is a pipe, or on a server that is away: it is one at a
+    /// time, whoever has stopped waiting for it.
+    reading: Option<JoinHandle<Result<Option<(u64, String)>, String>>>,
     /// A hash of the content that was read last.
     content: Option<u64>,
     /// Why it could not be read, as it was told last.
@@ -239,8 +242,9 @@ impl Watched {
         Watched {
             kind,
             path: source.path.clone(),
-            watch: files.watcher.watch(source),
+            watch: Arc::new(files.watcher.watch(source)),
             parser: files.feed.builders().pieces.clone(),
+            reading: None,
             content: None,
             failure: None,
             faulty: None,
@@ -251,8 +255,6 @@ impl Watched {
     /// lost where this is dropped and called again.
     async fn next(&mut self) -> Result<DiscoveryFile, String> {
         loop {
-            // First, so that nothing is missed.
-            self.watch.renew();
             match self.read().await {
                 Ok(news) => {
                     self.faulty = None;
@@ -279,12 +281,19 @@ impl Watched {
     }
 
     /// A hash of the content and what it says; `None` where it is what it was, or nothing yet.
-    async fn read(&self) -> Result<Option<(u64, DiscoveryFile)>, String> {
-        let (path, kind, before) = (self.path.clone(), self.kind, self.content);
-        // A file may keep its reader waiting: a pipe, or one on a server that is away.
-        let read = spawn_blocking(move || read(&path, before)).await;
+    async fn read(&mut self) -> Result<Option<(u64, DiscoveryFile)>, String> {
+        let (kind, path) = (self.kind, self.path.clone());
+        let reading = self.reading.get_or_insert_with(|| {
+            let (watch, path, before) = (self.watch.clone(), path.clone(), self.content);
+            spawn_blocking(move || {
+                // First, so that nothing is missed.
+                watch.renew();
+                read(&path, before)
+            })
+        });
+        let read = reading.await;
+        self.reading = None;
         let Some((content, text)) = read.unwrap_or_else(|error| Err(error.to_string()))? else { return Ok(None) };
-        let path = self.path.clone();
         let file = self.parser.run(move || read_discovery(&Source::new(&path, &text), kind)).await?;
         Ok(Some((content, file)))
     }
@@ -306,8 +315,9 @@ mod tests {
     use std::pin::pin;
 
     use outrigger_engine::config::config_source::ConfigSource;
+    use rustix::fs::{FileType, Mode};
     use tokio::sync::mpsc;
-    use tokio::task::LocalSet;
+    use tokio::task::{LocalSet, yield_now};
 
     use super::super::builder::Builders;
     use super::super::channel::{Content, Push, pushes};
@@ -414,6 +424,61 @@ mod tests {
             assert_eq!(next(&mut pushes).await, "[\"b\"] [\"a\"]");
             std::fs::remove_file(&path).unwrap();
             assert_eq!(next(&mut pushes).await, "[\"\"] eds: No such file or directory (os error 2)");
+        });
+    }
+
+    /// Runs `test` where one thread may be kept waiting, and leaves that behind.
+    fn with_one_thread(test: impl Future<Output = ()>) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        LocalSet::new().block_on(&runtime, test);
+        runtime.shutdown_background();
+    }
+
+    async fn let_others_run() {
+        for _ in 0..100 {
+            yield_now().await;
+        }
+    }
+
+    #[test]
+    fn the_control_thread_waits_for_no_file_system() {
+        with_one_thread(async {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("eds");
+            write(&path, &["a"]);
+            let (feed, mut pushes) = pushes(Builders::start().unwrap());
+            let files = Files::new(feed, Arc::new(Stats::new()));
+            let (done, wait) = std::sync::mpsc::channel::<()>();
+            let busy = spawn_blocking(move || wait.recv().is_err());
+            let Origin::Path(source) = Origin::file(path.to_str().unwrap()) else { unreachable!() };
+            files.watch_all(Kind::Endpoints, source, None);
+            let_others_run().await;
+            assert!(files.watcher.is_unused(), "the only thread for that is busy");
+            drop(done);
+            assert_eq!(next(&mut pushes).await, "[\"a\"] []");
+            assert!(busy.await.unwrap() && !files.watcher.is_unused());
+        });
+    }
+
+    #[test]
+    fn a_file_that_keeps_its_reader_waiting_has_one() {
+        with_one_thread(async {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("eds");
+            rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+            let (feed, mut pushes) = pushes(Builders::start().unwrap());
+            let files = Files::new(feed, Arc::new(Stats::new()));
+            let source =
+                Arc::new(ConfigSource { origin: Origin::file(path.to_str().unwrap()), initial_fetch_timeout: None });
+            for name in ["a", "b"] {
+                let (name, source) = (name.to_owned(), source.clone());
+                assert!(files.take(&Interest { kind: Kind::Endpoints, name, source, wanted: true }));
+                let_others_run().await;
+            }
+            let writer = std::thread::spawn(move || write(&path, &["a", "b"]));
+            assert_eq!(next(&mut pushes).await, "[\"a\", \"b\"] []");
+            writer.join().unwrap();
         });
     }
 }

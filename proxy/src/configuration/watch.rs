@@ -6,17 +6,20 @@
 //! directory renamed, a link exchanged, as Kubernetes does with mounted configuration (`..data`); and so is that it has
 //! gone. What is not there is waited for in the last directory that is.
 //!
+//! To look along a path takes as long as the server that it is on, so this is done where a thread may be kept waiting; the
+//! events are read on the control thread.
+//!
 //! Where a directory cannot be watched, or inotify fails, the file is read once a second; and as often as `poll_interval` says, which is
 //! for file systems that tell nothing (NFS).
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outrigger_engine::config::config_source::FileSource;
@@ -42,33 +45,39 @@ const EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::ONLYDIR);
 
-/// Tells of changes. Belongs to the control thread.
+/// Tells of changes.
 #[derive(Clone, Debug)]
-pub(super) struct Watcher(Rc<Inner>);
+pub(super) struct Watcher(Arc<Inner>);
+
+/// Locked for moments, never while the file system is asked.
+#[derive(Debug)]
+struct Inner(Mutex<State>);
 
 #[derive(Debug)]
-struct Inner {
+struct State {
     /// `None`: the system has no more instances for us, or ours failed.
-    inotify: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
+    inotify: Option<Arc<AsyncFd<OwnedFd>>>,
     /// Who waits for what, by the number that the kernel gave a directory.
-    places: RefCell<HashMap<i32, Vec<Place>>>,
+    places: HashMap<i32, Vec<Place>>,
+    /// How often numbers were given back.
+    ended: u64,
 }
 
 /// A name in a directory, or all of them.
 #[derive(Debug)]
 struct Place {
     name: Option<OsString>,
-    changed: Rc<Notify>,
+    changed: Arc<Notify>,
 }
 
 /// The watch on one file. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Watch {
-    inner: Rc<Inner>,
+    inner: Arc<Inner>,
     source: FileSource,
-    changed: Rc<Notify>,
+    changed: Arc<Notify>,
     /// Every place could be watched.
-    is_complete: bool,
+    is_complete: AtomicBool,
 }
 
 impl Watcher {
@@ -88,12 +97,13 @@ impl Watcher {
     }
 
     fn of(inotify: Option<AsyncFd<OwnedFd>>) -> Self {
-        let inner = Rc::new(Inner { inotify: RefCell::new(inotify.map(Rc::new)), places: RefCell::default() });
-        let reader = Rc::downgrade(&inner);
+        let state = State { inotify: inotify.map(Arc::new), places: HashMap::new(), ended: 0 };
+        let inner = Arc::new(Inner(Mutex::new(state)));
+        let reader = Arc::downgrade(&inner);
         spawn_local(async move {
             // Ends with the last watch and the watcher.
             while let Some(inner) = reader.upgrade() {
-                let Some(inotify) = inner.inotify() else { return };
+                let Some(inotify) = inner.state().inotify.clone() else { return };
                 // An instance lives as long as the process, so holding it here keeps nothing from ending.
                 if let Err(error) = inner.read(&inotify).await {
                     tracing::error!(target: "config", "files are read once a second from now on: inotify: {error}");
@@ -106,23 +116,31 @@ impl Watcher {
 
     /// Watches a file.
     pub(super) fn watch(&self, source: &FileSource) -> Watch {
-        let (inner, changed) = (self.0.clone(), Rc::default());
-        Watch { inner, source: source.clone(), changed, is_complete: false }
+        let (inner, changed) = (self.0.clone(), Arc::default());
+        Watch { inner, source: source.clone(), changed, is_complete: AtomicBool::new(false) }
+    }
+
+    /// Whether no file is watched.
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.0.state().places.is_empty()
     }
 }
 
 impl Watch {
     /// Has changes from now on noticed. To be called before each read: the way to a file may be another than before.
-    pub(super) fn renew(&mut self) {
+    /// Asks the file system, which may keep the thread waiting.
+    pub(super) fn renew(&self) {
         let path = Path::new(&*self.source.path);
         let mut way = places(path);
         for _ in 0..MAX_LINKS {
-            self.inner.forget(&self.changed);
+            self.inner.state().forget(&self.changed);
             let directory = self.source.watched_directory.iter().map(|path| (PathBuf::from(&**path), None));
-            self.is_complete = true;
+            let mut is_complete = true;
             for (directory, name) in way.iter().map(|(at, name)| (at.clone(), Some(name.clone()))).chain(directory) {
-                self.is_complete &= self.inner.add(&directory, name, &self.changed);
+                is_complete &= self.inner.add(&directory, name, &self.changed);
             }
+            self.is_complete.store(is_complete, Ordering::Relaxed);
             // What became another before it was watched tells nobody.
             let now = places(path);
             if now == way {
@@ -130,12 +148,12 @@ impl Watch {
             }
             way = now;
         }
-        self.inner.end_unused();
+        self.inner.state().end_unused();
     }
 
     /// Waits until the file may be another than at the last [`Watch::renew`].
     pub(super) async fn changed(&self) {
-        let poll = if self.is_complete { self.source.poll_interval } else { Some(FALLBACK) };
+        let poll = if self.is_complete.load(Ordering::Relaxed) { self.source.poll_interval } else { Some(FALLBACK) };
         match poll {
             // The end of the time is a reason to look, too.
             Some(interval) => _ = timeout(interval, self.changed.notified()).await,
@@ -146,55 +164,54 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.inner.forget(&self.changed);
-        self.inner.end_unused();
+        let mut state = self.inner.state();
+        state.forget(&self.changed);
+        state.end_unused();
     }
 }
 
 impl Inner {
-    fn inotify(&self) -> Option<Rc<AsyncFd<OwnedFd>>> {
-        self.inotify.borrow().clone()
+    /// It is whole after every step, so a panic elsewhere spoils nothing.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing is watched any more: each file is to be looked at without.
     fn give_up(&self) {
-        *self.inotify.borrow_mut() = None;
-        for place in self.places.take().into_values().flatten() {
+        let mut state = self.state();
+        state.inotify = None;
+        for place in std::mem::take(&mut state.places).into_values().flatten() {
             place.changed.notify_one();
         }
     }
 
     /// Watches a directory; says whether that is possible.
-    fn add(&self, directory: &Path, name: Option<OsString>, changed: &Rc<Notify>) -> bool {
-        let Some(inotify) = self.inotify() else { return false };
-        match inotify::add_watch(&*inotify, directory, EVENTS) {
-            Ok(number) => {
-                let place = Place { name, changed: changed.clone() };
-                self.places.borrow_mut().entry(number).or_default().push(place);
-                true
+    fn add(&self, directory: &Path, name: Option<OsString>, changed: &Arc<Notify>) -> bool {
+        loop {
+            let (inotify, ended) = {
+                let state = self.state();
+                (state.inotify.clone(), state.ended)
+            };
+            let Some(inotify) = inotify else { return false };
+            let number = match inotify::add_watch(&*inotify, directory, EVENTS) {
+                Ok(number) => number,
+                Err(error) => {
+                    tracing::debug!(target: "config", "{} cannot be watched: {error}", directory.display());
+                    return false;
+                }
+            };
+            let mut state = self.state();
+            if state.inotify.is_none() {
+                return false;
             }
-            Err(error) => {
-                tracing::debug!(target: "config", "{} cannot be watched: {error}", directory.display());
-                false
+            let is_valid = state.ended == ended;
+            let places = state.places.entry(number).or_default();
+            // Otherwise it may be this number that was given back since.
+            if is_valid {
+                places.push(Place { name, changed: changed.clone() });
+                return true;
             }
         }
-    }
-
-    fn forget(&self, changed: &Rc<Notify>) {
-        for places in self.places.borrow_mut().values_mut() {
-            places.retain(|place| !Rc::ptr_eq(&place.changed, changed));
-        }
-    }
-
-    fn end_unused(&self) {
-        let Some(inotify) = self.inotify() else { return };
-        self.places.borrow_mut().retain(|number, places| {
-            if places.is_empty() {
-                // Fails where the directory is gone.
-                _ = inotify::remove_watch(&*inotify, *number);
-            }
-            !places.is_empty()
-        });
     }
 
     /// Tells of the events that are there, or that come next.
@@ -216,16 +233,33 @@ impl Inner {
 
     /// Something happened to a name in a directory; without a name, to the directory, or more than the kernel can say.
     fn tell(&self, number: i32, name: Option<&OsStr>) {
-        let places = self.places.borrow();
-        let concerned: Vec<&Place> = match places.get(&number) {
+        let state = self.state();
+        let concerned: Vec<&Place> = match state.places.get(&number) {
             Some(places) => places.iter().collect(),
-            None if number < 0 => places.values().flatten().collect(),
+            None if number < 0 => state.places.values().flatten().collect(),
             None => Vec::new(),
         };
         for place in concerned {
             if name.is_none() || place.name.is_none() || place.name.as_deref() == name {
                 place.changed.notify_one();
             }
+        }
+    }
+}
+
+impl State {
+    fn forget(&mut self, changed: &Arc<Notify>) {
+        for places in self.places.values_mut() {
+            places.retain(|place| !Arc::ptr_eq(&place.changed, changed));
+        }
+    }
+
+    fn end_unused(&mut self) {
+        let Some(inotify) = &self.inotify else { return };
+        for (number, _) in self.places.extract_if(|_, places| places.is_empty()) {
+            // Fails where the directory is gone.
+            _ = inotify::remove_watch(&**inotify, number);
+            self.ended = self.ended.wrapping_add(1);
         }
     }
 }
@@ -313,7 +347,7 @@ mod tests {
 
     /// Runs `change`, and waits until a watch tells of it.
     async fn notices(watcher: &Watcher, source: &FileSource, what: &str, change: impl FnOnce()) {
-        let mut watch = watcher.watch(source);
+        let watch = watcher.watch(source);
         watch.renew();
         change();
         assert!(timeout(PATIENCE, watch.changed()).await.is_ok(), "{what}");
@@ -364,7 +398,7 @@ mod tests {
             notices(&watcher, &by_directory, what, || rename("new", "other/any")).await;
             let polled = FileSource { poll_interval: Some(Duration::from_millis(1)), ..cds };
             notices(&watcher, &polled, "it is looked at from time to time", || {}).await;
-            assert!(watcher.0.places.borrow().is_empty(), "nothing is watched any more");
+            assert!(watcher.is_unused(), "nothing is watched any more");
         };
         LocalSet::new().run_until(run).await;
     }
@@ -379,10 +413,10 @@ mod tests {
             // SAFETY: as above.
             let failing = unsafe { AsyncFd::register(OwnedFd::from(listener)) }.unwrap();
             let watcher = Watcher::of(Some(failing));
-            let mut watch = watcher.watch(&source(&directory.path().join("cds")));
-            watch.is_complete = true;
+            let watch = watcher.watch(&source(&directory.path().join("cds")));
+            watch.is_complete.store(true, Ordering::Relaxed);
             let place = Place { name: None, changed: watch.changed.clone() };
-            watcher.0.places.borrow_mut().insert(1, vec![place]);
+            watcher.0.state().places.insert(1, vec![place]);
             for what in ["at once", "a second later"] {
                 assert!(timeout(PATIENCE, watch.changed()).await.is_ok(), "{what}");
                 watch.renew();
