@@ -132,12 +132,13 @@ impl Record {
         }
     }
 
-    /// A resource came that was there already.
+    /// A resource came that was there already, in force or warming. Where it is in force, what warmed is given up.
     pub(super) fn repeated(&self, kind: Kind, origin: Option<&Origin>, resource: &Resource) {
         let mut inner = self.lock();
         if let Some(status) = inner.find(kind, origin, &resource.name) {
             status.error = None;
             status.absence = None;
+            status.warming.take_if(|warming| warming.body != resource.body);
             if let Some(latest) = status.warming.as_mut().or(status.active.as_mut()) {
                 latest.version.clone_from(&resource.version);
             }
@@ -319,6 +320,30 @@ pub(crate) mod tests {
         record.repeated(Kind::Cluster, None, &resource("a", "3", "x"));
         record.kept(Kind::Cluster, &resource("a", "3", "x"), now);
         assert_eq!(version().as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn what_warms_is_given_up_for_what_was_in_force() {
+        let (record, now) = (Record::default(), SystemTime::now());
+        let again = |version, body| {
+            record.repeated(Kind::Cluster, None, &resource("a", version, body));
+            record.kept(Kind::Cluster, &resource("a", version, body), now);
+        };
+        let version = |version: Option<Version>| version.map(|version| version.version);
+        let versions = || record.of(Kind::Cluster).pop().map(|(_, s)| (version(s.active), version(s.warming))).unwrap();
+        let is = |version: &str| Some(version.to_owned());
+        record.accepted(Kind::Cluster, None, &resource("a", "1", "x"), now);
+        record.in_force(Kind::Cluster, None, "a");
+        record.accepted(Kind::Cluster, None, &resource("a", "2", "y"), now);
+        again("3", "y");
+        assert_eq!(versions(), (is("1"), is("3")));
+        again("4", "x");
+        assert_eq!(versions(), (is("4"), None));
+        // In force still, though it was removed.
+        record.removed(Kind::Cluster, None, "a");
+        record.accepted(Kind::Cluster, None, &resource("a", "5", "y"), now);
+        again("6", "x");
+        assert_eq!(versions(), (is("6"), None));
     }
 
     #[test]

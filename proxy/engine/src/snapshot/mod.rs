@@ -118,10 +118,10 @@ pub struct Warmer {
     changed: bool,
     changed_clusters: Vec<Arc<str>>,
     changed_listeners: bool,
-    /// Versions of what is in force or on its way there, to tell a change from a repetition.
+    /// Versions, to tell a change from a repetition: of the clusters in force, and of the listeners that came last.
     cluster_versions: HashMap<Arc<str>, u64>,
     listener_versions: HashMap<Arc<str>, u64>,
-    warming_clusters: BTreeMap<Arc<str>, Arc<ClusterState>>,
+    warming_clusters: BTreeMap<Arc<str>, (u64, Arc<ClusterState>)>,
     waiting_listeners: BTreeMap<Arc<str>, (Arc<Listener>, Instant)>,
     leaving_clusters: BTreeMap<Arc<str>, Instant>,
     /// Whose successors come into force with the next snapshot: until then their endpoints are wanted.
@@ -160,8 +160,9 @@ impl Warmer {
         }
     }
 
-    /// The cluster `name` has this version: the one that `make` makes, which is called only if it is another than
-    /// before. If it cannot be made, the one of before stays.
+    /// The cluster `name` has this version: the one that `make` makes, which is called only if it is neither the one in
+    /// force nor the one that warms. If it cannot be made, the one of before stays. Where the one in force comes back
+    /// while another warms, that one is given up, and nothing else has happened.
     pub fn set_cluster<E>(
         &mut self,
         name: &str,
@@ -170,37 +171,51 @@ impl Warmer {
     ) -> Result<Applied, E> {
         if self.cluster_versions.get(name) == Some(&version) {
             self.leaving_clusters.remove(name);
+            self.drop_warming_cluster(name);
+            return Ok(Applied::Unchanged);
+        }
+        if self.warming_clusters.get(name).is_some_and(|(warming, _)| *warming == version) {
             return Ok(Applied::Unchanged);
         }
         let state = Arc::new(ClusterState::new(make()?));
         self.leaving_clusters.remove(name);
         let name = Arc::clone(&state.config.name);
-        let known = self.cluster_versions.insert(Arc::clone(&name), version);
         let superseded = self.warming_clusters.remove(&name);
+        let is_known = superseded.is_some() || self.cluster_versions.contains_key(&name);
         match &state.config.discovery {
-            Discovery::Static(_) => self.put_cluster(name, state),
+            Discovery::Static(_) => self.put_cluster(name, version, state),
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {
                 self.effects.push(Effect::Resolve(Arc::clone(&state)));
-                self.warming_clusters.insert(name, state);
+                self.warming_clusters.insert(name, (version, state));
             }
             Discovery::Eds(_) => {
-                self.warming_clusters.insert(name, Arc::clone(&state));
+                self.warming_clusters.insert(name, (version, Arc::clone(&state)));
                 self.take_endpoints(state);
             }
         }
-        if let Some(superseded) = superseded {
+        if let Some((_, superseded)) = superseded {
             self.release_endpoints(&superseded);
         }
-        Ok(known.map_or(Applied::Added, |_| Applied::Modified))
+        Ok(if is_known { Applied::Modified } else { Applied::Added })
     }
 
     /// The hosts of a cluster are known, as far as they can be. A cluster that was changed again meanwhile is left out.
     pub fn cluster_ready(&mut self, cluster: &Arc<ClusterState>) {
         let name = &cluster.config.name;
-        if self.warming_clusters.get(name).is_some_and(|warming| Arc::ptr_eq(warming, cluster)) {
+        if let Some((version, warming)) = self.warming_clusters.get(name)
+            && Arc::ptr_eq(warming, cluster)
+        {
+            let version = *version;
             self.warming_clusters.remove(name);
-            self.put_cluster(Arc::clone(name), Arc::clone(cluster));
+            self.put_cluster(Arc::clone(name), version, Arc::clone(cluster));
         }
+    }
+
+    /// Says whether there was one.
+    fn drop_warming_cluster(&mut self, name: &str) -> bool {
+        let Some((_, warming)) = self.warming_clusters.remove(name) else { return false };
+        self.release_endpoints(&warming);
+        true
     }
 
     /// Until when what is met at `now` waits for clusters, or they for their return.
@@ -211,12 +226,8 @@ impl Warmer {
     /// There is no cluster `name` any more; says whether there was one. If it comes back in time with the version in
     /// force, nothing has happened.
     pub fn remove_cluster(&mut self, name: &str, now: Instant) -> bool {
-        let warming = self.warming_clusters.remove(name);
-        if let Some(warming) = &warming {
-            self.cluster_versions.remove(name);
-            self.release_endpoints(warming);
-        }
-        let Some((name, _)) = self.snapshot.clusters.get_key_value(name) else { return warming.is_some() };
+        let warmed = self.drop_warming_cluster(name);
+        let Some((name, _)) = self.snapshot.clusters.get_key_value(name) else { return warmed };
         if self.leaving_clusters.contains_key(name) {
             return false;
         }
@@ -323,7 +334,7 @@ impl Warmer {
 
     /// The clusters that are to come into force.
     pub fn warming_clusters(&self) -> impl Iterator<Item = &Arc<ClusterState>> {
-        self.warming_clusters.values()
+        self.warming_clusters.values().map(|(_, cluster)| cluster)
     }
 
     /// The listeners that are to come into force.
@@ -365,7 +376,8 @@ impl Warmer {
         missing_routes(listener, self.snapshot.listeners.contains_key(name), &self.configurations)
     }
 
-    fn put_cluster(&mut self, name: Arc<str>, state: Arc<ClusterState>) {
+    fn put_cluster(&mut self, name: Arc<str>, version: u64, state: Arc<ClusterState>) {
+        self.cluster_versions.insert(Arc::clone(&name), version);
         self.in_force.push((Kind::Cluster, Arc::clone(&name), None));
         if let Some(replaced) = self.snapshot.clusters.insert(Arc::clone(&name), state) {
             self.changed_clusters.push(name);

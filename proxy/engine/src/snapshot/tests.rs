@@ -93,6 +93,65 @@ fn a_cluster_serves_until_its_successor_is_warm() {
 }
 
 #[test]
+fn the_version_in_force_that_comes_back_gives_the_one_that_warms_up() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    let elsewhere = || by_eds_from("a", "1s", "path_config_source: { path: /f }");
+    put(&mut warmer, "a", 1, by_eds("a", "1s"));
+    put(&mut warmer, "b", 1, by_dns("b"));
+    endpoints(&mut warmer, 1, &[1]);
+    let resolved = warmer.warming_clusters().next().unwrap().clone();
+    warmer.cluster_ready(&resolved);
+    let first = settle(&mut warmer, now).0.unwrap();
+
+    put(&mut warmer, "a", 2, elsewhere());
+    put(&mut warmer, "b", 2, by_dns("b"));
+    let given_up = warmer.warming_clusters().last().unwrap().clone();
+    assert!(settle(&mut warmer, now).0.is_none());
+    keep(&mut warmer, "a", 2);
+    keep(&mut warmer, "a", 1);
+    keep(&mut warmer, "b", 1);
+    assert!(warmer.waits().is_empty());
+    let (wanted, snapshot) = interests(&mut warmer, now);
+    assert_eq!((wanted, snapshot.is_none()), (vec![("s".to_owned(), false)], true), "the other source");
+    warmer.cluster_ready(&given_up);
+    assert!(warmer.settle(now).is_empty(), "nobody waits for it");
+    endpoints(&mut warmer, 2, &[1, 2]);
+    assert_eq!(ports(&first.clusters["a"]).len(), 2, "the one in force has the hosts that come");
+
+    // What was given up is made again.
+    put(&mut warmer, "a", 2, elsewhere());
+    endpoints_of(&mut warmer, &by_file("s"), 1, &[3]);
+    let second = settle(&mut warmer, now).0.unwrap();
+    assert!(!Arc::ptr_eq(&first.clusters["a"], &second.clusters["a"]));
+    assert!(Arc::ptr_eq(&first.clusters["b"], &second.clusters["b"]));
+    keep(&mut warmer, "a", 2);
+}
+
+#[test]
+fn a_cluster_that_is_removed_while_another_version_warms_may_come_back() {
+    let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
+    put(&mut warmer, "a", 1, named("a"));
+    let first = settle(&mut warmer, now).0.unwrap();
+    put(&mut warmer, "a", 2, by_dns("a"));
+    assert!(warmer.remove_cluster("a", now) && warmer.waits().is_empty());
+    keep(&mut warmer, "a", 1);
+    assert!(warmer.deadline().is_none());
+
+    assert!(warmer.remove_cluster("a", now));
+    let applied = warmer.set_cluster("a", 2, || Ok::<_, Infallible>(by_dns("a")));
+    assert_eq!(applied, Ok(Applied::Modified), "it is one that waits for its hosts again");
+    keep(&mut warmer, "a", 1);
+    put(&mut warmer, "b", 1, named("b"));
+    let second = settle(&mut warmer, now + WAIT).0.unwrap();
+    assert!(Arc::ptr_eq(&first.clusters["a"], &second.clusters["a"]));
+
+    put(&mut warmer, "c", 1, by_dns("c"));
+    assert!(warmer.remove_cluster("c", now) && !warmer.remove_cluster("c", now), "nothing of it was in force");
+    let applied = warmer.set_cluster("c", 1, || Ok::<_, Infallible>(by_dns("c")));
+    assert_eq!(applied, Ok(Applied::Added));
+}
+
+#[test]
 fn a_listener_waits_for_its_clusters_but_not_for_ever() {
     let (mut warmer, now) = (Warmer::new(WAIT), Instant::now());
     put_listener(&mut warmer, "l", 1, now, listener("l", "a"));
