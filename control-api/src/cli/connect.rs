@@ -57,6 +57,12 @@ impl ServerArgs {
         if secure && config.is_none() {
             return Err(Failure(format!("--server {server}: say by --tls-ca whose certificates it shows")));
         }
+        // The environment may speak of another one.
+        if matches!(address, Address::Unix(_)) && self.tls.tls_ca.is_some() {
+            return Err(Failure(format!(
+                "--server {server}: a socket file is called in plaintext: leave out --tls-ca"
+            )));
+        }
         if plain && config.is_some() {
             let reason =
                 "http is plaintext, and --tls-ca (OUTRIGGER_TLS_CA) asks for TLS: write https://, or leave it out";

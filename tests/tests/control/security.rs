@@ -82,6 +82,8 @@ fn who_calls_plaintext_by_tls_is_told_so() {
     let plane = Plane::start_at(MESH, directory.path(), "127.0.0.1:0", &[]);
     let refused = plane.run(&["get", "services", "--tls-ca", "ca.pem"]).unwrap_err();
     assert!(refused.contains("it speaks no TLS there: call it without --tls-ca"), "{refused}");
+    let refused = plane.run(&["get", "services", "--tls-ca", "ca.pem", "--server", "unix:control.sock"]).unwrap_err();
+    assert!(refused.ends_with("a socket file is called in plaintext: leave out --tls-ca\n"), "{refused}");
 }
 
 #[test]
