@@ -16,6 +16,7 @@ use outrigger_engine::snapshot::{Applied, Reference, Warmer};
 use outrigger_engine::xds::{Kind, Rejection, Resource, Update};
 
 pub(super) use self::in_force::Wanted;
+use super::after;
 use super::builder::Builder;
 use super::graveyard::Graveyard;
 use super::resource::{self, Reasons};
@@ -166,7 +167,7 @@ impl Applier {
     pub(super) fn begin(&mut self, origin: Origin, mut rest: Update, unreadable: Vec<Rejection>) -> Progress {
         let (started, now) = (Instant::now(), SystemTime::now());
         let (changed, mut removed) = (std::mem::take(&mut rest.changed), std::mem::take(&mut rest.removed));
-        let large = changed.len() + removed.len() >= MANY;
+        let large = changed.len().saturating_add(removed.len()) >= MANY;
         self.in_part |= rest.kind != Kind::Endpoints;
         // An address must be free before another listener takes it; everything else is made before the old one breaks.
         if rest.kind == Kind::Listener {
@@ -190,7 +191,7 @@ impl Applier {
         }
         let Progress { origin, left, made, removed, large, rest, unreadable, rejections, started, now, .. } = progress;
         let (kind, origin, now) = (rest.kind, &*origin, *now);
-        let until = Instant::now() + SLICE_TIME;
+        let slice = Instant::now();
         for resource in left.take(SLICE) {
             let reference = Reference { name: resource.name.as_str().into(), origin: origin.clone() };
             let outcome = self.set(kind, &reference, &resource, made);
@@ -213,7 +214,7 @@ impl Applier {
                     rejections.push(Rejection { name: resource.name, reasons });
                 }
             }
-            if Instant::now() >= until {
+            if slice.elapsed() >= SLICE_TIME {
                 break;
             }
         }
@@ -222,15 +223,15 @@ impl Applier {
         }
         for name in removed {
             self.remove(kind, origin, &name);
-            if Instant::now() >= until {
+            if slice.elapsed() >= SLICE_TIME {
                 return None;
             }
         }
         self.in_part &= kind == Kind::Endpoints;
         if *large {
             let ended = Instant::now();
-            let latest = self.trim.map_or(ended + SERIES, |(_, latest)| latest);
-            self.trim = Some((latest.min(ended + QUIET), latest));
+            let latest = self.trim.map_or_else(|| after(ended, SERIES), |(_, latest)| latest);
+            self.trim = Some((latest.min(after(ended, QUIET)), latest));
         }
         for name in &rest.timed_out {
             self.process.record.timed_out(kind, origin, name);
@@ -251,8 +252,9 @@ impl Applier {
                 true => stats.update_success.inc(),
                 false => stats.update_rejected.inc(),
             }
-            stats.update_time.set(now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64));
-            stats.update_duration.record(started.elapsed().as_micros() as u64);
+            let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+            stats.update_time.set(since.as_millis().try_into().unwrap_or(u64::MAX));
+            stats.update_duration.record(started.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
         }
         Some(std::mem::take(rejections))
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_engine::route::RouteTable;
 
+use super::after;
 use super::builder::Builder;
 
 /// How long after a look the next one is. Workers let go when they hear of an exchange; a request may take longer.
@@ -52,7 +53,6 @@ impl Graveyard {
             self.used.append(&mut self.unseen);
             self.unseen = std::mem::take(&mut self.used);
         }
-        let until = now + PART;
         // What went last was in what went before it: a snapshot holds its clusters.
         while let Some(last) = self.unseen.pop() {
             match Arc::strong_count(&last) {
@@ -60,12 +60,12 @@ impl Graveyard {
                 1 => drop(last),
                 _ => self.used.push(last),
             }
-            if Instant::now() >= until {
+            if now.elapsed() >= PART {
                 break;
             }
         }
         if !self.used.is_empty() {
-            self.next.get_or_insert(now + AGAIN);
+            self.next.get_or_insert(after(now, AGAIN));
         }
     }
 

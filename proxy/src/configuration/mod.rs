@@ -4,6 +4,16 @@
 //! One task on the control thread takes updates in turn ([`queue`]) and does what needs that thread: names to resolve,
 //! resources to ask for, files to watch. What computes ([`apply`]) goes to another thread and back ([`builder`]), so that
 //! the control thread always answers. What the bootstrap configures goes the same way first.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 mod apply;
 pub(crate) mod builder;
@@ -42,6 +52,11 @@ use crate::server::StartError;
 
 /// Longer than anything waits.
 const NEVER: Duration = Duration::from_hours(24 * 365);
+
+/// The end of a wait that begins at `now`.
+fn after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or(now)
+}
 
 /// What a step came to.
 struct Step {
@@ -173,7 +188,7 @@ impl Configuration {
             if !queue.is_empty() || !resolved.is_empty() || applier.is_untidy(Instant::now()) {
                 continue;
             }
-            let deadline = applier.deadline().unwrap_or_else(|| Instant::now() + NEVER);
+            let deadline = applier.deadline().unwrap_or_else(|| after(Instant::now(), NEVER));
             tokio::select! {
                 Some(push) = pushes.recv() => queue.add(push),
                 Some(cluster) = readies.recv() => resolved.push(cluster),
@@ -231,7 +246,7 @@ fn one_step(
         step.wanted = applier.settle(Instant::now());
         if !later && !applier.has_warming_clusters() {
             // Nobody sends what is still missing.
-            let last = applier.settle(Instant::now() + apply::CLUSTER_WAIT);
+            let last = applier.settle(after(Instant::now(), apply::CLUSTER_WAIT));
             step.wanted.resolve.extend(last.resolve);
             step.wanted.interests.extend(last.interests);
         }

@@ -189,11 +189,11 @@ impl Record {
         let inner = self.lock();
         let (mut counts, mut first) = (BTreeMap::new(), Vec::new());
         for (kind, statuses) in &inner.kinds {
-            let count = counts.entry(*kind).or_default();
+            let count: &mut u64 = counts.entry(*kind).or_default();
             let entries = statuses.iter().flat_map(|(name, entries)| entries.iter().map(move |entry| (name, entry)));
             let refused = entries.filter_map(|(name, entry)| Some((name, entry.status.error.as_ref()?)));
             for (name, failure) in refused.filter(|(_, failure)| !failure.received) {
-                *count += 1;
+                *count = count.saturating_add(1);
                 if first.len() < limit {
                     first.push((*kind, name.clone(), failure.details.clone()));
                 }
@@ -267,6 +267,7 @@ impl Inner {
     }
 
     /// What is noted of a resource, made if nothing is.
+    #[allow(clippy::indexing_slicing, reason = "at the index is what was found, or what was pushed")]
     fn entry(&mut self, kind: Kind, origin: Option<&Origin>, name: &str) -> &mut Status {
         let entries = self.kinds.entry(kind).or_default().entry(name.to_owned()).or_default();
         let index = entries.iter().position(|entry| entry.origin.as_ref() == origin).unwrap_or(entries.len());

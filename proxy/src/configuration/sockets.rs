@@ -81,7 +81,7 @@ impl Bound {
             let old = self.id;
             workers.tell(|| Command::Close(old));
             self.id = *id;
-            *id += 1;
+            *id = id.wrapping_add(1);
         }
         self.settings = settings;
         self.sockets = sockets;
@@ -114,7 +114,7 @@ impl Sockets {
             let address = sockets.first().and_then(|socket| socket.local_address().ok());
             let address = address.unwrap_or_else(|| key.0.clone());
             let (id, owner) = (self.next, listener.name.clone());
-            self.next += 1;
+            self.next = self.next.wrapping_add(1);
             self.bound.insert(key, Bound { id, owner, address, settings, sockets, next: None });
         }
         Ok(())

@@ -271,7 +271,7 @@ fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
         path.components().rev().map(|component| component.as_os_str().to_owned()).collect()
     };
     let mut rest = reversed(path);
-    let (mut at, mut found, mut links) = (PathBuf::from("."), Vec::new(), 0);
+    let (mut at, mut found, mut links) = (PathBuf::from("."), Vec::new(), 0usize);
     while let Some(name) = rest.pop() {
         match Path::new(&name).components().next() {
             Some(Component::Normal(_)) => {}
@@ -289,7 +289,7 @@ fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
             }
             Ok(metadata) if metadata.is_symlink() => {
                 found.push((at.clone(), name));
-                links += 1;
+                links = links.saturating_add(1);
                 let Ok(target) = std::fs::read_link(&next) else { break };
                 if links > MAX_LINKS {
                     break;

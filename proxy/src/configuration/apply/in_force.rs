@@ -62,7 +62,8 @@ impl Applier {
         self.settle_sockets();
         let process = &self.process;
         process.stats.listener_manager.workers_started.set(1);
-        process.stats.server.initialization_time_ms.record(process.started.elapsed().as_micros() as u64);
+        let taken = process.started.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+        process.stats.server.initialization_time_ms.record(taken);
     }
 
     /// Puts in force what need not wait until an update is applied as a whole: hosts of clusters.
