@@ -236,7 +236,8 @@ impl Warmer {
     }
 
     /// The listener `name` has this version: the one that `make` makes, which is called only if it is another than
-    /// before. If it cannot be made, the one of before stays. `make` gets the listener in force.
+    /// before. If it cannot be made, the one of before stays. `make` gets the listener in force, to take its chains over:
+    /// so one that comes back while another waits is made again, and its connections stay.
     pub fn set_listener<E>(
         &mut self,
         name: &str,
