@@ -15,6 +15,7 @@ pub enum Method {
     Delete,
     Watch,
     ListProxies,
+    WatchProxies,
 }
 
 impl Method {
@@ -27,6 +28,7 @@ impl Method {
             Method::Delete => "Delete",
             Method::Watch => "Watch",
             Method::ListProxies => "ListProxies",
+            Method::WatchProxies => "WatchProxies",
         }
     }
 }

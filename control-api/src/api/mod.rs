@@ -10,6 +10,7 @@ pub mod objects;
 mod paging;
 mod programmed;
 mod refusal;
+mod roster;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -22,7 +23,8 @@ use std::time::UNIX_EPOCH;
 use outrigger_proto::outrigger::control::v1::control_server::Control;
 use outrigger_proto::outrigger::control::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListProxiesRequest,
-    ListProxiesResponse, ListRequest, ListResponse, Object, ObjectKey, Proxy, ProxyType, WatchRequest,
+    ListProxiesResponse, ListRequest, ListResponse, Object, ObjectKey, Proxy, ProxyType, WatchProxiesRequest,
+    WatchProxiesResponse, WatchRequest, WatchResponse,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status};
@@ -32,7 +34,9 @@ pub use self::counters::{Counters, Method};
 pub use self::programmed::Board;
 use self::programmed::Standing;
 pub use self::refusal::{Refusal, Violation};
+use self::roster::Roster;
 pub use self::waiting::{Events, Waiting};
+use self::watching::Out;
 pub use self::watching::Selection;
 pub use self::writer::{ApplyOutcome, DeleteOutcome, Doomed, Held, InForce, Writer};
 use crate::connection::Cut;
@@ -55,6 +59,8 @@ pub struct Api {
     pub log: Log,
     /// Who is connected.
     pub proxies: Arc<Proxies>,
+    /// The same as watches show them.
+    roster: watch::Receiver<Arc<Roster>>,
     /// What was asked.
     pub counters: Arc<Counters>,
     /// What was said of the objects.
@@ -76,11 +82,16 @@ impl Api {
         let follow = programmed::follow(Arc::clone(&board), in_force.clone(), Arc::clone(&proxies));
         #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
         tokio::spawn(follow);
+        let (publish, roster) = watch::channel(Arc::default());
+        let follow = roster::follow(publish, Arc::clone(&proxies));
+        #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
+        tokio::spawn(follow);
         Self {
             writer,
             in_force,
             log,
             proxies,
+            roster,
             counters: Arc::default(),
             board,
             watches: Arc::new(Semaphore::new(WATCHES)),
@@ -117,6 +128,30 @@ impl Api {
         let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.counters.count(method, code);
         result.map(Response::new)
+    }
+
+    /// Opens a watch, which `run` sends into until it ends.
+    fn open_watch<T, F: Future<Output = ()> + Send + 'static>(
+        &self,
+        method: Method,
+        run: impl FnOnce(Out<T>, Cut) -> F,
+    ) -> Result<Response<Events<T>>, Status> {
+        let Ok(permit) = Arc::clone(&self.watches).try_acquire_owned() else {
+            let status = Status::resource_exhausted(format!("{WATCHES} watches are open, and no more are allowed"));
+            return self.counted(method, Err(status));
+        };
+        let (out, pieces) = mpsc::channel(1);
+        let cut = Cut::default();
+        let watch = run(out, cut.clone());
+        let run = async move {
+            watch.await;
+            drop(permit);
+        };
+        #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
+        tokio::spawn(run);
+        let mut response = self.counted(method, Ok(Events::new(pieces)))?;
+        response.extensions_mut().insert(cut);
+        Ok(response)
     }
 
     fn get_object(&self, request: GetRequest) -> Result<GetResponse, Status> {
@@ -189,25 +224,10 @@ impl Control for Api {
         self.counted(Method::Delete, result)
     }
 
-    type WatchStream = Events;
+    type WatchStream = Events<WatchResponse>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let Ok(permit) = Arc::clone(&self.watches).try_acquire_owned() else {
-            let status = Status::resource_exhausted(format!("{WATCHES} watches are open, and no more are allowed"));
-            return self.counted(Method::Watch, Err(status));
-        };
-        let (out, pieces) = mpsc::channel(1);
-        let cut = Cut::default();
-        let watch = watching::run(request.into_inner(), self.clone(), out, cut.clone());
-        let run = async move {
-            watch.await;
-            drop(permit);
-        };
-        #[allow(clippy::disallowed_methods, reason = "the control plane has no workers that a request must stay on")]
-        tokio::spawn(run);
-        let mut response = self.counted(Method::Watch, Ok(Events::new(pieces)))?;
-        response.extensions_mut().insert(cut);
-        Ok(response)
+        self.open_watch(Method::Watch, |out, cut| watching::run(request.into_inner(), self.clone(), out, cut))
     }
 
     async fn list_proxies(
@@ -216,6 +236,15 @@ impl Control for Api {
     ) -> Result<Response<ListProxiesResponse>, Status> {
         let proxies = self.proxies.list().into_iter().map(proxy).collect();
         self.counted(Method::ListProxies, Ok(ListProxiesResponse { proxies }))
+    }
+
+    type WatchProxiesStream = Events<WatchProxiesResponse>;
+
+    async fn watch_proxies(
+        &self,
+        _request: Request<WatchProxiesRequest>,
+    ) -> Result<Response<Self::WatchProxiesStream>, Status> {
+        self.open_watch(Method::WatchProxies, |out, cut| roster::run(self.clone(), out, cut))
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use outrigger_proto::outrigger::control::v1::WatchResponse;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::Stream;
@@ -91,25 +90,25 @@ impl Drop for Taken {
 }
 
 /// A piece: its events, and its room.
-pub(super) type Piece = (Vec<WatchResponse>, Taken);
+pub(super) type Piece<T> = (Vec<T>, Taken);
 
 /// The events of a watch.
 #[derive(Debug)]
-pub struct Events {
-    pieces: mpsc::Receiver<Result<Piece, Status>>,
-    events: std::vec::IntoIter<WatchResponse>,
+pub struct Events<T> {
+    pieces: mpsc::Receiver<Result<Piece<T>, Status>>,
+    events: std::vec::IntoIter<T>,
     /// Of the last piece, as long as its last event may be on its way.
     taken: Option<Taken>,
 }
 
-impl Events {
-    pub(super) fn new(pieces: mpsc::Receiver<Result<Piece, Status>>) -> Self {
+impl<T> Events<T> {
+    pub(super) fn new(pieces: mpsc::Receiver<Result<Piece<T>, Status>>) -> Self {
         Self { pieces, events: Vec::new().into_iter(), taken: None }
     }
 }
 
-impl Stream for Events {
-    type Item = Result<WatchResponse, Status>;
+impl<T: Unpin> Stream for Events<T> {
+    type Item = Result<T, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();

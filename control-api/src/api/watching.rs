@@ -29,9 +29,9 @@ pub(super) const SLOW: Duration = Duration::from_secs(60);
 /// How long a reader may take for all that is in force, or for what has changed since it was last at its end.
 const PASS: Duration = Duration::from_secs(600);
 /// What an object takes beside its bytes, its conditions for instance.
-const AROUND: usize = 512;
+pub(super) const AROUND: usize = 512;
 
-type Out = mpsc::Sender<Result<waiting::Piece, Status>>;
+pub(super) type Out<T> = mpsc::Sender<Result<waiting::Piece<T>, Status>>;
 
 /// Which objects are asked for. `None`: all.
 #[derive(Clone, Debug, Default)]
@@ -65,29 +65,29 @@ impl Selection {
 
 /// Sends events into `out` until its reader is gone or slow, the process stops, or the log does not reach back. `cut` drops
 /// what is on its way.
-pub(super) async fn run(request: WatchRequest, api: Api, out: Out, cut: Cut) {
+pub(super) async fn run(request: WatchRequest, api: Api, out: Out<WatchResponse>, cut: Cut) {
     let Err(status) = follow(request, &api, &Reader { api: &api, out: &out, cut }).await;
     // Nothing is held any more while this waits. Where the reader is gone, nobody is left to tell.
     _ = out.send(Err(status)).await;
 }
 
 /// Who reads the events.
-struct Reader<'a> {
-    api: &'a Api,
-    out: &'a Out,
-    cut: Cut,
+pub(super) struct Reader<'a, T> {
+    pub(super) api: &'a Api,
+    pub(super) out: &'a Out<T>,
+    pub(super) cut: Cut,
 }
 
-impl Reader<'_> {
+impl<T> Reader<'_, T> {
     /// Waits for room for so many bytes.
-    async fn room(&self, bytes: usize) -> Result<Taken, Status> {
+    pub(super) async fn room(&self, bytes: usize) -> Result<Taken, Status> {
         tokio::select! {
             taken = self.api.waiting.take(bytes, &self.cut) => Ok(taken),
             () = self.out.closed() => Err(gone()),
         }
     }
 
-    async fn send(&self, events: Vec<WatchResponse>, room: Taken) -> Result<(), Status> {
+    pub(super) async fn send(&self, events: Vec<T>, room: Taken) -> Result<(), Status> {
         if events.is_empty() {
             return Ok(());
         }
@@ -97,7 +97,9 @@ impl Reader<'_> {
             Err(_) => Err(Refusal::Slow(SLOW).into()),
         }
     }
+}
 
+impl Reader<'_, WatchResponse> {
     /// Sends an event for each of the objects, piece by piece: none is made before there is room for it.
     async fn send_each<'s, T>(
         &self,
@@ -123,15 +125,15 @@ impl Reader<'_> {
 }
 
 /// What a reader may take so long for.
-async fn pass<T>(pass: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+pub(super) async fn pass<T>(pass: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     tokio::time::timeout(PASS, pass).await.unwrap_or_else(|_| Err(Refusal::Slow(PASS).into()))
 }
 
-fn gone() -> Status {
+pub(super) fn gone() -> Status {
     Status::cancelled("the reader is gone")
 }
 
-async fn follow(request: WatchRequest, api: &Api, reader: &Reader<'_>) -> Result<Infallible, Status> {
+async fn follow(request: WatchRequest, api: &Api, reader: &Reader<'_, WatchResponse>) -> Result<Infallible, Status> {
     let mut in_force = api.in_force.clone();
     let mut statuses = api.board.changes();
     let namespace = match (request.namespace.as_str(), request.name.as_str()) {
@@ -212,7 +214,7 @@ async fn follow(request: WatchRequest, api: &Api, reader: &Reader<'_>) -> Result
 /// Sends the next changes that are in force. The revision of the last of them, and where those after them begin.
 async fn changes(
     api: &Api,
-    reader: &Reader<'_>,
+    reader: &Reader<'_, WatchResponse>,
     position: Position,
     set: &InForce,
     standing: &Standing,

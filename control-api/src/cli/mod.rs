@@ -7,6 +7,7 @@ mod delete;
 mod describe;
 mod get;
 mod proxies;
+mod proxies_watch;
 mod read;
 mod table;
 mod watch;
@@ -56,7 +57,7 @@ pub enum Command {
     Describe(describe::DescribeArgs),
     /// Delete objects: all of them, or none.
     Delete(delete::DeleteArgs),
-    /// Show the proxies that are connected, and whether they accepted what they were sent.
+    /// Show the proxies that are connected, and whether they accepted what they were sent; follow both.
     Proxies(proxies::ProxiesArgs),
     /// Write the file that a sidecar starts from, ours or Envoy.
     Bootstrap(BootstrapArgs),

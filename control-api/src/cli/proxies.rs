@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::get::json_text;
 use super::table::Table;
-use super::{Failure, Output, ServerArgs, age, one_line, print, request, yaml};
+use super::{Failure, Output, ServerArgs, age, one_line, print, proxies_watch, request, yaml};
 
 /// Flags of `proxies`.
 #[derive(Clone, Debug, Args)]
@@ -15,19 +15,35 @@ pub struct ProxiesArgs {
     /// How proxies are shown; wide adds the versions.
     #[arg(short = 'o', long, value_name = "FORMAT", value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    /// Show who is connected, then each proxy that comes, changes or goes, until interrupted.
+    #[arg(short = 'w', long)]
+    pub watch: bool,
+    /// With --watch and -o json or yaml: each proxy within its event, {"type": "ADDED", "object": ...}; else nothing
+    /// tells that one has gone. Types are ADDED (what is, too), MODIFIED and DELETED.
+    #[arg(long, requires = "watch")]
+    pub output_watch_events: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented by its type")]
     pub server: ServerArgs,
 }
 
+impl ProxiesArgs {
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.output, Output::Table | Output::Wide)
+    }
+}
+
 pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), Failure> {
+    if args.watch {
+        return proxies_watch::watch(&args).await;
+    }
     let mut client = args.server.connect().await?;
     let proxies = client.list_proxies(request(ListProxiesRequest {})).await?.into_inner().proxies;
     let whole = || Value::from(proxies.iter().map(value).collect::<Vec<_>>());
     let text = match args.output {
         Output::Json => json_text(&whole()),
         Output::Yaml => yaml::text(&whole()),
-        Output::Name => proxies.iter().map(|proxy| one_line(&proxy.id) + "\n").collect(),
+        Output::Name => proxies.iter().map(name).collect(),
         Output::Table | Output::Wide if proxies.is_empty() => {
             eprintln!("no proxy is connected");
             return Ok(());
@@ -37,33 +53,54 @@ pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), Failure> {
     print(&text)
 }
 
-fn table(proxies: &[Proxy], wide: bool) -> String {
+pub(super) fn heads(wide: bool) -> Vec<&'static str> {
     let mut heads = vec!["NAME", "CLUSTER"];
     heads.extend(Kind::ALL.map(Kind::abbreviation));
     heads.push("AGE");
     if wide {
         heads.extend(["ADDRESS", "AGENT", "PROTOCOL"]);
     }
-    let mut table = Table::new(heads);
-    let mut rejections = String::new();
-    for proxy in proxies {
-        let mut row = vec![proxy.id.clone(), proxy.cluster.clone()];
-        for kind in Kind::ALL {
-            let state = proxy.types.iter().find(|state| state.type_url == kind.type_url());
-            row.push(state.map_or("-".to_owned(), |state| cell(state, wide)));
-            if let Some(reason) = state.and_then(|state| state.rejected.as_deref()) {
-                let (id, kind, reason) = (one_line(&proxy.id), kind.abbreviation(), reason.replace('\n', "\n  "));
-                rejections.push_str(&format!("{id} rejected {kind}: {reason}\n"));
-            }
-        }
-        row.push(age(&proxy.connected_since));
-        if wide {
-            let address = if proxy.address.is_empty() { "-" } else { &proxy.address };
-            row.extend([address, proxy.agent.as_str(), proxy.protocol.as_str()].map(str::to_owned));
-        }
-        table.add(row);
+    heads
+}
+
+pub(super) fn row(proxy: &Proxy, wide: bool) -> Vec<String> {
+    let mut row = vec![proxy.id.clone(), proxy.cluster.clone()];
+    row.extend(Kind::ALL.map(|kind| of_kind(proxy, kind).map_or("-".to_owned(), |state| cell(state, wide))));
+    row.push(age(&proxy.connected_since));
+    if wide {
+        let address = if proxy.address.is_empty() { "-" } else { &proxy.address };
+        row.extend([address, proxy.agent.as_str(), proxy.protocol.as_str()].map(str::to_owned));
     }
+    row
+}
+
+/// A line or more for each kind of which it rejected something.
+pub(super) fn rejections(proxy: &Proxy) -> String {
+    let rejection = |kind: Kind| {
+        let reason = of_kind(proxy, kind)?.rejected.as_deref()?.replace('\n', "\n  ");
+        Some(format!("{} rejected {}: {reason}\n", one_line(&proxy.id), kind.abbreviation()))
+    };
+    Kind::ALL.into_iter().filter_map(rejection).collect()
+}
+
+fn of_kind(proxy: &Proxy, kind: Kind) -> Option<&ProxyType> {
+    proxy.types.iter().find(|state| state.type_url == kind.type_url())
+}
+
+fn table(proxies: &[Proxy], wide: bool) -> String {
+    let mut table = Table::new(heads(wide));
+    for proxy in proxies {
+        table.add(row(proxy, wide));
+    }
+    with_rejections(&table, &proxies.iter().map(rejections).collect::<String>())
+}
+
+pub(super) fn with_rejections(table: &Table, rejections: &str) -> String {
     if rejections.is_empty() { table.text() } else { format!("{}\n{rejections}", table.text()) }
+}
+
+pub(super) fn name(proxy: &Proxy) -> String {
+    one_line(&proxy.id) + "\n"
 }
 
 /// `SYNCED 12`, `STALE 12`, `REJECTED 12`: the state and how many resources. Wide: the version accepted last, too.
@@ -83,7 +120,7 @@ fn cell(state: &ProxyType, wide: bool) -> String {
     format!("{word} {}{version}", state.resources)
 }
 
-fn value(proxy: &Proxy) -> Value {
+pub(super) fn value(proxy: &Proxy) -> Value {
     let types = proxy.types.iter().map(|state| {
         json!({
             "typeUrl": state.type_url,

@@ -1,5 +1,5 @@
 //! `outrigger get --watch`: what is, then every change. Where the control plane or the connection ends, it goes on as soon
-//! as there is one again.
+//! as there is one again; so does `outrigger proxies --watch`.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -35,28 +35,41 @@ pub(super) async fn watch(args: &GetArgs, kind: Kind, mut names: Vec<String>) ->
         name: names.pop().unwrap_or_default(),
         after_revision: None,
     };
-    let mut shown = Shown::new(args, kind);
-    let [first, longest] = BACK_OFF;
-    // While there is no control plane: how long it waited last.
-    let mut waited = None;
+    let (mut shown, mut breaks) = (Shown::new(args, kind), Breaks::default());
     loop {
-        let ended = follow(&message, &mut shown, &mut waited).await?;
+        let ended = follow(&message, &mut shown, &mut breaks).await?;
         let Some(revision) = shown.whole else { return Err(ended) };
         message.after_revision = Some(revision);
-        let wait = waited.map_or(first, |waited: Duration| waited.saturating_mul(2).min(longest));
-        if waited.replace(wait).is_none() {
-            eprintln!("{}: connecting again, to go on after revision {revision}", ended.0);
+        breaks.wait(&ended, &format!("to go on after revision {revision}")).await;
+    }
+}
+
+/// What a watch waits for where there is no control plane.
+#[derive(Debug, Default)]
+pub(super) struct Breaks {
+    /// How long it waited last, since there is none.
+    waited: Option<Duration>,
+}
+
+impl Breaks {
+    pub(super) async fn wait(&mut self, ended: &Failure, what_then: &str) {
+        let [first, longest] = BACK_OFF;
+        let wait = self.waited.map_or(first, |waited| waited.saturating_mul(2).min(longest));
+        if self.waited.replace(wait).is_none() {
+            eprintln!("{}: connecting again, {what_then}", ended.0);
         }
         tokio::time::sleep(wait).await;
+    }
+
+    pub(super) fn connected(&mut self) {
+        if self.waited.take().is_some() {
+            eprintln!("connected again");
+        }
     }
 }
 
 /// Shows events until none come any more: why, if it may go on.
-async fn follow(
-    message: &WatchRequest,
-    shown: &mut Shown<'_>,
-    waited: &mut Option<Duration>,
-) -> Result<Failure, Failure> {
+async fn follow(message: &WatchRequest, shown: &mut Shown<'_>, breaks: &mut Breaks) -> Result<Failure, Failure> {
     let mut client = match shown.args.server.connect().await {
         Ok(client) => client,
         Err(failure) => return Ok(failure),
@@ -66,20 +79,23 @@ async fn follow(
         Ok(response) => response.into_inner(),
         Err(status) => return broken(status),
     };
-    if waited.take().is_some() {
-        eprintln!("connected again");
-    }
+    breaks.connected();
     loop {
         match events.message().await {
             Ok(Some(response)) => shown.show(response)?,
-            Ok(None) => return Ok(Failure("the control plane has ended the watch".to_owned())),
+            Ok(None) => return Ok(ended()),
             Err(status) => return broken(status),
         }
     }
 }
 
+/// Why a watch may go on that ended without a word.
+pub(super) fn ended() -> Failure {
+    Failure("the control plane has ended the watch".to_owned())
+}
+
 /// Whether a watch may go on that ended with this.
-fn broken(status: Status) -> Result<Failure, Failure> {
+pub(super) fn broken(status: Status) -> Result<Failure, Failure> {
     // A source: it is not the control plane that said so, but the connection.
     let may = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || status.source().is_some();
     let failure = Failure::from(status);

@@ -90,6 +90,8 @@ pub struct Proxies {
     inner: Mutex<Inner>,
     /// Who came, went, has everything of another revision, or rejected something.
     changes: watch::Sender<()>,
+    /// That, and what was sent and accepted.
+    shown: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +167,16 @@ impl Proxies {
         self.changes.subscribe()
     }
 
+    /// Is marked when [`Proxies::list`] may show something else.
+    pub fn shown(&self) -> watch::Receiver<()> {
+        self.shown.subscribe()
+    }
+
+    fn mark_changed(&self) {
+        self.changes.send_replace(());
+        self.shown.send_replace(());
+    }
+
     /// A stream of `node` is open, until the returned value is dropped.
     pub(crate) fn open(
         self: Arc<Self>,
@@ -189,7 +201,7 @@ impl Proxies {
         inner.nodes.entry(proxy.node.clone()).or_default().insert(id);
         inner.streams.insert(id, proxy);
         drop(inner);
-        self.changes.send_replace(());
+        self.mark_changed();
         Stream { proxies: self, id }
     }
 
@@ -292,7 +304,7 @@ impl Stream {
         let Some(proxy) = inner.streams.get_mut(&self.id).filter(|proxy| proxy.needs != needs) else { return };
         proxy.needs = needs;
         drop(inner);
-        self.proxies.changes.send_replace(());
+        self.proxies.mark_changed();
     }
 
     /// A proxy that came back has this version of a kind already, and nothing was to be sent.
@@ -334,7 +346,9 @@ impl Stream {
         }
         drop(inner);
         if changed {
-            self.proxies.changes.send_replace(());
+            self.proxies.mark_changed();
+        } else {
+            self.proxies.shown.send_replace(());
         }
     }
 }
@@ -351,7 +365,7 @@ impl Drop for Stream {
             }
         }
         drop(inner);
-        self.proxies.changes.send_replace(());
+        self.proxies.mark_changed();
     }
 }
 
@@ -388,6 +402,11 @@ mod tests {
         second.answered(Kind::Cluster, Answer::None, 0, false);
         assert!(changes.has_changed().unwrap());
         assert_eq!(revisions(&proxies), [7, 0]);
+        let mut shown = proxies.shown();
+        shown.mark_unchanged();
+        changes.mark_unchanged();
+        second.answered(Kind::Cluster, Answer::None, 3, false);
+        assert!(shown.has_changed().unwrap() && !changes.has_changed().unwrap(), "only how many resources it has");
         second.answered(Kind::Cluster, Answer::Rejected("no".to_owned()), 0, true);
         // Neither hides the other, whoever has come last.
         for kind in both {

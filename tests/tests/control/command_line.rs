@@ -1,8 +1,18 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use outrigger_engine::xds::Kind;
+use outrigger_proto::envoy::config::core::v3::Node;
+use outrigger_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use outrigger_proto::google::rpc;
 use outrigger_tests::peers;
 use outrigger_tests::plane::Plane;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Endpoint;
 
 use crate::shop::{MESH, PATIENCE, SHOP};
 
@@ -174,6 +184,70 @@ fn a_watch_goes_on_when_the_control_plane_comes_back() {
     assert_eq!(next(), ["applied", "users-v2"]);
     watch.kill().unwrap();
     watch.wait().unwrap();
+}
+
+/// A client that asks for clusters and rejects them. It is connected until both are dropped.
+fn rejecting(
+    plane: &Plane,
+    runtime: &Runtime,
+) -> (mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>) {
+    let node = Node { id: "orders-1".to_owned(), cluster: "users".to_owned(), ..Node::default() };
+    let first =
+        DeltaDiscoveryRequest { node: Some(node), type_url: Kind::Cluster.type_url().to_owned(), ..Default::default() };
+    let endpoint = Endpoint::from_shared(format!("unix:{}", plane.socket().display())).unwrap();
+    let (requests, receiver) = mpsc::channel(4);
+    runtime.block_on(async {
+        let mut client = AggregatedDiscoveryServiceClient::new(endpoint.connect().await.unwrap());
+        requests.send(first.clone()).await.unwrap();
+        let stream = client.delta_aggregated_resources(ReceiverStream::new(receiver));
+        let mut responses = stream.await.unwrap().into_inner();
+        let response = responses.message().await.unwrap().unwrap();
+        let error_detail = Some(rpc::Status { message: "not these".to_owned(), ..rpc::Status::default() });
+        let refusal = DeltaDiscoveryRequest { node: None, response_nonce: response.nonce, error_detail, ..first };
+        requests.send(refusal).await.unwrap();
+        (requests, responses)
+    })
+}
+
+/// It comes, and has rejected what it was sent: at once, or with other lines before where it is seen between the two.
+fn shown_rejecting(lines: &mut impl Iterator<Item = String>) {
+    let first = lines.next().unwrap();
+    assert!(first.starts_with("connected   orders-1"), "{first}");
+    let rejected = |line: &String| line == "orders-1 rejected CDS: not these";
+    let last = std::iter::once(first).chain(lines.take_while(|line| !rejected(line))).last().unwrap();
+    assert!(last.contains("orders-1   users     REJECTED"), "{last}");
+}
+
+#[test]
+fn a_watch_of_proxies_shows_who_comes_rejects_and_goes_also_while_nobody_answers() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (plane, directory) = plane();
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let mut watch = plane.command(&["proxies", "--watch"]);
+    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = BufReader::new(watch.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().starts_with("EVENT       NAME   CLUSTER   CDS"));
+    let proxy = rejecting(&plane, &runtime);
+    shown_rejecting(&mut lines);
+    drop(proxy);
+    let gone = lines.next().unwrap();
+    assert!(gone.starts_with("gone        orders-1"), "{gone}");
+
+    // It goes while there is no control plane.
+    let _proxy = rejecting(&plane, &runtime);
+    shown_rejecting(&mut lines);
+    drop(plane);
+    let broke = said.next().unwrap();
+    assert!(broke.ends_with("connecting again, to go on with who is connected then"), "{broke}");
+    let plane = Plane::start(MESH, directory.path());
+    assert_eq!(said.next().unwrap(), "connected again");
+    let gone = lines.next().unwrap();
+    assert!(gone.starts_with("gone        orders-1"), "{gone}");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let refused = plane.run(&["proxies", "--watch", "--output-watch-events"]).unwrap_err();
+    assert!(refused.contains("is for -o json and -o yaml"), "{refused}");
 }
 
 #[test]
