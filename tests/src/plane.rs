@@ -26,15 +26,17 @@ pub struct Plane {
 impl Plane {
     /// Starts one on the directory's files, and waits until it says where it listens. `mesh`: the suites' own program.
     pub fn start(mesh: &'static str, directory: &Path) -> Plane {
-        Plane::start_at(mesh, directory, &format!("unix:{}", directory.join("control.sock").display()), &[])
+        Plane::start_at(mesh, directory, &in_directory(directory), &[])
+    }
+
+    /// The process of [`Plane::start`], of which nobody waits that it is ready.
+    pub fn spawn(mesh: &'static str, directory: &Path) -> Process {
+        spawn(mesh, directory, &in_directory(directory), &[])
     }
 
     /// As [`Plane::start`], at an address and with more flags. The files that they name are in the directory.
     pub fn start_at(mesh: &'static str, directory: &Path, listen: &str, flags: &[&str]) -> Plane {
-        let mut command = peers::control(mesh);
-        command.arg("serve").arg("--data").arg(directory.join("data")).args(["--http", "127.0.0.1:0", "--listen"]);
-        command.arg(listen).args(flags).current_dir(directory);
-        let mut process = Process::start(command, &directory.join("log")).unwrap();
+        let mut process = spawn(mesh, directory, listen, flags);
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((address, pages)) = listens(&process.output()) {
@@ -101,8 +103,20 @@ impl Plane {
     }
 }
 
+fn in_directory(directory: &Path) -> String {
+    format!("unix:{}", directory.join("control.sock").display())
+}
+
+fn spawn(mesh: &'static str, directory: &Path, listen: &str, flags: &[&str]) -> Process {
+    let mut command = peers::control(mesh);
+    command.arg("serve").arg("--data").arg(directory.join("data")).args(["--http", "127.0.0.1:0", "--listen"]);
+    command.arg(listen).args(flags).current_dir(directory);
+    Process::start(command, &directory.join("log")).unwrap()
+}
+
+/// Where a plane says that it listens: it is ready.
 /// `gRPC on ADDRESS, HTTP on PAGES; ...`
-fn listens(log: &str) -> Option<(String, SocketAddr)> {
+pub fn listens(log: &str) -> Option<(String, SocketAddr)> {
     let (before, after) = log.split_once(", HTTP on ")?;
     Some((before.rsplit_once(" on ")?.1.to_owned(), after.split_once(';')?.0.parse().ok()?))
 }
