@@ -14,6 +14,9 @@ use crate::compile::{Mesh, Rejected};
 use crate::model::{Changed, Key, Kind, Status, Stored};
 use crate::versioned::Map;
 
+/// How many are known that revisions touched. A write touches a few, and watches are a few revisions behind.
+const TOUCHED: usize = 10_000;
+
 /// What a set means.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
@@ -26,6 +29,10 @@ pub struct Compiled {
     silent: Map<Key, u64>,
     /// The revision at the process's start: which fell silent before it is not known.
     started: u64,
+    /// Objects that a revision wrote, or of which it may have changed what there is to say: the newest [`TOUCHED`].
+    touched: Map<(u64, Key), ()>,
+    /// The revision after which all are there.
+    touched_after: u64,
 }
 
 impl Compiled {
@@ -35,7 +42,27 @@ impl Compiled {
         let keyed = objects.into_iter().map(|(key, stored)| (key, Some(stored)));
         let (compiled, violations) = Self::default().with(keyed, revision, now);
         warn(&compiled.mesh, &violations);
-        Self { started: revision, ..compiled }
+        Self { started: revision, touched: Map::default(), touched_after: revision, ..compiled }
+    }
+
+    /// The objects of which there may be something else to say than at an earlier revision, written or not; `None` where
+    /// that is too long ago.
+    pub(super) fn touched(&self, since: u64) -> Option<impl Iterator<Item = &Key>> {
+        let later = move || self.touched.from(move |(revision, _)| *revision <= since).map(|((_, key), ())| key);
+        (since >= self.touched_after).then(later)
+    }
+
+    /// A revision touched an object.
+    fn touch(&mut self, revision: u64, key: Key) {
+        self.touched.insert((revision, key), ());
+        if self.touched.len() <= TOUCHED {
+            return;
+        }
+        let oldest = self.touched.keys().next().cloned();
+        if let Some(oldest) = oldest {
+            self.touched.remove(&oldest);
+            self.touched_after = oldest.0;
+        }
     }
 
     /// Whether the last conditions of an object may have gone since this revision, the set of which was told in part,
@@ -96,12 +123,14 @@ impl Compiled {
             if next.says(&key) {
                 next.silent.remove(&key);
             } else if self.says(&key) {
-                next.silent.insert(key, revision);
+                next.silent.insert(key.clone(), revision);
             }
+            next.touch(revision, key);
         }
         // The log has it.
-        for key in &written {
-            next.silent.remove(key);
+        for key in written {
+            next.silent.remove(&key);
+            next.touch(revision, key);
         }
         (next, violations)
     }

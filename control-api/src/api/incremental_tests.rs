@@ -1,6 +1,6 @@
 //! Whatever was there before and whatever changes, what comes of it is what compiling all objects makes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::collection::vec;
@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::check::{Compiled, date};
+use super::left_out::reasons;
 use super::objects::rfc3339;
 use crate::compile::Mesh;
 use crate::model::{Key, Name, Status, Stored};
@@ -227,6 +228,12 @@ proptest! {
                 let fell_silent = said && !says && !changes.contains_key(key);
                 prop_assert_eq!(compiled.fell_silent(key, now), fell_silent, "{}", key);
             }
+            // What may be said otherwise is what watches look at.
+            let touched: BTreeSet<&Key> = compiled.touched(now - 1).unwrap().collect();
+            for key in objects.keys() {
+                let says = |compiled: &Compiled| (compiled.statuses.get(key).cloned(), reasons(&compiled.mesh, key));
+                prop_assert!(says(&before) == says(&compiled) || touched.contains(key), "{} is not touched", key);
+            }
             // Each condition has the time of its last transition.
             let dated = full.statuses().iter().map(|(key, status)| {
                 let mut status = Status::clone(status);
@@ -244,4 +251,36 @@ proptest! {
             assert_same(&mesh, &full);
         }
     }
+}
+
+/// A route that speaks of a Service, which is the only one of its namespace: similar names would be touched, too.
+fn route_of(number: usize) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: n-{number}}}\n\
+         spec: {{parentRefs: [{{group: '', kind: Service, name: s}}]}}"
+    )
+}
+
+#[test]
+fn a_watch_has_a_few_objects_to_look_at_unless_it_is_far_behind() {
+    let stored = |text: &str, created| {
+        let object = Arc::new(object(text));
+        (Key::of(&object).unwrap(), Stored { object, created })
+    };
+    let routes: Vec<_> = (0..1000).map(|number| stored(&route_of(number), 1)).collect();
+    let routes = || routes.iter().map(|(key, stored)| (key.clone(), stored));
+    let mut compiled = Compiled::stored(routes(), 1, 1);
+    assert_eq!(compiled.touched(1).unwrap().count(), 0);
+    assert!(compiled.touched(0).is_none(), "what was before the start is not known");
+    let (service, parent) =
+        stored("apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: n-7}\nspec: {ports: [{port: 80}]}", 2);
+    compiled = compiled.check([(service.clone(), Some(&parent))], 2, 2).unwrap();
+    let touched: BTreeSet<String> = compiled.touched(1).unwrap().map(ToString::to_string).collect();
+    assert_eq!(touched, ["HTTPRoute n-7/r", "Service n-7/s"].map(str::to_owned).into());
+    for revision in 3..15 {
+        compiled = compiled.check(routes().map(|(key, stored)| (key, Some(stored))), revision, revision).unwrap();
+    }
+    assert!(compiled.touched(2).is_none(), "more than is kept");
+    // And the Service that one of them speaks of.
+    assert_eq!(compiled.touched(13).unwrap().count(), 1001);
 }

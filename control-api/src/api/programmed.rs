@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(super) struct Standing {
     revisions: Vec<u64>,
     /// The revision of each that rejected something, and what.
     rejections: Vec<(u64, String)>,
+    /// Whether something else was said of an object by who looked later, before it was said at this moment.
+    overtaken: AtomicBool,
 }
 
 impl Standing {
@@ -42,7 +44,12 @@ impl Standing {
         let mut revisions: Vec<u64> = proxies.iter().map(Proxy::revision).collect();
         revisions.sort_unstable();
         let rejections = proxies.iter().filter_map(|proxy| Some((proxy.revision(), rejection(proxy)?))).collect();
-        Self { number, revisions, rejections }
+        Self { number, revisions, rejections, overtaken: AtomicBool::new(false) }
+    }
+
+    /// Whether something that was made of this is out of date, of which the board does not tell again.
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.overtaken.load(Ordering::Relaxed)
     }
 
     /// What this revision or an older one wrote is with every proxy.
@@ -139,14 +146,15 @@ impl Board {
             let said = conditions.iter().any(|found| found.r#type == TYPE);
             if let Some(generation) = accepted.filter(|_| !said).map(|accepted| accepted.observed_generation) {
                 let mut new = standing.condition(record.revision, waiting, generation);
-                new.last_transition_time = Some(self.since(key, record.created, standing.number, &new));
+                new.last_transition_time = Some(self.since(key, record.created, standing, &new));
                 conditions.push(new);
             }
         }
     }
 
     /// Since when the condition has its status.
-    fn since(&self, key: &Key, created: u64, moment: u64, new: &Condition) -> String {
+    fn since(&self, key: &Key, created: u64, standing: &Standing, new: &Condition) -> String {
+        let moment = standing.number;
         let mut pad = self.pad();
         let Pad { said: all, order, newest } = &mut *pad;
         let Some(said) = all.get_mut(key).filter(|said| said.created == created) else {
@@ -159,12 +167,13 @@ impl Board {
             return since;
         };
         // Who looked earlier and comes later has nothing new to say.
+        let transition = said.status != new.status;
+        let changed = transition || said.reason != new.reason;
         if moment < said.moment {
+            standing.overtaken.fetch_or(changed, Ordering::Relaxed);
             return said.since.clone();
         }
         said.moment = moment;
-        let transition = said.status != new.status;
-        let changed = transition || said.reason != new.reason;
         if transition {
             said.since = rfc3339(now());
         }
@@ -267,8 +276,9 @@ mod tests {
         let board = Board::default();
         let key = |name: &str| Key { kind: model::Kind::HttpRoute, name: model::Name::new("default", name) };
         let say = |moment: u64, name: &str, proxies: &[Proxy]| {
-            let condition = Standing::of(moment, proxies).condition(5, "Pending", None);
-            board.since(&key(name), 1, moment, &condition);
+            let standing = Standing::of(moment, proxies);
+            board.since(&key(name), 1, &standing, &standing.condition(5, "Pending", None));
+            standing.is_overtaken()
         };
         let (old, new) = (proxy("a", 4, None), proxy("a", 5, None));
         let mut after = 0;
@@ -283,12 +293,12 @@ mod tests {
             say(moment, "s", std::slice::from_ref(has));
         }
         say(6, "r", std::slice::from_ref(&new));
-        say(5, "r", std::slice::from_ref(&old));
+        assert!(say(5, "r", std::slice::from_ref(&old)), "who looked before shows what is not so any more");
         assert_eq!(board.changed(&mut after), [key("s"), key("r")], "each once, however often");
         assert_eq!(board.changed(&mut 0), [key("s"), key("r")], "who comes later hears of all");
         // It is with every proxy once more; who looked before that has nothing new to say.
         assert!(board.stands(&key("r"), 1, 9) && !board.stands(&key("r"), 2, 9) && !board.stands(&key("s"), 1, 9));
-        say(8, "r", std::slice::from_ref(&old));
+        assert!(say(8, "r", std::slice::from_ref(&old)) && !say(8, "r", std::slice::from_ref(&new)));
         assert_eq!(board.changed(&mut after), []);
     }
 

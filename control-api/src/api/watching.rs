@@ -143,7 +143,7 @@ async fn follow(request: WatchRequest, api: &Api, reader: &Reader<'_, WatchRespo
     };
     let selection = Selection::new(&request.kind, namespace, &request.name)?;
     let mut seen = Seen::default();
-    // The set whose objects were all looked at, and what had been said of them before.
+    // The set of which all objects were looked at, and what had been said of them before.
     let (mut looked_at, mut said) = (None, 0);
     let mut goes_on = request.after_revision;
     let mut revision = match request.after_revision {
@@ -172,7 +172,10 @@ async fn follow(request: WatchRequest, api: &Api, reader: &Reader<'_, WatchRespo
         let set = Arc::clone(&in_force.borrow_and_update());
         let changed = api.board.changed(&mut said);
         let standing = api.board.standing(&api.proxies);
-        let is_new = looked_at.replace(set.revision) != Some(set.revision);
+        // Where it is not known what has changed, that may be anything.
+        let touched: Option<Vec<&Key>> =
+            looked_at.replace(set.revision).and_then(|before| Some(set.compiled.touched(before)?.collect()));
+        let is_all = touched.is_none();
         // What has no conditions any more is told to who may know them; where it was written since, the log has told it.
         let goes_on = goes_on.take();
         let went = |key: &Key, held: &Held| {
@@ -182,10 +185,10 @@ async fn follow(request: WatchRequest, api: &Api, reader: &Reader<'_, WatchRespo
             while let Some(sent) = changes(api, reader, position, &set, &standing, &selection, &mut seen).await? {
                 (revision, position) = sent;
             }
-            // Proxies change what was said of a few; a new set may change anything.
-            let some = changed.iter().filter_map(|key| set.objects.get_key_value(key)).filter(|_| !is_new);
-            let all = set.objects.iter().filter(|_| is_new);
-            let chosen = some.chain(all).filter(|(key, _)| selection.holds(key)).filter_map(|(key, held)| {
+            let few = changed.iter().chain(touched.iter().flatten().copied()).filter(|_| !is_all);
+            let few = few.filter_map(|key| set.objects.get_key_value(key));
+            let all = is_all.then(|| set.objects.iter()).into_iter().flatten();
+            let chosen = few.chain(all).filter(|(key, _)| selection.holds(key)).filter_map(|(key, held)| {
                 let status = api.status(&set, key, held, &standing);
                 let tell = seen.changes(key, status.as_ref(), &set) || went(key, held);
                 tell.then_some((key, held, status))
@@ -196,10 +199,20 @@ async fn follow(request: WatchRequest, api: &Api, reader: &Reader<'_, WatchRespo
             reader.send_each(Box::new(chosen), applied).await
         })
         .await?;
-        if is_new {
-            seen.0.retain(|key, _| set.objects.contains_key(key));
+        match touched {
+            None => seen.0.retain(|key, _| set.objects.contains_key(key)),
+            Some(touched) => {
+                for key in touched.into_iter().filter(|key| !set.objects.contains_key(key)) {
+                    seen.0.remove(key);
+                }
+            }
         }
         drop(set);
+        // While the reader took its time, the board has said something else of an object than was told here.
+        if standing.is_overtaken() {
+            looked_at = None;
+            continue;
+        }
         tokio::select! {
             changed = in_force.changed() => if changed.is_err() {
                 return Err(Refusal::Stopping.into());
