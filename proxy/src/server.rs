@@ -139,6 +139,8 @@ pub fn serve(args: ServeArgs, bootstrap: Bootstrap) -> Result<ExitCode, StartErr
     if !process.access_logs.flush(LOG_FLUSH) {
         tracing::warn!(target: "main", "the access logs could not be written to their end");
     }
+    // A file that keeps its reader waiting would keep the process, too.
+    runtime.shutdown_background();
     Ok(code)
 }
 

@@ -1,7 +1,9 @@
 //! A proxy whose clusters, endpoints, listeners and routes stand in files, and upstreams that say their name.
 
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_tests::process::Process;
 use outrigger_tests::{admin, peers};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -189,6 +192,21 @@ impl Mesh {
     /// Replaces a file by any text.
     pub(crate) fn set_text(&self, kind: &str, text: &str) {
         replace(&self.directory, kind, text);
+    }
+
+    /// Replaces a file by a pipe, which keeps its reader waiting as long as what comes back is there.
+    pub(crate) fn set_pipe(&self, kind: &str) -> File {
+        let beside = path(&self.directory, "pipe.new");
+        mknodat(CWD, &beside, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let pipe = path(&self.directory, kind);
+        std::fs::rename(beside, &pipe).unwrap();
+        let mut writer = None;
+        eventually("it is read", || {
+            // Without a reader this fails.
+            writer = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe).ok();
+            writer.is_some()
+        });
+        writer.unwrap()
     }
 
     /// A file in its directory.

@@ -112,3 +112,12 @@ fn sigterm_tells_http2_in_two_steps_and_finishes_its_streams() {
     drop(wire);
     assert!(mesh.ends().success());
 }
+
+#[test]
+fn sigterm_waits_for_no_file_that_keeps_its_reader_waiting() {
+    let a = Upstream::start("a");
+    let (mut mesh, _) = mesh(&a);
+    let _pipe = mesh.set_pipe("cds");
+    mesh.terminate();
+    assert!(mesh.ends().success());
+}
