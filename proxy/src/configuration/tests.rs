@@ -12,6 +12,7 @@ use outrigger_proto::prost::Message as _;
 use tokio::task::yield_now;
 
 use super::apply::{LARGE_TABLE, SLICE};
+use super::builder::Builders;
 use super::channel::Feed;
 use super::*;
 use crate::process::Process;
@@ -212,6 +213,22 @@ fn endpoints_are_picked_while_a_large_route_table_is_made() {
         drop(go);
         assert_eq!((table.await.unwrap(), behind.await.unwrap()), (vec![], vec![]));
         assert_eq!(routed(&process), MANY);
+    });
+}
+
+#[test]
+fn what_is_due_waits_for_the_end_of_an_update() {
+    on_paused_time(async {
+        let mut applier = Applier::new(crate::testing::worker().process.clone(), Builders::start().unwrap().pieces);
+        let mut progress = applier.begin(Origin::Ads, clusters(0), Vec::new());
+        while applier.advance(&mut progress).is_none() {}
+        applier.settle(Instant::now());
+        assert!(applier.deadline().is_some(), "many came, so pages are given back");
+        // Whoever looks while its table is made would look again and again.
+        let mut progress = applier.begin(Origin::Ads, Update::empty(Kind::Routes), Vec::new());
+        assert_eq!(applier.deadline(), None);
+        assert_eq!(applier.advance(&mut progress), Some(vec![]));
+        assert!(applier.deadline().is_some());
     });
 }
 

@@ -38,7 +38,9 @@ impl Applier {
 
     /// When [`Applier::settle`] or [`Applier::tidy`] has something to do, even if nothing happens before.
     pub(in crate::configuration) fn deadline(&self) -> Option<Instant> {
-        self.warmer.deadline().into_iter().chain(self.old.deadline()).chain(self.trim.map(|(at, _)| at)).min()
+        // An update that is applied in part holds up all else, however long its large tables take.
+        let whole = [self.warmer.deadline(), self.trim.map(|(at, _)| at)].into_iter().filter(|_| !self.in_part);
+        whole.chain([self.old.deadline()]).flatten().min()
     }
 
     /// Whether an update of something else than endpoints is applied in part.
