@@ -18,6 +18,7 @@ use outrigger_proto::prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 
@@ -214,7 +215,9 @@ impl Management {
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let guard = runtime.enter();
-        let incoming = TcpListenerStream::new(TcpListener::from_std(listener)?);
+        // As `outrigger serve` does: the end of a response does not wait for an acknowledgement.
+        let incoming = TcpListenerStream::new(TcpListener::from_std(listener)?)
+            .map(|stream| stream.inspect(|stream| _ = stream.set_nodelay(true)));
         drop(guard);
         runtime.spawn(tonic::transport::Server::builder().add_routes(routes.routes()).serve_with_incoming(incoming));
         Ok(Self { views, proxies: server.proxies(), port, _runtime: Runtime(Some(runtime)) })
