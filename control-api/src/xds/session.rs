@@ -28,7 +28,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A response in parts is full when its resources weigh so much ([`super::subscription::weight`]). A proxy reads and
 /// applies them in some ten milliseconds.
-pub(super) const PART: usize = 128 << 10;
+pub(super) const PART: usize = 64 << 10;
 
 /// The two ways to say what changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +222,8 @@ impl Session {
             subscription.answered(sent, request.error.as_deref(), self.nonces);
             answer = request.error.map_or(Answer::Accepted(version), Answer::Rejected);
         }
+        let drops = matches!(&request.names, Names::Delta { unsubscribe, .. } if !unsubscribe.is_empty());
+        let may_not_ask = kind == Kind::Cluster && (drops || matches!(answer, Answer::Rejected(_)));
         // A request with a stale nonce answers nothing, and is not answered before the response that it crossed is.
         // What it wants is true all the same: a name that was dropped and taken up again meanwhile has to be sent
         // again.
@@ -231,14 +233,15 @@ impl Session {
             }
             Names::All(names) => subscription.replace(kind, names, resources),
         }
+        let comes_back = comes_back && kind == Kind::Endpoints && subscription.told.len() > 0;
+        // Nobody knows of which it will not ask for the endpoints.
+        if may_not_ask && let Some(endpoints) = self.subscriptions.get_mut(&Kind::Endpoints) {
+            endpoints.expected.clear();
+        }
         // Clusters are sent as soon as they are asked for, which is before a client says which endpoints it has.
-        if kind == Kind::Endpoints
-            && comes_back
-            && subscription.told.len() > 0
-            && let Some(clusters) = self.subscriptions.get(&Kind::Cluster)
-        {
+        if comes_back && let Some(clusters) = self.subscriptions.get(&Kind::Cluster) {
             let sent: Vec<_> = clusters.told.iter().filter_map(|(_, told)| sent(told)).collect();
-            self.owe_endpoints(&sent);
+            self.owe_endpoints(&sent, None);
         }
         answer
     }
@@ -288,6 +291,14 @@ impl Session {
         self.subscriptions.get(&kind).is_some_and(|subscription| subscription.came_with_others(version, there))
     }
 
+    /// Whether every subscription has due what its view makes due.
+    #[cfg(test)]
+    pub(super) fn is_consistent(&self) -> bool {
+        let none = Resources::new();
+        let mut open = self.subscriptions.iter().filter(|(_, subscription)| subscription.opened);
+        open.all(|(kind, subscription)| subscription.is_consistent(self.view.get(kind).unwrap_or(&none)))
+    }
+
     /// The version of the response of the kind that the client has not answered.
     pub(super) fn unanswered(&self, kind: Kind) -> Option<Arc<str>> {
         Some(self.subscriptions.get(&kind)?.in_flight.as_ref()?.version.clone())
@@ -327,7 +338,8 @@ impl Session {
         }
         let sent = self.subscriptions.values().filter_map(|subscription| Some(subscription.in_flight.as_ref()?.since));
         let gone = self.subscriptions.values().filter_map(|subscription| subscription.gone_since);
-        sent.chain(gone).map(|since| since + PATIENCE).filter(|end| *end > now).min()
+        let expected = self.subscriptions.values().filter_map(|subscription| subscription.expected_since);
+        sent.chain(gone).chain(expected).map(|since| since + PATIENCE).filter(|end| *end > now).min()
     }
 
     fn ready(&self, kind: Kind, now: Instant) -> bool {
@@ -446,14 +458,14 @@ impl Session {
         subscription.in_flight =
             Some(InFlight { nonce: nonce.clone(), version: version.clone(), since: now, names, owed });
         if kind == Kind::Cluster {
-            self.owe_endpoints(&warming);
+            self.owe_endpoints(&warming, Some(now));
         }
         Some(Response { kind, nonce, version, resources, removed })
     }
 
     /// A client warms a changed cluster until its endpoints come, also if they are the same; being subscribed to them
-    /// already, it does not ask for them.
-    fn owe_endpoints(&mut self, clusters: &[Arc<Resource>]) {
+    /// already, it does not ask for them. To those of clusters that are `sent` now and new to it, it subscribes.
+    fn owe_endpoints(&mut self, clusters: &[Arc<Resource>], sent: Option<Instant>) {
         let Some(subscription) = self.subscriptions.get_mut(&Kind::Endpoints).filter(|endpoints| endpoints.opened)
         else {
             return;
@@ -461,6 +473,9 @@ impl Session {
         for name in clusters.iter().filter_map(|cluster| endpoints_of(cluster)) {
             if subscription.wants(&name) {
                 subscription.owed.insert(name);
+            } else if sent.is_some() {
+                subscription.expected.insert(name);
+                subscription.expected_since = sent;
             }
         }
     }

@@ -271,7 +271,9 @@ proptest! {
         let mut client = Client::new(if world { Protocol::StateOfTheWorld } else { Protocol::Delta }, part);
         for step in &steps {
             client.step(step);
+            prop_assert!(client.session.is_consistent(), "{step:?}");
             client.read()?;
+            prop_assert!(client.session.is_consistent());
         }
         // All of it is answered, in few rounds. Removals do not wait for ever for routes that nobody asks for.
         for _ in 0..20 {

@@ -247,6 +247,48 @@ fn a_changed_cluster_has_its_endpoints_sent_again() {
 }
 
 #[test]
+fn routes_wait_until_the_endpoints_of_a_new_cluster_are_asked_for_and_there() {
+    for protocol in [Delta, StateOfTheWorld] {
+        let with = |b: bool| match b {
+            false => view(&[(Clusters, &["a=1"]), (Endpoints, &["a=1"]), (Routes, &["r=1"])]),
+            true => view(&[(Clusters, &["a=1", "b=1"]), (Endpoints, &["a=1", "b=1"]), (Routes, &["r=2"])]),
+        };
+        let start = || {
+            let mut stream = Stream::new(protocol, with(false));
+            for (kind, name) in [(Clusters, "a"), (Endpoints, "a"), (Routes, "r")] {
+                let names = [name];
+                let names: &[&str] = if kind == Clusters { &[] } else { &names };
+                stream.subscribe(kind, names);
+                stream.sends(kind, &[&format!("{name}=1")]);
+                stream.accept(kind, names);
+            }
+            stream.session.update(with(true));
+            stream.sends(Clusters, if protocol == Delta { &["b=1"] } else { &["a=1", "b=1"] });
+            stream
+        };
+        // Its acknowledgement comes first. Were the view to change now, b would be without endpoints for ever.
+        let mut stream = start();
+        stream.accept(Clusters, &[]);
+        stream.is_silent();
+        stream.subscribe(Endpoints, &["a", "b"]);
+        assert_eq!(stream.next().unwrap().0, Endpoints);
+        stream.is_silent();
+        stream.accept(Endpoints, &["a", "b"]);
+        stream.sends(Routes, &["r=2"]);
+        // Who rejects it does not ask, and is not waited for.
+        let mut stream = start();
+        stream.answer(Clusters, Some("b: no"), &[]);
+        stream.sends(Routes, &["r=2"]);
+        // Nor is for ever who could ask.
+        let mut stream = start();
+        stream.accept(Clusters, &[]);
+        assert_eq!(stream.session.deadline(stream.now), Some(stream.now + PATIENCE));
+        stream.now += PATIENCE;
+        stream.sends(Routes, &["r=2"]);
+    }
+}
+
+#[test]
 fn unsubscribing_a_name_that_the_wildcard_covers_is_answered() {
     let mut stream = Stream::new(Delta, view(&[(Clusters, &["a=1"])]));
     stream.subscribe(Clusters, &["*", "a", "b"]);

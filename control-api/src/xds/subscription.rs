@@ -45,6 +45,11 @@ pub(super) struct Subscription {
     pub(super) owed: BTreeSet<Arc<str>>,
     /// As `changed`, and not in it: what changed while others waited for their response already.
     first: BTreeSet<Arc<str>>,
+    /// Of clusters that were sent, and not asked for yet: a client that acknowledges a cluster asks for its endpoints,
+    /// and what names the cluster comes after them.
+    pub(super) expected: BTreeSet<Arc<str>>,
+    /// Since when the last of them is.
+    pub(super) expected_since: Option<Instant>,
     /// Told, and not there any more.
     pub(super) gone: BTreeSet<Arc<str>>,
     /// Since when some are gone.
@@ -128,6 +133,10 @@ impl Subscription {
 
     /// Whether something that the client waits for is still to be sent or answered, and it may still be waited for.
     pub(super) fn owes(&self, now: Instant, patience: Duration) -> bool {
+        let is_expected = !self.expected.is_empty() && self.expected_since.is_some_and(|since| now < since + patience);
+        if is_expected {
+            return true;
+        }
         let Some(sent) = &self.in_flight else { return !self.owed.is_empty() };
         now < sent.since + patience && (sent.owed || !self.owed.is_empty())
     }
@@ -209,6 +218,19 @@ impl Subscription {
         }
     }
 
+    /// Whether comparing everything would find what [`Subscription::follow`] did.
+    #[cfg(test)]
+    pub(super) fn is_consistent(&self, there: &Resources) -> bool {
+        let wanted = there.values().filter(|resource| self.wants(&resource.name));
+        let differ = |resource: &&Arc<Resource>| self.told.get(&resource.name).is_none_or(|told| !told.is_of(resource));
+        let differing: BTreeSet<_> = wanted.filter(differ).map(|resource| &resource.name).collect();
+        let due: BTreeSet<_> = self.changed.union(&self.first).collect();
+        let gone = self.told.iter().map(|(name, _)| name).filter(|name| !there.contains_key(*name));
+        due.is_subset(&differing)
+            && differing.iter().all(|name| due.contains(name) || self.owed.contains(*name))
+            && gone.eq(&self.gone)
+    }
+
     /// The names of a delta request. `versions` is what the client already has; it counts in the first request only.
     pub(super) fn change(
         &mut self,
@@ -248,6 +270,7 @@ impl Subscription {
                 let known = versions.contains_key(&name);
                 let name: Arc<str> = name.into();
                 self.names.insert(name.clone());
+                self.expected.remove(&name);
                 if !known {
                     self.owed.insert(name);
                 }
@@ -282,6 +305,7 @@ impl Subscription {
         let names: BTreeSet<Arc<str>> =
             names.into_iter().filter(|name| name != WILDCARD).map(|name| name.into()).collect();
         self.owed.extend(names.difference(&self.names).cloned());
+        self.expected.retain(|name| !names.contains(name));
         self.names = names;
         self.answer |= first && empty_is_all(kind);
         self.forget_unwanted();
