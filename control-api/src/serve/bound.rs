@@ -30,6 +30,9 @@ const PREFIX: usize = 5;
 const RECEIVE: Duration = Duration::from_secs(60);
 /// The bytes of the requests to the control API that are under way: a few sets of the largest size.
 const UNDER_WAY: u32 = 256 << 20;
+/// The longest message of the methods of the control API that take no set: it has its room until the response ends, that of
+/// a watch perhaps never.
+const LARGEST_OTHER: usize = 64 << 10;
 /// Watches of the health at a time.
 const HEALTH_WATCHES: usize = 1000;
 
@@ -48,7 +51,13 @@ fn bound_by(routes: Routes, under_way: u32) -> Routes {
             let mut path = request.uri().path().split('/').skip(1);
             let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
             // Each is one message, and is there until it is answered.
-            let message = (service == SERVICE_NAME).then(|| Message { prefix: Vec::new(), room: room.clone() });
+            let most = if matches!(method, "Apply" | "Delete") { LARGEST_MESSAGE } else { LARGEST_OTHER };
+            let message = (service == SERVICE_NAME).then(|| Message {
+                most,
+                received: 0,
+                prefix: Vec::new(),
+                room: room.clone(),
+            });
             let is_health_watch = service == "grpc.health.v1.Health" && method == "Watch";
             // They have bounds of their own.
             let is_xds_stream = service.starts_with("envoy.service.") && !method.starts_with("Fetch");
@@ -83,6 +92,10 @@ struct Bounded {
 
 /// The one message of a request.
 struct Message {
+    /// The bytes that it may have.
+    most: usize,
+    /// The bytes that came.
+    received: usize,
     /// Its first bytes.
     prefix: Vec<u8>,
     room: Room,
@@ -120,17 +133,23 @@ impl Message {
                 self.room.most
             )));
         }
+        self.received = self.received.saturating_add(data.len());
         let prefix = &mut self.prefix;
         let missing = PREFIX.saturating_sub(prefix.len());
         prefix.extend(data.iter().take(missing));
         let [_, length @ ..] = prefix.as_slice() else { return Ok(()) };
         let Ok(length) = length.try_into().map(u32::from_be_bytes) else { return Ok(()) };
-        if missing == 0 || length as usize <= LARGEST_MESSAGE {
+        // What comes behind the message takes room, too.
+        let (bytes, most) = ((length as usize).max(self.received.saturating_sub(PREFIX)), self.most);
+        if bytes <= most {
             return Ok(());
         }
+        let hint = match most {
+            LARGEST_MESSAGE => "split the set and send it in parts, Services first",
+            _ => "only Apply and Delete take more",
+        };
         Err(Status::resource_exhausted(format!(
-            "nothing was done: the request takes {length} bytes, and a message has {LARGEST_MESSAGE} at most: split the set \
-             and send it in parts, Services first"
+            "nothing was done: the request takes {bytes} bytes, and a message has {most} at most: {hint}"
         )))
     }
 }
@@ -213,6 +232,22 @@ mod tests {
         // One that is not, and of which the rest does not come.
         let status = answer(Body::from_stream(pieces(&[&[0, 4, 0, 0, 0, 7], &[0xff; 5]]))).await;
         assert_ne!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_may_last_is_short() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut router = router(&directory, UNDER_WAY);
+        /// 64 KiB and a byte, and an empty message with so much behind it.
+        const LONG: [&[&[u8]]; 2] = [&[&[0, 0, 1, 0, 1, 7]], &[&[0; 5], &[0; LARGEST_OTHER + 1]]];
+        for long in LONG {
+            let body = Body::from_stream(pieces(long).chain(tokio_stream::pending()));
+            let response = router.call(request(&format!("/{SERVICE_NAME}/Watch"), body)).await.unwrap();
+            let status = Status::from_header_map(response.headers()).unwrap();
+            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+            let expected = "the request takes 65537 bytes, and a message has 65536 at most: only Apply and Delete";
+            assert!(status.message().contains(expected), "{status}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
