@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::Status;
@@ -28,6 +28,8 @@ pub struct Waiting {
     most: u32,
     /// A permit for each byte.
     room: Arc<Semaphore>,
+    /// Whose turn it is to get room. The others wait for that: each would else end a watch, for the same room.
+    turn: AsyncMutex<()>,
     pub(super) copying: Arc<Semaphore>,
     list: Mutex<List>,
 }
@@ -43,12 +45,14 @@ impl Waiting {
     /// At most so many bytes.
     pub(super) fn new(most: u32) -> Self {
         let permits = |number| Arc::new(Semaphore::new(number));
-        Self { most, room: permits(most as usize), copying: permits(COPYING), list: Mutex::default() }
+        let (room, copying) = (permits(most as usize), permits(COPYING));
+        Self { most, room, turn: AsyncMutex::default(), copying, list: Mutex::default() }
     }
 
     /// Waits for room for a piece; one that is larger than all the room gets all of it. `cut` ends its watch.
     pub(super) async fn take(self: &Arc<Self>, bytes: usize, cut: &Cut) -> Taken {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.most);
+        let turn = self.turn.lock().await;
         let mut room = std::pin::pin!(Arc::clone(&self.room).acquire_many_owned(bytes));
         let room = loop {
             match tokio::time::timeout(HOLD, &mut room).await {
@@ -56,6 +60,7 @@ impl Waiting {
                 Err(_) => self.end_longest(),
             }
         };
+        drop(turn);
         let mut list = self.list();
         list.last += 1;
         let number = list.last;
@@ -124,5 +129,25 @@ impl<T: Unpin> Stream for Events<T> {
                 None => return Poll::Ready(None),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_watch_gives_way_to_all_that_wait() {
+        let waiting = Arc::new(Waiting::new(3));
+        let cuts = [(); 3].map(|()| Cut::default());
+        let mut held = Vec::new();
+        for cut in &cuts {
+            held.push(waiting.take(1, cut).await);
+        }
+        let cut = Cut::default();
+        let waiters = async { tokio::join!(waiting.take(1, &cut), waiting.take(1, &cut), waiting.take(1, &cut)) };
+        assert!(tokio::time::timeout(HOLD * 3 / 2, waiters).await.is_err());
+        // `false`: it was ended before.
+        assert_eq!(cuts.map(|cut| cut.cut()), [false, true, true]);
     }
 }
