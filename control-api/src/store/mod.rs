@@ -105,8 +105,8 @@ impl Shared {
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE).set_check_integrity_on_open(true).set_repair_callback(|repair| {
-        // After the first of its three passes it asks only where the last write is damaged, and would go on with the write
-        // before that; each was acknowledged.
+        // After the first of its three passes it asks only where the last write is damaged and its header says nothing of two
+        // phases, and would go on with the write before that; each was acknowledged.
         if repair.progress() > 0.0 && repair.progress() < 0.5 {
             repair.abort();
         }
@@ -247,8 +247,8 @@ impl Store {
     fn write(&self, database: &Database, revision: u64, changes: &[Change]) -> Result<(u64, u64), redb::Error> {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        // Costs a little space, and a start after a crash does not have to read the whole file.
-        transaction.set_quick_repair(true);
+        // Else a start would take the write before this one where it finds this one damaged.
+        transaction.set_two_phase_commit(true);
         let mut logged = self.logged;
         let compacted = {
             let mut current = transaction.open_table(CURRENT)?;
@@ -297,7 +297,7 @@ impl Store {
 /// Makes the tables of a new file; says the number of the layout.
 fn prepare(database: &Database) -> Result<u64, redb::Error> {
     let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
+    transaction.set_two_phase_commit(true);
     let format = {
         let mut meta = transaction.open_table(META)?;
         let found = meta.get(FORMAT)?.map(|number| number.value());
