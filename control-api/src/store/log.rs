@@ -129,9 +129,15 @@ impl Recent {
             return None;
         }
         let mut piece = Piece::new(position);
-        let places = self.sets.iter().flat_map(|set| (0_u32..).zip(set.iter()));
-        for (at, entry) in places.map(|(place, entry)| ((entry.revision, place), entry)) {
-            if at >= position && !piece.add(at, entry.size(), || entry.clone()) {
+        // Every watch comes here after each write, which waits for the lock: none walks what it has had.
+        let begins = self.sets.partition_point(|set| set.last().is_some_and(|entry| entry.revision < position.0));
+        let places = self.sets.range(begins..).flat_map(|set| {
+            let within = set.first().is_some_and(|entry| entry.revision == position.0);
+            let first = if within { position.1 } else { 0 };
+            (first..).zip(set.iter().skip(first as usize))
+        });
+        for (place, entry) in places {
+            if !piece.add((entry.revision, place), entry.size(), || entry.clone()) {
                 break;
             }
         }
