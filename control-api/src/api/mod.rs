@@ -175,7 +175,7 @@ impl Api {
         let set = self.current();
         let (revision, last) = match request.page_token.as_str() {
             "" => (set.revision, None),
-            token => paging::read(token).map(|(revision, last)| (revision, Some(last)))?,
+            token => paging::read(token, &selection, set.revision).map(|(revision, last)| (revision, Some(last)))?,
         };
         let standing = self.board.standing(&self.proxies);
         let mut page = paging::Page::new(most);

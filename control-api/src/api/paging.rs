@@ -8,7 +8,7 @@ use outrigger_proto::outrigger::control::v1::{ListResponse, Object};
 use prost::Message as _;
 use tonic::Status;
 
-use super::objects;
+use super::{Selection, objects};
 use crate::model::{Key, Name};
 
 /// The bytes of the objects of a page, unless one alone has more.
@@ -50,15 +50,18 @@ impl Page {
     }
 }
 
-/// The revision at which a list began, and the last object of the page before.
-pub(super) fn read(token: &str) -> Result<(u64, Key), Status> {
+/// The revision at which a list of the selection began, and the last object of the page before. `newest`: the revision in
+/// force.
+pub(super) fn read(token: &str, selection: &Selection, newest: u64) -> Result<(u64, Key), Status> {
     let read = || {
         let mut parts = token.split('/');
         let revision = parts.next()?.parse().ok()?;
         let (kind, namespace, name) = (objects::kind(parts.next()?)?, parts.next()?, parts.next()?);
         parts.next().is_none().then(|| (revision, Key { kind, name: Name::new(namespace, name) }))
     };
-    read().ok_or_else(|| {
-        Status::invalid_argument(format!("page_token {token:?}: send the next_page_token of the page before, or none"))
+    read().filter(|(revision, last)| *revision <= newest && selection.holds(last)).ok_or_else(|| {
+        Status::invalid_argument(format!(
+            "page_token {token:?}: send the next_page_token of the page before, with the same kind and namespace, or none"
+        ))
     })
 }

@@ -530,10 +530,12 @@ async fn a_list_comes_page_by_page() {
     let workload =
         "---\napiVersion: outrigger.dev/v1alpha1\nkind: Workload\nmetadata: {name: w}\nspec: {addresses: [10.0.0.1]}\n";
     let began = bench.apply(workload).await.unwrap().revision;
-    let list = async |page_size, page_token: &str| {
-        let request = ListRequest { page_size, page_token: page_token.to_owned(), ..ListRequest::default() };
+    let list_of = async |kind: &str, page_size, page_token: &str| {
+        let (kind, page_token) = (kind.to_owned(), page_token.to_owned());
+        let request = ListRequest { kind, page_size, page_token, ..ListRequest::default() };
         bench.api.list(Request::new(request)).await.map(tonic::Response::into_inner)
     };
+    let list = async |page_size, page_token: &str| list_of("", page_size, page_token).await;
     let mut pages = Vec::new();
     let (mut token, mut names) = (String::new(), Vec::new());
     loop {
@@ -557,10 +559,14 @@ async fn a_list_comes_page_by_page() {
     let page = list(3, "").await.unwrap();
     assert_eq!((page.objects.len(), page.next_page_token.is_empty()), (3, false));
     assert_eq!(list(3, &page.next_page_token).await.unwrap().objects.len(), 3);
-    for (size, token, named) in
-        [(-1, "", "page_size -1"), (0, "7/Nothing/a/b", "page_token \"7/Nothing/a/b\""), (0, "x", "page_token \"x\"")]
-    {
-        let refused = list(size, token).await.unwrap_err();
+    for (kind, size, token, named) in [
+        ("", -1, "", "page_size -1"),
+        ("", 0, "7/Nothing/a/b", "page_token \"7/Nothing/a/b\""),
+        ("", 0, "x", "page_token \"x\""),
+        ("", 0, "99/Service/default/s00", "page_token \"99/Service/default/s00\""),
+        ("Workload", 0, "1/Service/default/s00", "page_token \"1/Service/default/s00\""),
+    ] {
+        let refused = list_of(kind, size, token).await.unwrap_err();
         assert!(refused.code() == Code::InvalidArgument && refused.message().starts_with(named), "{refused}");
     }
 }
