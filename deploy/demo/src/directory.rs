@@ -1,8 +1,9 @@
 //! Where a run keeps the store, configurations and logs of its mesh. Who is killed with -9 removes nothing: the next run
 //! does it.
 //!
-//! A run holds a lock on its directory, which the kernel lets go however the run ends. Its process id would say less: it
+//! A run holds a lock on a file in its directory, which the kernel lets go however the run ends. Its process id would say less: it
 //! may be another's by now, or one of another container that has the same `/tmp`.
+//! And what has no such file is no run's, whatever its name.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,6 +14,8 @@ use rustix::process::geteuid;
 use tempfile::TempDir;
 
 const PREFIX: &str = "outrigger-demo-";
+/// Who has this locked has the directory.
+const LOCK: &str = ".outrigger-demo.lock";
 
 /// A directory that goes when this is dropped.
 #[derive(Debug)]
@@ -31,9 +34,9 @@ impl Directory {
         remove_stale(&temporary);
         loop {
             let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&temporary)?;
-            let lock = File::open(directory.path())?;
+            let lock = File::create_new(directory.path().join(LOCK))?;
             lock.lock()?;
-            // Before it was locked, another run may have taken it for one that was left behind.
+            // Before this was locked, another run may have taken it for one that was left behind.
             if directory.path().exists() {
                 return Ok(Self { directory, _lock: lock });
             }
@@ -55,7 +58,7 @@ fn remove_stale(temporary: &Path) {
         let is_ours = || entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == user);
         if is_one
             && is_ours()
-            && let Ok(lock) = File::open(entry.path())
+            && let Ok(lock) = File::open(entry.path().join(LOCK))
             && lock.try_lock().is_ok()
         {
             _ = fs::remove_dir_all(entry.path());
@@ -73,13 +76,16 @@ mod tests {
     fn what_nobody_holds_is_removed_and_nothing_else() {
         let temporary = tempfile::tempdir().unwrap();
         let at = |name: &str| temporary.path().join(name);
-        for name in ["outrigger-demo-stale", "outrigger-demo-held", "other"] {
+        for name in ["outrigger-demo-stale", "outrigger-demo-held", "outrigger-demo-mine", "other"] {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("file"), "").unwrap();
         }
+        for name in ["outrigger-demo-stale", "outrigger-demo-held", "other"] {
+            fs::write(at(name).join(LOCK), "").unwrap();
+        }
         fs::write(at("outrigger-demo-file"), "").unwrap();
         symlink(at("other"), at("outrigger-demo-link")).unwrap();
-        let held = File::open(at("outrigger-demo-held")).unwrap();
+        let held = File::open(at("outrigger-demo-held").join(LOCK)).unwrap();
         held.lock().unwrap();
         let left = || {
             remove_stale(temporary.path());
@@ -88,10 +94,11 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(left(), ["other", "outrigger-demo-file", "outrigger-demo-held", "outrigger-demo-link"]);
+        let others = ["other", "outrigger-demo-file", "outrigger-demo-link", "outrigger-demo-mine"];
+        assert_eq!(left(), [others[0], others[1], "outrigger-demo-held", others[2], others[3]]);
         assert!(at("other").join("file").exists());
         // Not by closing it: a child that another test starts may have it open still.
         held.unlock().unwrap();
-        assert_eq!(left(), ["other", "outrigger-demo-file", "outrigger-demo-link"]);
+        assert_eq!(left(), others);
     }
 }
