@@ -39,10 +39,9 @@ async fn follow(shown: &mut Shown<'_>, breaks: &mut Breaks) -> Result<Failure, F
         Ok(response) => response.into_inner(),
         Err(status) => return broken(status),
     };
-    breaks.connected();
     shown.initial.clear();
     loop {
-        match events.message().await {
+        match breaks.next(events.message()).await {
             Ok(Some(response)) => print(&shown.show(response))?,
             Ok(None) => return Ok(ended()),
             Err(status) => return broken(status),

@@ -186,6 +186,30 @@ fn a_watch_goes_on_when_the_control_plane_comes_back() {
     watch.wait().unwrap();
 }
 
+#[test]
+fn a_watch_goes_on_where_the_log_does_not_reach_back() {
+    let (plane, directory) = plane();
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    let mut watch = plane.command(&["get", "svc", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut next = || lines.next().unwrap().split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
+    for expected in [["EVENT", "NAME"], ["users", "ClusterIP"], ["users-v2", "ClusterIP"]] {
+        assert_eq!(next(), expected);
+    }
+    // Its store has no such revision any more.
+    let store = plane.data().join("outrigger.redb");
+    drop(plane);
+    std::fs::remove_file(store).unwrap();
+    let plane = Plane::start(MESH, directory.path());
+    for expected in [["deleted", "users"], ["deleted", "users-v2"]] {
+        assert_eq!(next(), expected);
+    }
+    plane.run(&["apply", "-f", "shop.yaml"]).unwrap();
+    assert_eq!(next(), ["applied", "users"]);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
 /// A client that asks for clusters and rejects them. It is connected until both are dropped.
 fn rejecting(
     plane: &Plane,
