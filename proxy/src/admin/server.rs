@@ -2,8 +2,8 @@
 //! for gRPC ([`csds`]), and answers the rest just as well.
 //!
 //! Whoever reaches it costs a bounded amount, for a bounded time: so many connections at a time ([`MAX_CONNECTIONS`],
-//! others wait in the kernel's queue), and for each thing that a client may do slowly a limit ([`IDLE`], [`REQUEST`],
-//! [`ANSWER`]).
+//! others wait in the kernel's queue), so many requests at a time on one ([`MAX_STREAMS`]) and long answers on all of them
+//! ([`LONG_ANSWERS`]), and for each thing that a client may do slowly a limit ([`IDLE`], [`REQUEST`], [`ANSWER`]).
 
 use std::future::poll_fn;
 use std::io;
@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::{Instant, timeout};
 
+use super::parts::PART;
 use super::{AdminState, Body as Answer, Parts, Response, Write, csds, handle};
 use crate::http::codec::{Body, Exchange, Frame, Responder, StreamError, h1, h2};
 use crate::io::Io;
@@ -34,6 +35,19 @@ const MAX_BODY: usize = 64 << 10;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
+
+/// Requests at a time on a connection of HTTP/2.
+const MAX_STREAMS: u32 = 16;
+
+/// Answers at a time that are longer than a part or come in parts: each keeps a thread, or its text, until it has been read. Files are read on
+/// such threads, too.
+const LONG_ANSWERS: usize = 8;
+
+/// How long a request for one more waits: half of what Prometheus waits for an answer.
+const TURN: Duration = Duration::from_secs(5);
+
+/// What it is told then.
+const BUSY: &str = "other long answers are still being read, as many as there may be at a time: try again later\n";
 
 /// How long a connection may be without a request: until the head of its first one is complete, and from the answer to
 /// one to the head of the next.
@@ -69,6 +83,19 @@ pub enum AdminSocket {
     Unix(std::os::unix::net::UnixListener),
 }
 
+/// What all connections share.
+struct Shared {
+    state: Arc<dyn AdminState>,
+    /// Permits to be [`LONG_ANSWERS`].
+    long_answers: Semaphore,
+}
+
+impl Shared {
+    fn new(state: Arc<dyn AdminState>) -> Rc<Self> {
+        Rc::new(Self { state, long_answers: Semaphore::new(LONG_ANSWERS) })
+    }
+}
+
 /// Serves the admin interface until the task is dropped.
 pub async fn serve(socket: AdminSocket, state: Arc<dyn AdminState>) -> io::Result<()> {
     let settings = Rc::new(h1::ServerSettings {
@@ -77,6 +104,7 @@ pub async fn serve(socket: AdminSocket, state: Arc<dyn AdminState>) -> io::Resul
         refuse_https: false,
         options: Http1Options { allow_absolute_url: true, accept_http_10: true, ..Default::default() },
     });
+    let shared = Shared::new(state);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let listener = match socket {
         AdminSocket::Tcp(socket) => Listening::Tcp(TcpListener::from_std(socket)?),
@@ -86,9 +114,9 @@ pub async fn serve(socket: AdminSocket, state: Arc<dyn AdminState>) -> io::Resul
         // It is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
         if let Ok(io) = listener.accept().await {
-            let (settings, state) = (settings.clone(), state.clone());
+            let (settings, shared) = (settings.clone(), shared.clone());
             spawn_local(async move {
-                connection(io, settings, state).await;
+                connection(io, settings, shared).await;
                 drop(place);
             });
         } else {
@@ -112,7 +140,7 @@ impl Listening {
     }
 }
 
-async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn AdminState>) {
+async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, shared: Rc<Shared>) {
     let mut idle_since = Instant::now();
     let left = |idle_since: Instant| IDLE.saturating_sub(idle_since.elapsed());
     let mut read = BytesMut::new();
@@ -125,7 +153,7 @@ async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn
         }
     }
     if read.starts_with(PREFACE) {
-        return http2(io, read.freeze(), &settings, &state).await;
+        return http2(io, read.freeze(), &settings, &shared).await;
     }
     let mut connection = h1::ServerConnection::new(io, read.freeze(), settings);
     loop {
@@ -134,13 +162,13 @@ async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn
         };
         match incoming {
             h1::Incoming::Request(exchange) => {
-                if request(exchange, &state).await.is_err() {
+                if request(exchange, &shared).await.is_err() {
                     return;
                 }
             }
             h1::Incoming::Malformed { status, mut responder, .. } => {
                 responder.close_after();
-                if respond(&mut responder, Response::new(status, "text/plain", ""), &state).await.is_err() {
+                if respond(&mut responder, Response::new(status, "text/plain", ""), &shared).await.is_err() {
                     return;
                 }
             }
@@ -159,9 +187,9 @@ async fn connection(mut io: Io, settings: Rc<h1::ServerSettings>, state: Arc<dyn
     }
 }
 
-async fn http2(io: Io, buffered: Bytes, settings: &h1::ServerSettings, state: &Arc<dyn AdminState>) {
+async fn http2(io: Io, buffered: Bytes, settings: &h1::ServerSettings, shared: &Rc<Shared>) {
     let settings = h2::ServerSettings {
-        http2: Http2Options::default(),
+        http2: Http2Options { max_concurrent_streams: MAX_STREAMS, ..Default::default() },
         max_headers_bytes: settings.max_head_bytes,
         max_headers_count: settings.max_headers,
         stream_error_on_invalid_http_message: true,
@@ -172,9 +200,9 @@ async fn http2(io: Io, buffered: Bytes, settings: &h1::ServerSettings, state: &A
     loop {
         match timeout(IDLE, poll_fn(|task| connection.poll_incoming(task))).await {
             Ok(h2::Incoming::Request(exchange)) => {
-                let state = state.clone();
+                let shared = shared.clone();
                 // Whoever has reset its stream wants no answer.
-                spawn_local(async move { _ = request(exchange, &state).await });
+                spawn_local(async move { _ = request(exchange, &shared).await });
             }
             Ok(h2::Incoming::Malformed(_) | h2::Incoming::Unfinished(_)) => {}
             Ok(h2::Incoming::End(_)) => return,
@@ -193,10 +221,10 @@ pub(super) async fn in_time<T>(
     timeout(limit, what).await.unwrap_or(Err(StreamError::Local))
 }
 
-async fn request(exchange: Exchange, state: &Arc<dyn AdminState>) -> Result<(), StreamError> {
+async fn request(exchange: Exchange, shared: &Shared) -> Result<(), StreamError> {
     let Exchange { head, mut body, mut responder } = exchange;
     if csds::is_method(head.path.as_bytes()) && head.protocol == Protocol::Http2 {
-        return csds::serve(body, &mut responder, state).await;
+        return csds::serve(body, &mut responder, &shared.state).await;
     }
     let mut form = BytesMut::new();
     in_time(REQUEST, poll_fn(|task| poll_form(task, &mut body, &mut form))).await?;
@@ -204,13 +232,13 @@ async fn request(exchange: Exchange, state: &Arc<dyn AdminState>) -> Result<(), 
     let method = head.method.as_str().to_owned();
     // A probe does not wait for other answers.
     if target == "/ready" {
-        return respond(&mut responder, handle(&**state, &method, &target, &form), state).await;
+        return respond(&mut responder, handle(&*shared.state, &method, &target, &form), shared).await;
     }
-    let worker = state.clone();
+    let worker = shared.state.clone();
     // Long answers take milliseconds; this thread also has connections, signals and timers to serve.
     let response = spawn_blocking(move || handle(&*worker, &method, &target, &form)).await;
     let response = response.unwrap_or_else(|_| Response::error(500, "the answer could not be made\n"));
-    respond(&mut responder, response, state).await
+    respond(&mut responder, response, shared).await
 }
 
 fn poll_form(task: &mut Context<'_>, body: &mut Body, form: &mut BytesMut) -> Poll<Result<(), StreamError>> {
@@ -225,11 +253,14 @@ fn poll_form(task: &mut Context<'_>, body: &mut Body, form: &mut BytesMut) -> Po
     Poll::Ready(Ok(()))
 }
 
-async fn respond(
-    responder: &mut Responder,
-    response: Response,
-    state: &Arc<dyn AdminState>,
-) -> Result<(), StreamError> {
+async fn respond(responder: &mut Responder, response: Response, shared: &Shared) -> Result<(), StreamError> {
+    let (response, _turn) = match &response.body {
+        Answer::Whole(body) if body.len() <= PART => (response, None),
+        _ => match timeout(TURN, shared.long_answers.acquire()).await {
+            Ok(turn) => (response, turn.ok()),
+            Err(_) => (Response::error(503, BUSY), None),
+        },
+    };
     let Response { status, content_type, body } = response;
     let mut headers = Headers::with_capacity(5);
     headers.append(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -240,7 +271,7 @@ async fn respond(
     let (first, rest) = match body {
         Answer::Whole(body) => (body, None),
         Answer::Parts(write) => {
-            let mut written = Written::start(write, Arc::clone(state));
+            let mut written = Written::start(write, shared.state.clone());
             let first = written.next().await?.unwrap_or_default();
             let second = written.next().await?;
             (first, second.map(|second| (second, written)))
@@ -312,7 +343,6 @@ mod tests {
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
-    use crate::admin::parts::PART;
     use crate::admin::tests::Fake;
     use crate::testing::on_paused_time;
 
@@ -323,7 +353,7 @@ mod tests {
 
     fn connect(room: usize) -> (DuplexStream, JoinHandle<()>) {
         let (client, io) = duplex(room);
-        (client, spawn_local(connection(Io::Pipe(io), settings(), Arc::new(Fake::new()))))
+        (client, spawn_local(connection(Io::Pipe(io), settings(), Shared::new(Arc::new(Fake::new())))))
     }
 
     /// Seconds until the connection has ended.
@@ -372,7 +402,7 @@ mod tests {
             let (status, expected) = fake.answer("GET", "/stats");
             assert!(status == 200 && expected.len() > 20 << 20, "a name in every line");
             let (mut client, io) = duplex(64 << 10);
-            spawn_local(connection(Io::Pipe(io), settings(), Arc::new(fake)));
+            spawn_local(connection(Io::Pipe(io), settings(), Shared::new(Arc::new(fake))));
             client.write_all(b"GET /stats HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).await.unwrap();
@@ -387,6 +417,66 @@ mod tests {
                 rest = &tail[size + 2..];
             }
             assert!(body == expected, "{} bytes of {}", body.len(), expected.len());
+        });
+    }
+
+    /// The status line of the answer, or of what is there of it.
+    async fn status(client: &mut DuplexStream) -> String {
+        let mut line = [0; 12];
+        client.read_exact(&mut line).await.unwrap();
+        String::from_utf8(line.into()).unwrap()
+    }
+
+    #[test]
+    fn who_reads_no_long_answer_takes_only_so_many_of_them() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        runtime.unwrap().block_on(async {
+            let fake = Fake::new();
+            let _scope = fake.stats().cluster(&"n".repeat(PART));
+            let shared = Shared::new(Arc::new(fake));
+            let mut unread = Vec::new();
+            for _ in 0..LONG_ANSWERS {
+                let (mut client, io) = duplex(64);
+                spawn_local(connection(Io::Pipe(io), settings(), shared.clone()));
+                client.write_all(b"GET /stats HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+                assert_eq!(status(&mut client).await, "HTTP/1.1 200");
+                unread.push(client);
+            }
+            assert!(shared.long_answers.try_acquire().is_err());
+            unread.pop();
+            // As soon as it is noticed.
+            let turn = timeout(Duration::from_secs(60), shared.long_answers.acquire()).await;
+            assert!(turn.is_ok());
+        });
+    }
+
+    #[test]
+    fn one_long_answer_too_many_is_refused_and_the_others_do_not_wait() {
+        on_paused_time(async {
+            let shared = Shared::new(Arc::new(Fake::new()));
+            let _all = shared.long_answers.try_acquire_many(LONG_ANSWERS.try_into().unwrap()).unwrap();
+            let started = Instant::now();
+            for (target, expected, seconds) in [("ready", 200, 0), ("help", 200, 0), ("stats", 503, 5)] {
+                let (mut client, io) = duplex(64 << 10);
+                spawn_local(connection(Io::Pipe(io), settings(), shared.clone()));
+                client.write_all(format!("GET /{target} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+                assert_eq!(status(&mut client).await, format!("HTTP/1.1 {expected}"), "{target}");
+                assert_eq!(started.elapsed().as_secs(), seconds, "{target}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_connection_of_http2_has_few_requests_at_a_time() {
+        on_paused_time(async {
+            let (mut client, _serving) = connect(64 << 10);
+            client.write_all(&[PREFACE, b".0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"].concat()).await.unwrap();
+            let mut head = [0; 9];
+            client.read_exact(&mut head).await.unwrap();
+            let [0, 0, length, 4, 0, 0, 0, 0, 0] = head else { panic!("no SETTINGS: {head:?}") };
+            let mut settings = vec![0; length.into()];
+            client.read_exact(&mut settings).await.unwrap();
+            assert!(settings.chunks(6).any(|setting| setting == [0, 3, 0, 0, 0, 16]), "{settings:?}");
         });
     }
 
