@@ -1,5 +1,10 @@
 //! The instances of a port, by locality. One that is not ready is left out, as Kubernetes' users expect: a proxy would
 //! call it where no other is left. Who is draining stays, for what goes on with it and for want of another.
+//!
+//! Several Workloads may have one address and port, such as one that its registrar left behind. To proxies they are one
+//! host, of which the last that they read would count: it is sent once, as the best of them says it is.
+
+use std::collections::BTreeMap;
 
 use outrigger_proto::envoy::config::core::v3 as core;
 use outrigger_proto::envoy::config::endpoint::v3 as pb;
@@ -10,7 +15,16 @@ use crate::model::{Endpoint, Health};
 
 /// The instances of a port that may be called; all are in the order of their localities.
 pub(super) fn assignment(name: &str, endpoints: &[Endpoint]) -> pb::ClusterLoadAssignment {
-    let called: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.health != Health::Unhealthy).collect();
+    let ready = || endpoints.iter().filter(|endpoint| endpoint.health != Health::Unhealthy);
+    let mut best = BTreeMap::new();
+    for endpoint in ready() {
+        let held = best.entry(endpoint.address).or_insert(endpoint);
+        if held.health == Health::Draining && endpoint.health == Health::Healthy {
+            *held = endpoint;
+        }
+    }
+    let is_best = |at: &&Endpoint| best.get(&at.address).is_some_and(|held| std::ptr::eq(*held, *at));
+    let called: Vec<_> = ready().filter(is_best).collect();
     let groups = called.chunk_by(|a, b| a.locality == b.locality).map(|group_of| {
         let [region, zone, sub_zone] = group_of.first().map(|first| first.locality.clone()).unwrap_or_default();
         let endpoints = group_of.iter().map(|at| endpoint(address(at.address), at.weight, at.health));

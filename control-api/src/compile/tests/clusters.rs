@@ -103,6 +103,10 @@ fn instances_go_by_locality_with_health_and_weight() {
             workload("v", "10.1.0.2", "z2", ""),
             workload("x", "::1", "z1", "status: {health: Draining}"),
             workload("u", "10.1.0.3", "z3", "status: {health: Unhealthy}"),
+            // One address and port: the best health counts, wherever it stands.
+            workload("a-stale", "10.1.0.2", "z1", "status: {health: Draining}"),
+            workload("stale", "10.1.0.2", "z2", "status: {health: Unhealthy}"),
+            workload("twin", "10.1.0.2", "z3", ""),
         ]
         .concat(),
     );
