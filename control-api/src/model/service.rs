@@ -216,8 +216,10 @@ fn target(value: Option<&prost_types::Value>, number: u16, at: &At<'_>) -> Optio
             }
             whole.map(Target::Number)
         }
-        Some(Json::StringValue(name)) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) => {
-            at.reject(name, "the name of a port holds a letter: write a number without quotes");
+        Some(Json::StringValue(name))
+            if name.parse::<f64>().is_ok() && !name.bytes().any(|byte| byte.is_ascii_alphabetic()) =>
+        {
+            at.reject(name, "the name of a port holds a letter, and a number is whole and without quotes");
             None
         }
         Some(Json::StringValue(name)) => check(at, name, dns_subdomain).then(|| Target::Name(name.clone())),

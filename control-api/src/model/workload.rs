@@ -66,9 +66,16 @@ impl Workload {
         not_yet(&addresses_at, addresses.len() > 1, "", "one address an instance");
         let mut address = None;
         for (i, text) in addresses.iter().enumerate() {
-            match text.parse() {
+            let at = addresses_at.index(i);
+            match text.parse::<IpAddr>() {
+                Ok(ip) if ip.to_canonical().is_unspecified() => {
+                    at.reject(text, "must be the address of one instance: it stands for all of a machine's");
+                }
+                Ok(ip) if ip.to_canonical().is_multicast() => {
+                    at.reject(text, "must be the address of one instance, not of multicast");
+                }
                 Ok(ip) => address = address.or(Some(ip)),
-                Err(_) => addresses_at.index(i).reject(text, "must be an IPv4 or IPv6 address"),
+                Err(_) => at.reject(text, "must be an IPv4 or IPv6 address"),
             }
         }
         let ports_at = at.field("ports");

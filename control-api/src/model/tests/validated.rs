@@ -212,9 +212,12 @@ fn services() {
             "spec.ports[1].port: 0: must be 1 to 65535",
             "spec.ports[2].protocol: HTTP: must be TCP, UDP or SCTP",
             "spec.ports[2].targetPort: 1.5: must be 1 to 65535, or the name of a port",
-            "spec.ports[3].targetPort: 27003: the name of a port holds a letter: write a number without quotes",
+            "spec.ports[3].targetPort: 27003: the name of a port holds a letter, and a number is whole and without quotes",
         ]
     );
+    // Of YAML: one that is no integer comes as a text.
+    let fraction = "targetPort: 8080.5: the name of a port holds a letter, and a number is whole and without quotes";
+    assert_eq!(service("ports: [{port: 80, targetPort: '8080.5'}]"), [format!("spec.ports[0].{fraction}")]);
     assert_eq!(
         service(
             "type: ExternalName, externalName: a.test, sessionAffinity: ClientIP, internalTrafficPolicy: Local, trafficDistribution: PreferClose, clusterIP: x"
@@ -252,6 +255,14 @@ fn workloads() {
         ]
     );
     assert_eq!(workload(""), ["spec.addresses: is required"]);
+    for address in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
+        let reason = "must be the address of one instance: it stands for all of a machine's";
+        assert_eq!(workload(&format!("addresses: ['{address}']")), [format!("spec.addresses[0]: {address}: {reason}")]);
+    }
+    for address in ["224.0.0.1", "ff02::1"] {
+        let reason = "must be the address of one instance, not of multicast";
+        assert_eq!(workload(&format!("addresses: ['{address}']")), [format!("spec.addresses[0]: {address}: {reason}")]);
+    }
     assert_eq!(
         workload("addresses: [10.0.0.1, '::1']"),
         ["spec.addresses: not in this version: one address an instance"]
