@@ -372,6 +372,10 @@ mod tests {
             ("--service orders --tls-cert /c.pem", "--tls-cert and --tls-key go together"),
             ("--service orders --tls-server-name a", "say by --tls-ca"),
             ("--service orders --control unix:/a --tls-ca /ca.pem", "--tls-ca is for TCP"),
+            (
+                "--service orders --control http://127.0.0.1:1",
+                "HOST:PORT or unix:PATH: write 127.0.0.1:1, without http://",
+            ),
         ] {
             let error = made(flags).unwrap_err();
             assert!(error.contains(reason), "{flags}: {error}");

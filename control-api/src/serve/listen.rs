@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Sleep;
@@ -30,8 +30,8 @@ use super::secure::SecureArgs;
 use crate::connection::{Cut, Peer, Progress};
 use crate::log::BOUNDED;
 
-/// Connections that wait for a client at the socket file.
-const BACKLOG: i32 = 128;
+/// Connections that wait to be accepted, as at the proxy's listeners: a fleet may come back at once.
+const BACKLOG: u16 = 4096;
 /// How long a client may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at a time; for one more the oldest is ended.
@@ -57,12 +57,24 @@ impl FromStr for Address {
             }
             return Ok(Address::Unix(path.into()));
         }
-        let port = text.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
-        match port {
-            Some(_) => Ok(Address::Tcp(text.to_owned())),
-            None => Err("must be HOST:PORT or unix:PATH".to_owned()),
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let rest = rest.trim_end_matches('/');
+            return Err(format!("must be HOST:PORT or unix:PATH: write {rest}, without {scheme}://"));
+        }
+        let is_right = text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok());
+        match is_right {
+            true => Ok(Address::Tcp(text.to_owned())),
+            false => Err("must be HOST:PORT or unix:PATH".to_owned()),
         }
     }
+}
+
+/// Whether it is an address, one of IPv6 in brackets, or may be a name.
+fn is_host(text: &str) -> bool {
+    if let Some(inner) = text.strip_prefix('[') {
+        return inner.strip_suffix(']').is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok());
+    }
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 impl fmt::Display for Address {
@@ -93,7 +105,7 @@ pub(super) async fn bind(
     let advice = |error: std::io::Error| format!("--listen {address}: {error}: choose another address");
     match address {
         Address::Tcp(text) => {
-            let listener = TcpListener::bind(text).await.map_err(advice)?;
+            let listener = tcp(text).await.map_err(advice)?;
             let bound = listener.local_addr().map_err(advice)?;
             secure.permits(bound)?;
             let listener = match tls {
@@ -114,12 +126,31 @@ pub(super) async fn bind(
     }
 }
 
+/// Listens at the first address of a host that can be listened at.
+pub(super) async fn tcp(text: &str) -> std::io::Result<TcpListener> {
+    let mut reason = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host(text).await? {
+        let listen = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // What is left of earlier connections is no reason not to start again.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG.into())
+        };
+        match listen() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => reason = error,
+        }
+    }
+    Err(reason)
+}
+
 /// A socket file for its owner alone: its mode is set before anybody can connect.
 fn socket_file(path: &Path) -> std::io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     socket.set_nonblocking(true)?;
     UnixListener::from_std(socket.into())
 }
@@ -382,14 +413,31 @@ mod tests {
         assert!(aborted(connection.write_all(b"b").await) && aborted(connection.flush().await));
     }
 
+    #[tokio::test]
+    async fn a_fleet_that_comes_at_once_is_connected() {
+        let listener = tcp("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut fleet = Vec::new();
+        // More than the standard library's backlog; nobody accepts them.
+        for _ in 0..300 {
+            let connected = tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(address)).await;
+            fleet.push(connected.expect("the backlog is full").unwrap());
+        }
+    }
+
     #[test]
     fn addresses_are_tcp_or_socket_files() {
         for text in ["127.0.0.1:0", "[::1]:15010", "localhost:15010", "unix:/run/o.sock"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         assert_eq!("unix:///run/o.sock".parse(), "unix:/run/o.sock".parse::<Address>());
-        for text in ["", "15010", ":15010", "host", "host:99999", "unix:"] {
+        for text in
+            ["", "15010", ":15010", "host", "host:99999", "unix:", "a b\"c:1", "::1:15010", "[::1:15010", "[a]:1"]
+        {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
+        // As --server takes it.
+        let refused = "http://127.0.0.1:15010/".parse::<Address>().unwrap_err();
+        assert_eq!(refused, "must be HOST:PORT or unix:PATH: write 127.0.0.1:15010, without http://");
     }
 }

@@ -168,7 +168,7 @@ async fn run(
 ) -> Result<ExitCode, String> {
     let how = tls.as_ref().map_or("gRPC", |_| "gRPC over TLS");
     let (accepted, address) = bind(&args.listen, &args.secure, tls).await?;
-    let http = tokio::net::TcpListener::bind(&args.http)
+    let http = listen::tcp(&args.http)
         .await
         .map_err(|error| format!("--http {}: {error}: choose another address", args.http))?;
     let http_address = http.local_addr().map_or_else(|_| args.http.clone(), |address| address.to_string());
