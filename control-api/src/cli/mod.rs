@@ -222,20 +222,22 @@ fn names(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// `httproute.gateway.networking.k8s.io`: the kind as messages show it, and as it may be given.
-fn qualified(kind: Kind) -> String {
-    let name = names(kind).first().copied().unwrap_or_default();
-    match kind.api_versions().first().and_then(|version| version.split_once('/')) {
-        Some((group, _)) => format!("{name}.{group}"),
-        None => name.to_owned(),
-    }
+/// The group of a kind's `apiVersion`; Kubernetes' first kinds have none.
+fn group(kind: Kind) -> Option<&'static str> {
+    kind.api_versions().first().and_then(|version| version.split_once('/')).map(|(group, _)| group)
 }
 
-/// The kind that is meant.
+/// `httproute.gateway.networking.k8s.io`: the kind as messages show it.
+fn qualified(kind: Kind) -> String {
+    let name = names(kind).first().copied().unwrap_or_default();
+    group(kind).map_or_else(|| name.to_owned(), |group| format!("{name}.{group}"))
+}
+
+/// The kind that is meant, by any of its names, with its group or without.
 fn kind_named(text: &str) -> Result<Kind, Failure> {
     let lower = text.to_ascii_lowercase();
-    let plain = lower.split('.').next().unwrap_or_default();
-    let is_it = |kind: &Kind| names(*kind).contains(&plain) && (plain == lower || qualified(*kind) == lower);
+    let (name, given) = lower.split_once('.').map_or((lower.as_str(), None), |(name, group)| (name, Some(group)));
+    let is_it = |kind: &Kind| names(*kind).contains(&name) && (given.is_none() || given == group(*kind));
     Kind::ALL.into_iter().find(is_it).ok_or_else(|| {
         let reason = Kind::why_not(text, Kind::ALL.into_iter().flat_map(names).copied());
         Failure(format!("{text:?}: {reason}"))
@@ -307,7 +309,8 @@ mod tests {
 
     #[test]
     fn kinds_have_the_names_that_kubectl_takes() {
-        for text in ["HTTPRoute", "httproutes", "httproute.gateway.networking.k8s.io"] {
+        let with_group = ["httproute.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io"];
+        for text in ["HTTPRoute", "httproutes"].into_iter().chain(with_group) {
             assert_eq!(kind_named(text).unwrap(), Kind::HttpRoute, "{text}");
         }
         assert_eq!(kind_named("svc").unwrap(), Kind::Service);
@@ -318,7 +321,7 @@ mod tests {
             let there = "there are Service, Workload, HTTPRoute, ServicePolicy";
             assert_eq!(text, format!("{later:?}: not in this version; {there}"));
         }
-        assert!(kind_named("service.apps").is_err());
+        assert!(kind_named("service.apps").is_err() && kind_named("httproutes.networking.k8s.io").is_err());
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let (kind, names) = kind_and_names(&words("svc/a service/b")).unwrap();
         assert_eq!((kind, names), (Kind::Service, words("a b")));
