@@ -195,6 +195,10 @@ async fn objects_are_deleted_together_or_not_at_all() {
     bench.apply(&(service("a", 80) + &service("b", 80))).await.unwrap();
     let refused = bench.delete(vec![key("Service", "a"), key("Service", "c")]).await.unwrap_err();
     assert_eq!((refused.code(), refused.message()), (Code::NotFound, "not found: Service default/c"));
+    let twice = bench.delete(vec![key("Service", "a"), key("Service", "a")]).await.unwrap_err();
+    assert_eq!(twice.code(), Code::InvalidArgument);
+    assert!(twice.message().contains("Service default/a: is in this set twice"), "{}", twice.message());
+    assert_eq!(twice.get_details_bad_request().unwrap().field_violations[0].field, "keys[1]");
     let deleted = bench.delete(vec![key("Service", "a"), key("Service", "b")]).await.unwrap();
     assert_eq!((deleted.revision, deleted.deleted.len()), (2, 2));
     let near = bench.delete(vec![key("Servce", "a")]).await.unwrap_err();

@@ -227,9 +227,7 @@ impl Thread {
             };
             violations.extend(model::validate(&object).into_iter().map(|problem| violation(index, &key, problem)));
             if !seen.insert(key.clone()) {
-                let field = format!("objects[{index}]");
-                let reason = "is in this set twice".to_owned();
-                violations.push(Violation { field, place: key.to_string(), value: String::new(), reason });
+                violations.push(twice(format!("objects[{index}]"), &key));
                 continue;
             }
             let existing = before.objects.get(&key);
@@ -284,15 +282,22 @@ impl Thread {
     fn delete(&mut self, doomed: Vec<Doomed>, dry_run: bool) -> Result<DeleteOutcome, Refusal> {
         let before = self.in_force();
         let mut next = before.objects.clone();
-        let (mut changes, mut deleted, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        for Doomed { key, resource_version } in &doomed {
+        let (mut changes, mut deleted) = (Vec::new(), Vec::new());
+        let (mut missing, mut violations) = (Vec::new(), Vec::new());
+        for (index, Doomed { key, resource_version }) in doomed.iter().enumerate() {
             let Some(held) = next.remove(key) else {
-                missing.push(key.clone());
+                match before.objects.contains_key(key) {
+                    true => violations.push(twice(format!("keys[{index}]"), key)),
+                    false => missing.push(key.clone()),
+                }
                 continue;
             };
             conflict(key, resource_version.clone(), Some(&held))?;
             deleted.push(before.show(key, &held));
             changes.push(Change::Remove(objects::store_key(key), held.record));
+        }
+        if !violations.is_empty() {
+            return Err(Refusal::Invalid(violations));
         }
         if !missing.is_empty() {
             return Err(Refusal::NotFound(missing));
@@ -354,6 +359,11 @@ fn conflict(key: &Key, given: String, existing: Option<&Held>) -> Result<(), Ref
         return Ok(());
     }
     Err(Refusal::Conflict { key: key.clone(), given, current })
+}
+
+/// Of a set that names one object twice.
+fn twice(field: String, key: &Key) -> Violation {
+    Violation { field, place: key.to_string(), value: String::new(), reason: "is in this set twice".to_owned() }
 }
 
 fn violation(index: usize, key: &Key, problem: outrigger_engine::config::report::Problem) -> Violation {
