@@ -2,6 +2,13 @@
 
 use std::io::{IsTerminal, Write};
 
+/// DECAWM off: what is beyond the last column is written over what stands there...
+const NO_WRAP: &str = "\x1b[?7l";
+/// ... EL: and is erased with it,
+const ERASE_REST: &str = "\x1b[K";
+/// DECAWM on, as it is by default.
+const WRAP: &str = "\x1b[?7h";
+
 /// Standard output. Nothing fails because nobody reads it.
 #[derive(Debug)]
 pub(crate) struct Screen {
@@ -31,13 +38,22 @@ impl Screen {
         if !self.terminal {
             return;
         }
+        Self::write(&self.table(lines));
+    }
+
+    /// The terminal cuts the lines at its width, whatever that is by now: a line that wraps takes more rows than the
+    /// cursor goes up afterwards.
+    fn table(&mut self, lines: &[String]) -> String {
         let mut text = self.clear();
+        text.push_str(NO_WRAP);
         for line in lines {
             text.push_str(line);
+            text.push_str(ERASE_REST);
             text.push('\n');
         }
-        Self::write(&text);
+        text.push_str(WRAP);
         self.drawn = lines.len();
+        text
     }
 
     /// Takes the table away: cursor up, and erase all below.
@@ -52,5 +68,21 @@ impl Screen {
         let mut out = std::io::stdout().lock();
         // Standard output may be closed: the demo goes on, its exit code still counts.
         _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_table_takes_one_row_however_narrow_the_terminal_is() {
+        let mut screen = Screen { terminal: true, drawn: 0 };
+        let lines = ["a".repeat(200), "b".to_owned()];
+        let drawn = format!("\x1b[?7l{}\x1b[K\nb\x1b[K\n\x1b[?7h", lines[0]);
+        assert_eq!(screen.table(&lines), drawn);
+        // As many rows as that go away, and text that stays wraps.
+        assert_eq!(screen.table(&lines), format!("\x1b[2A\x1b[J{drawn}"));
+        assert_eq!(screen.clear(), "\x1b[2A\x1b[J");
     }
 }
