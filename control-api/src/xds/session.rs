@@ -3,12 +3,13 @@
 //! One response per kind is in flight. By delta those of clusters and endpoints end at [`PART`], and the rest follows when
 //! the client has answered (of clusters also where it has not for [`PATIENCE`], since others wait for them): so an endpoint
 //! that goes does not wait for ten thousand clusters that change, and nobody has to hold all of a mesh in one message.
-//! Kinds wait for one another so that nothing breaks on the way from one view to
-//! the next: clusters and their endpoints go first; listeners and routes, which may name them, when the client has
-//! acknowledged those (Envoy holds its acknowledgement of CDS until the new clusters are warm, for exactly this);
-//! clusters that are gone are taken away when the listeners and routes that named them have been replaced. In place of
-//! a rejected one a client goes on using what it had: clusters that it was told of by then stay until something in that
-//! place is accepted. Who does not answer is waited for [`PATIENCE`] long.
+//! Kinds wait for one another so that nothing breaks on the way from one view to the next: clusters and their endpoints
+//! go first; listeners and routes, which may name them, when the client has acknowledged those (Envoy holds its
+//! acknowledgement of CDS until the new clusters are warm, for exactly this) and has asked for the endpoints of new ones,
+//! which it would not get once they are gone again; clusters that are gone are taken away when the listeners and routes
+//! that named them have been replaced. In place of a rejected one a client goes on using what it had: clusters that it
+//! was told of by then stay until something in that place is accepted. Who does not answer is waited for [`PATIENCE`]
+//! long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
