@@ -110,13 +110,14 @@ impl AdminState for Process {
     }
 
     fn clusters(&self, visit: VisitCluster<'_>) -> fmt::Result {
-        let snapshot = self.snapshot.load_full();
-        let mut clusters: Vec<_> = snapshot.clusters.values().collect();
-        clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-        for cluster in clusters {
-            let added_via_api = self.record.contains(Kind::Cluster, &cluster.config.name);
+        // A visit may take minutes, and what is replaced meanwhile is to be freed.
+        let mut names: Vec<_> = self.snapshot.load().clusters.keys().cloned().collect();
+        names.sort_unstable();
+        for name in names {
+            let Some(cluster) = self.snapshot.load().clusters.get(&name).cloned() else { continue };
+            let added_via_api = self.record.contains(Kind::Cluster, &name);
             let hosts = cluster.hosts.load_full();
-            visit(ClusterStatus { added_via_api, ..cluster_status(cluster) }, &mut host_statuses(&hosts))?;
+            visit(ClusterStatus { added_via_api, ..cluster_status(&cluster) }, &mut host_statuses(&hosts))?;
         }
         Ok(())
     }
@@ -270,5 +271,38 @@ fn show_breakers<const HIGH: bool>(shown: &stats::Breakers<HIGH>, breakers: &Bre
         let left = breakers.remaining(priority, resource);
         shown.track_remaining.set(u64::from(left.is_some()));
         remaining.set(left.unwrap_or(0).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_engine::snapshot::Snapshot;
+    use outrigger_engine::source::Source;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn who_reads_clusters_slowly_keeps_no_snapshot() {
+        let text =
+            "static_resources: {clusters: [{name: b, type: STATIC}, {name: c, type: STATIC}, {name: a, type: STATIC}]}";
+        let bootstrap = outrigger_engine::config::bootstrap::Bootstrap::load(&[Source::new("test", text)]).unwrap();
+        let snapshot = |names: &[&str]| {
+            let clusters = bootstrap.clusters.iter().filter(|cluster| names.contains(&&*cluster.name));
+            let clusters = clusters.map(|cluster| (cluster.name.clone(), Arc::new(ClusterState::new(cluster.clone()))));
+            Arc::new(Snapshot { clusters: clusters.collect(), ..Default::default() })
+        };
+        let process = testing::worker().process.clone();
+        process.snapshot.store(snapshot(&["a", "b", "c"]));
+        let before = Arc::downgrade(&process.snapshot.load_full());
+        let mut visited = Vec::new();
+        let visit = &mut |cluster: ClusterStatus, _: &mut dyn Iterator<Item = HostStatus>| {
+            visited.push(cluster.name);
+            process.snapshot.store(snapshot(&["a", "c"]));
+            assert!(before.upgrade().is_none());
+            Ok(())
+        };
+        process.clusters(visit).unwrap();
+        assert_eq!(visited, ["a", "c"], "what has gone is not shown");
     }
 }

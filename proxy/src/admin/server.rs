@@ -2,8 +2,9 @@
 //! for gRPC ([`csds`]), and answers the rest just as well.
 //!
 //! Whoever reaches it costs a bounded amount, for a bounded time: so many connections at a time ([`MAX_CONNECTIONS`],
-//! others wait in the kernel's queue), so many requests at a time on one ([`MAX_STREAMS`]) and long answers on all of them
-//! ([`LONG_ANSWERS`]), and for each thing that a client may do slowly a limit ([`IDLE`], [`REQUEST`], [`ANSWER`]).
+//! others wait in the kernel's queue), so many requests at a time on one ([`MAX_STREAMS`]), so many long answers on all
+//! of them ([`LONG_ANSWERS`]), and for each thing that a client may do slowly a limit ([`IDLE`], [`REQUEST`],
+//! [`ANSWER`]).
 
 use std::future::poll_fn;
 use std::io;
@@ -39,8 +40,8 @@ const MAX_CONNECTIONS: usize = 64;
 /// Requests at a time on a connection of HTTP/2.
 const MAX_STREAMS: u32 = 16;
 
-/// Answers at a time that are longer than a part or come in parts: each keeps a thread, or its text, until it has been read. Files are read on
-/// such threads, too.
+/// Answers at a time that are longer than a part or come in parts: each keeps a thread, or its text, until it has been
+/// read. Files are read on such threads, too.
 const LONG_ANSWERS: usize = 8;
 
 /// How long a request for one more waits: half of what Prometheus waits for an answer.
